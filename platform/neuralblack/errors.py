@@ -1,0 +1,28 @@
+"""The two errors people see: an InputError they can mend (status 2), a RunError of a run that failed (status 1)."""
+
+
+class InputError(ValueError):
+    """Something outside the program is wrong and the reader of this message can fix it.
+
+    Bugs inside the program are not InputErrors: let them crash with a traceback.
+    """
+
+    def __init__(self, where: object, *, found: object, expected: str, fix: str) -> None:
+        self.where, self.found, self.expected, self.fix = str(where), str(found), expected, fix
+        super().__init__(f"{where}: found {found}; expected {expected}. Fix: {fix}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive the way from a worker process, where exceptions are pickled."""
+        return _input_error, (self.where, self.found, self.expected, self.fix)
+
+    def at(self, where: object) -> "InputError":
+        """Say the same of another place: a server names no file of its user."""
+        return InputError(where, found=self.found, expected=self.expected, fix=self.fix)
+
+
+class RunError(RuntimeError):
+    """A run that was set up well ended without its result: a worker died or its code raised."""
+
+
+def _input_error(where: str, found: str, expected: str, fix: str) -> InputError:
+    return InputError(where, found=found, expected=expected, fix=fix)

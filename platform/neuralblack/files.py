@@ -1,0 +1,160 @@
+"""Files that are whole or not there: atomic writes, a lock, and folders whose hashes are written last."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neuralblack.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's bytes; hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """Write JSON that is the same bytes for the same value, so that it can be hashed."""
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def digest(value: object) -> str:
+    """Hash a JSON value; hex digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file; raises InputError where it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        found = "nothing" if isinstance(error, FileNotFoundError) else f"no readable JSON ({type(error).__name__})"
+        raise InputError(
+            path, found=found, expected="a JSON file", fix="make the folder again; it is not whole"
+        ) from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step: readers see the old file or the new one, and a full disk leaves the old."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with _no_space_is_said(path):
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON value in one step."""
+    write_bytes(path, canonical_json(value))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder beside `path` and move it there when the block ends; an error leaves what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with _no_space_is_said(path):
+        try:
+            temporary.mkdir()
+            yield temporary
+            _sync_files(temporary)
+            old = path.with_name(f"{temporary.name}.old")
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            _sync_folder(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a lock file; others wait. The kernel frees it when the process ends, however it ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_manifest(folder: Path, extra: Mapping[str, object] | None = None) -> str:
+    """Write the SHA-256 of every file in `folder`, last of all; return the manifest's own hash."""
+    files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    manifest = {"files": files, **(extra or {})}
+    write_json(folder / MANIFEST, manifest)
+    return digest(manifest)
+
+
+def check_manifest(folder: Path) -> str:
+    """Compare every file with the manifest and return the manifest's hash; raises InputError naming the first that differs."""
+    if not folder.is_dir():
+        raise InputError(folder, found="nothing", expected="a folder with a manifest.json", fix="check the path")
+    if not (folder / MANIFEST).exists():
+        raise InputError(
+            folder, found="no manifest.json", expected="a complete folder", fix="write it again; it was interrupted"
+        )
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise InputError(folder / MANIFEST, found="no file list", expected="SHA-256 by file", fix="restore the folder")
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                folder / MANIFEST, found=f"the name {name}", expected="files of this folder", fix="restore it"
+            )
+        found = sha256(path) if path.is_file() else "nothing"
+        if found != expected:
+            raise InputError(
+                path,
+                found=found[:12],
+                expected=f"SHA-256 {expected[:12]}, as its manifest says",
+                fix="restore the file from a good copy",
+            )
+    return digest(manifest)
+
+
+@contextmanager
+def _no_space_is_said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            path,
+            found="no space left on the disk",
+            expected="room to write",
+            fix="free some space or choose another disk",
+        ) from None
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
