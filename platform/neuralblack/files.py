@@ -4,7 +4,9 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,8 @@ from typing import Any
 from neuralblack.errors import InputError
 
 MANIFEST = "manifest.json"
+
+log = logging.getLogger(__name__)
 
 
 def sha256(path: Path) -> str:
@@ -47,7 +51,7 @@ def read_json(path: Path) -> Any:
 def write_bytes(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step: readers see the old file or the new one, and a full disk leaves the old."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with _no_space_is_said(path):
+    with no_space_is_said(path):
         try:
             with temporary.open("xb") as file:
                 file.write(data)
@@ -67,30 +71,54 @@ def write_json(path: Path, value: object) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder beside `path` and move it there when the block ends; an error leaves what was there before."""
+    """Fill a folder beside `path` and move it there when the block ends; an error leaves what was there before.
+
+    A kill leaves it too, or for the moment between two renames as `.NAME.xxxxxxxx.old`, which the next writer puts
+    back before its block starts. Writers of the same path wait for each other, so nobody clears what another one fills.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with _no_space_is_said(path):
+    with no_space_is_said(path), _passing_lock(path.with_name(f".{path.name}.writing.lock")):
+        clear_leftovers(path)
         try:
             temporary.mkdir()
             yield temporary
             _sync_files(temporary)
-            old = path.with_name(f"{temporary.name}.old")
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-            _sync_folder(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            _swap(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def clear_leftovers(path: Path) -> None:
+    """Take away what a killed writer of `new_folder(path)` left beside it; put the old folder back if it is gone.
+
+    `new_folder` does so itself. Who wants to look at `path` before that may call it where no other writer can be at
+    work: under a lock that every writer of this path holds.
+    """
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}(\.old)?")
+    for left in sorted(path.parent.iterdir()):
+        if not ours.fullmatch(left.name):
+            continue
+        if left.suffix == ".old" and not _is_there(path):
+            log.info("putting %s back, moved aside by an interrupted run", path)
+            left.rename(path)
+        else:
+            log.info("removing %s, left by an interrupted run", left)
+            _remove(left)
+
+
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold a lock file; others wait. The kernel frees it when the process ends, however it ends."""
+def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold a lock file, and yield its descriptor; others wait, or get a BlockingIOError where they don't want to.
+
+    The kernel frees it when the process ends, however it ends. Another handle in the same process waits too.
+    """
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield file.fileno()
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing would not do while a forked child has the handle too
 
 
 def write_manifest(folder: Path, extra: Mapping[str, object] | None = None) -> str:
@@ -102,7 +130,7 @@ def write_manifest(folder: Path, extra: Mapping[str, object] | None = None) -> s
 
 
 def check_manifest(folder: Path) -> str:
-    """Compare every file with the manifest and return the manifest's hash; raises InputError naming the first that differs."""
+    """Compare every file with the manifest; return the manifest's hash. Raises InputError naming what differs first."""
     if not folder.is_dir():
         raise InputError(folder, found="nothing", expected="a folder with a manifest.json", fix="check the path")
     if not (folder / MANIFEST).exists():
@@ -112,6 +140,8 @@ def check_manifest(folder: Path) -> str:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise InputError(folder / MANIFEST, found="no file list", expected="SHA-256 by file", fix="restore the folder")
+    if not all(isinstance(expected, str) for expected in manifest["files"].values()):
+        raise InputError(folder / MANIFEST, found="no hash", expected="SHA-256 by file", fix="restore the folder")
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -130,11 +160,12 @@ def check_manifest(folder: Path) -> str:
 
 
 @contextmanager
-def _no_space_is_said(path: Path) -> Iterator[None]:
+def no_space_is_said(path: Path) -> Iterator[None]:
+    """Turn "no space left" into an InputError; safetensors reports it as an error of its own with the same words."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "os error 28" not in str(error):
             raise
         raise InputError(
             path,
@@ -142,6 +173,48 @@ def _no_space_is_said(path: Path) -> Iterator[None]:
             expected="room to write",
             fix="free some space or choose another disk",
         ) from None
+
+
+@contextmanager
+def _passing_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file that is gone afterwards."""
+    while True:
+        with lock(path) as descriptor:
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(descriptor)):
+                continue  # whoever held it took it away: what we hold now, nobody else can find
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Move what is at `path` aside and `temporary` there; an error in between moves the old one back."""
+    old = temporary.with_name(f"{temporary.name}.old")
+    try:
+        if _is_there(path):
+            path.rename(old)
+        temporary.rename(path)
+    except BaseException:
+        if _is_there(old) and not _is_there(path):
+            old.rename(path)
+        raise
+    _sync_folder(path.parent)
+    if _is_there(old):
+        _remove(old)
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a file or link that was in its place; what cannot be removed stays for the next writer."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync_files(folder: Path) -> None:

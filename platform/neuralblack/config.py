@@ -1,0 +1,124 @@
+"""Every number a run can change, with its range and its meaning; `--set FIELD=VALUE` overrides one."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from neuralblack.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class AugmentationConfig(BaseModel, frozen=True, extra="forbid"):
+    """How far a training view may differ from its slice; all zero shows the slice itself."""
+
+    rotate_degrees: float = Field(15.0, ge=0, le=180, description="Largest rotation either way, in degrees.")
+    shift: float = Field(0.06, ge=0, le=0.5, description="Largest shift either way, as a share of the side.")
+    scale: float = Field(0.1, ge=0, lt=1, description="Largest change of size either way, as a share of the size.")
+    flip: float = Field(0.5, ge=0, le=1, description="Probability of a left-right mirror image.")
+    gain: float = Field(0.15, ge=0, lt=1, description="Largest change of contrast either way, as a share.")
+    gamma: float = Field(0.2, ge=0, lt=1, description="Largest exponent either way of 1, on intensities in 0..1.")
+
+
+class TrainConfig(BaseModel, frozen=True, extra="forbid"):
+    """One training run. The defaults are the reference recipe; the search varies `lr` and `schedule`."""
+
+    model: str = Field("resnet50", description="A key of neuralblack.models.table.MODELS.")
+    weights: str = Field(
+        "imagenet", description="imagenet: the network's published weights; none: random; else the path of a file."
+    )
+    schedule: str | dict[int, int] = Field(
+        "top-down",
+        description="A key of neuralblack.training.unfreezing.SCHEDULES, or {epoch: stages that learn from it on}.",
+    )
+    lr: float = Field(1e-3, gt=0, lt=1, description="Peak learning rate of the head; each stage below gets less.")
+    lr_decay: float = Field(
+        2.6, ge=1, le=100, description="Each stage learns so many times slower than the one above (ULMFiT, 2018)."
+    )
+    epochs: int = Field(12, ge=1, le=10_000, description="Full passes over the training patients.")
+    batch_size: int = Field(
+        32, ge=1, description="Slices per optimiser step over all workers together, so more GPUs keep the recipe."
+    )
+    weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's decoupled weight decay.")
+    warmup_epochs: float = Field(1.0, ge=0, le=10_000, description="Epochs of linear warm-up before the cosine decay.")
+    clip_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are scaled down to this total norm.")
+    label_smoothing: float = Field(0.05, ge=0, lt=1, description="Share of the target spread over all classes.")
+    class_weights: Literal["balanced", "none"] = Field(
+        "balanced", description="balanced: a slice weighs the inverse of its class's share; none: 1."
+    )
+    batch_norm: Literal["auto", "eval", "local"] = Field(
+        "auto",
+        description="Statistics in learning stages: eval keeps them, local learns them from each worker's batches; "
+        "auto is eval for pretrained weights, else local.",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast where the device computes it natively, else fp32."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seeds weights, shuffling and augmentation, on every worker.")
+    train_folds: tuple[int, ...] | None = Field(None, description="Folds to learn from; none given: all the others.")
+    validation_folds: tuple[int, ...] = Field((2,), description="Folds to choose epochs and trials on.")
+    test_folds: tuple[int, ...] = Field((1,), description="Folds that nothing is chosen on; `evaluate` uses them once.")
+    augmentation: AugmentationConfig = Field(AugmentationConfig(), description="The views of a training slice.")
+
+
+def with_overrides(config: Model, overrides: Sequence[str]) -> Model:
+    """Apply `FIELD=VALUE` texts (`augmentation.flip=0` reaches inside; values are YAML); raises InputError.
+
+    >>> with_overrides(TrainConfig(), ["lr=1e-4", "train_folds=[1, 2]"]).train_folds
+    (1, 2)
+    """
+    values: dict[str, Any] = config.model_dump()
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        *parents, name = path.strip().split(".")
+        place = values
+        for parent in parents:
+            place = place.get(parent, {}) if isinstance(place, dict) else {}
+        if not equals or not isinstance(place, dict) or name not in place:
+            known = sorted(place) if isinstance(place, dict) and place else sorted(values)
+            raise InputError(
+                f"--set {text}",
+                found=f"the field {path!r}" if equals else "no '='",
+                expected=_listed(known),
+                fix="FIELD=VALUE",
+            )
+        place[name] = _value(value, text)
+    return checked(type(config), values, where="--set")
+
+
+def checked(kind: type[Model], values: object, *, where: object) -> Model:
+    """Build a config from plain values; a wrong one becomes one InputError that names the field and its range."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or "the whole"
+        field = kind.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(
+            f"{where} {path}",
+            found=repr(first["input"]),
+            expected=message,
+            fix=field.description if field and field.description else _listed(sorted(kind.model_fields)),
+        ) from None
+
+
+def _value(text: str, where: str) -> object:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(
+            f"--set {where}", found=text, expected="a YAML value", fix="quote it: 'FIELD=[1, 2]'"
+        ) from None
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-4 as a text
+        except ValueError:
+            return value
+    return value
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "one of " + ", ".join(names)

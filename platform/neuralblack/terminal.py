@@ -1,0 +1,68 @@
+"""What people see in a terminal: tables of rows, trials and results, and a progress bar."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print names and values."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows:
+        table.add_row(name, value)
+    _stdout().print(table)
+
+
+@contextmanager
+def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal, and nothing elsewhere; yields what takes (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = _stderr()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        number = bar.add_task(task, total=None)
+        yield lambda done, total: bar.update(number, completed=done, total=total)
+
+
+def _stdout() -> Console:
+    return Console(highlight=False)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+def print_trials(rows: list[dict[str, Any]]) -> None:
+    """Print a search's table, best first."""
+    names = list(rows[0]["params"])
+    table = Table(title="trials, best first; chosen on the validation folds", title_justify="left")
+    for column in ("trial", *names, "epochs", "best epoch", "macro-F1", "accuracy", "loss"):
+        table.add_column(column, justify="left" if column in names else "right")
+    for row in rows:
+        values = [f"{value:.2g}" if isinstance(value, float) else str(value) for value in row["params"].values()]
+        numbers = ["-" if row[name] is None else f"{row[name]:.3f}" for name in ("macro_f1", "accuracy", "loss")]
+        outcome = row["error"] or ("-" if row["epoch"] is None else row["epoch"] + 1)
+        table.add_row(str(row["trial"]), *values, str(row["epochs"]), str(outcome), *numbers)
+    _stdout().print(table)
+
+
+def print_results(title: str, result: dict[str, Any]) -> None:
+    """Print a model's numbers above those of the baselines, on the same slices."""
+    everyone = {"the model": result, **result["baselines"]}
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in everyone:
+        table.add_column(name, justify="right")
+    numbers: dict[str, Callable[[dict[str, Any]], float | None]] = {
+        "accuracy": lambda one: one["accuracy"],
+        "macro-F1": lambda one: one["macro_f1"],
+    }
+    for name in result["classes"]:
+        numbers[f"sensitivity, {name}"] = lambda one, name=name: one["per_class"][name]["sensitivity"]  # type: ignore[misc]
+    for name, number in numbers.items():
+        values = [number(one) for one in everyone.values()]
+        table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
+    _stdout().print(table)

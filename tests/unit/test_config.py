@@ -1,0 +1,42 @@
+"""The config: every field is described, `--set` changes one, a wrong value is one line."""
+
+import pytest
+
+from neuralblack.config import AugmentationConfig, TrainConfig, with_overrides
+from neuralblack.errors import InputError
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, AugmentationConfig])
+def test_every_field_says_what_it_is(kind):
+    assert all(field.description and field.description.endswith(".") for field in kind.model_fields.values())
+
+
+def test_overrides_reach_plain_fields_lists_nested_fields_and_schedules():
+    config = with_overrides(
+        TrainConfig(), ["lr=1e-4", "epochs=3", "train_folds=[1, 3]", "augmentation.flip=0", "schedule={0: 1, 3: 2}"]
+    )
+
+    assert (config.lr, config.epochs, config.train_folds, config.augmentation.flip) == (1e-4, 3, (1, 3), 0)
+    assert config.schedule == {0: 1, 3: 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lr=0", ["--set lr", "found 0", "greater than 0", "Peak learning rate"]),
+        ("lr=fast", ["--set lr", "'fast'", "number"]),
+        ("epochs=0", ["--set epochs", "greater than or equal to 1"]),
+        ("rate=1", ["'rate'", "one of", "lr_decay"]),
+        ("augmentation.twist=1", ["'augmentation.twist'", "rotate_degrees"]),
+        ("lr", ["no '='", "FIELD=VALUE"]),
+        ("lr=[", ["a YAML value"]),
+        ("batch_norm=sync", ["--set batch_norm", "'sync'", "eval"]),
+    ],
+)
+def test_a_wrong_override_names_the_field_the_value_and_what_was_expected(text, words):
+    with pytest.raises(InputError) as error:
+        with_overrides(TrainConfig(), [text])
+
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,134 @@
+"""A folder is the old one or the new one, whatever happens to whoever writes it."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from neuralblack.errors import InputError
+from neuralblack.files import check_manifest, clear_leftovers, lock, new_folder
+
+
+def write(path, text):
+    with new_folder(path) as folder:
+        (folder / "text").write_text(text)
+
+
+def fail_at_second_rename(monkeypatch, fail):
+    """Let the folder be moved aside, then call `fail` in place of moving the new one there."""
+    rename, calls = Path.rename, []
+
+    def counted(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            fail()
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", counted)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    write(tmp_path / "out", "old")
+    (tmp_path / "out" / "more").touch()
+    write(tmp_path / "out", "new")
+
+    assert (tmp_path / "out" / "text").read_text() == "new"
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["text"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+def test_an_error_between_the_two_renames_leaves_the_old_folder(monkeypatch, tmp_path, error):
+    write(tmp_path / "out", "old")
+
+    def fail():
+        raise error
+
+    fail_at_second_rename(monkeypatch, fail)
+    with pytest.raises(type(error)):
+        write(tmp_path / "out", "new")
+
+    assert (tmp_path / "out" / "text").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def die_between_renames(path):
+    monkeypatch = pytest.MonkeyPatch()
+    fail_at_second_rename(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    write(path, "new")
+
+
+def test_the_folder_that_a_kill_left_moved_aside_is_put_back_by_the_next_writer(tmp_path):
+    write(tmp_path / "out", "old")
+    other = multiprocessing.get_context("fork").Process(target=die_between_renames, args=(tmp_path / "out",))
+    other.start()
+    other.join(60)
+    assert other.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert any(name.endswith(".old") for name in names(tmp_path))
+
+    with pytest.raises(RuntimeError, match="stopped"), new_folder(tmp_path / "out"):
+        assert (tmp_path / "out" / "text").read_text() == "old"
+        raise RuntimeError("stopped")
+
+    assert (tmp_path / "out" / "text").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_leftovers_of_this_folder_only_are_cleared(tmp_path):
+    for name in ("out", ".out.0123abcd", ".out.0123abcd.old", ".out.mine", ".outer.0123abcd"):
+        (tmp_path / name).mkdir()
+
+    clear_leftovers(tmp_path / "out")
+
+    assert names(tmp_path) == [".out.mine", ".outer.0123abcd", "out"]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [lambda path: path.write_text("mine"), lambda path: path.symlink_to(path.with_name("nowhere"))],
+    ids=["file", "dangling link"],
+)
+def test_what_is_no_folder_is_replaced_and_leaves_nothing(tmp_path, put):
+    put(tmp_path / "out")
+    write(tmp_path / "out", "new")
+
+    assert (tmp_path / "out" / "text").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
+def write_often(path, text):
+    for _ in range(30):
+        write(path, text)
+
+
+def test_writers_of_the_same_folder_take_turns(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_often, args=(tmp_path / "out", text)) for text in "abc"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert (tmp_path / "out" / "text").read_text() in "abc"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_held_lock_is_refused_to_who_does_not_wait_and_free_afterwards(tmp_path):
+    with lock(tmp_path / "lock"), pytest.raises(BlockingIOError), lock(tmp_path / "lock", wait=False):
+        pass
+    with lock(tmp_path / "lock", wait=False):
+        pass
+
+
+def test_a_manifest_whose_hashes_are_numbers_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"files": {"a": 5}}')
+
+    with pytest.raises(InputError, match="no hash"):
+        check_manifest(tmp_path)
