@@ -1,0 +1,193 @@
+"""A prepared dataset: slices.arrow, whose pixels are mapped, not loaded, and manifest.json, which says what it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from neuralblack.data.preprocessing import Preprocessing, check_version
+from neuralblack.data.slices import Box
+from neuralblack.errors import InputError
+from neuralblack.files import check_manifest, read_json, write_manifest
+from neuralblack.labels import CLASSES
+
+KIND, FORMAT = "neuralblack dataset", 1
+SLICES = "slices.arrow"
+NO_BOX = (-1, -1, -1, -1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is stored beside one slice's pixels. `box` is in stored pixels; `fold` 0 is in no fold."""
+
+    id: str
+    patient: str
+    label: str
+    fold: int
+    source: str
+    source_hash: str
+    box: Box | None
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An open dataset. N slices; the pixels are a read-only view of the mapped file.
+
+    `images` (N, S, S) uint8; `folds` (N,) int64, 0 in no fold; `boxes` (N, 4) int64 as x0, y0, x1, y1 in stored
+    pixels, half-open, -1 where there is none; `classes` are those present, in the order of CLASSES. `hash` is that of
+    slices.arrow: two datasets of one hash hold the same slices, wherever they were made.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    hash: str
+    spec: Preprocessing
+    images: NDArray[np.uint8]
+    ids: list[str]
+    patients: list[str]
+    labels: list[str]
+    folds: NDArray[np.int64]
+    sources: list[str]
+    source_hashes: list[str]
+    boxes: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def open_dataset(path: Path) -> Dataset:
+    """Open a dataset and check every byte of it against its manifest.
+
+    Raises InputError where it is no dataset, is damaged, or was made by another format or preprocessing version.
+    """
+    path = Path(path)
+    if not is_dataset(path):
+        raise InputError(
+            path,
+            found="no dataset" if path.exists() else "nothing",
+            expected="a folder written by neuralblack prepare",
+            fix="check the path, or make it: neuralblack prepare SOURCE --out DATASET",
+        )
+    manifest = read_json(path / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            path, found=f"format {manifest.get('format')}", expected=f"format {FORMAT}", fix="prepare the dataset again"
+        )
+    try:
+        spec = Preprocessing.model_validate(manifest.get("preprocessing"))
+    except ValidationError:
+        raise InputError(
+            path,
+            found=f"preprocessing {manifest.get('preprocessing')}",
+            expected="fields this program knows",
+            fix="prepare the dataset again",
+        ) from None
+    check_version(spec, where=path)
+    check_manifest(path)
+    # One record batch, so that one buffer holds all pixels.
+    batch = pa.ipc.open_file(pa.memory_map(str(path / SLICES))).get_batch(0)
+    labels = batch.column("label").to_pylist()
+    return Dataset(
+        path=path,
+        manifest=manifest,
+        hash=manifest["files"][SLICES],
+        spec=spec,
+        images=_pixels(batch.column("image"), spec.size),
+        ids=batch.column("id").to_pylist(),
+        patients=batch.column("patient").to_pylist(),
+        labels=labels,
+        folds=batch.column("fold").to_numpy().astype(np.int64),
+        sources=batch.column("source").to_pylist(),
+        source_hashes=batch.column("source_hash").to_pylist(),
+        boxes=np.array([box or NO_BOX for box in batch.column("box").to_pylist()], np.int64).reshape(-1, 4),
+        classes=tuple(name for name in CLASSES if name in set(labels)),
+    )
+
+
+def is_dataset(path: Path) -> bool:
+    """Say whether a folder was written by `write_dataset`, of whatever version."""
+    if not (path / "manifest.json").is_file():
+        return False
+    manifest = read_json(path / "manifest.json")
+    return isinstance(manifest, dict) and manifest.get("kind") == KIND
+
+
+def write_dataset(
+    folder: Path,
+    rows: Sequence[Row],
+    pixels: Path,
+    spec: Preprocessing,
+    extra: Mapping[str, object] | None = None,
+) -> None:
+    """Write slices.arrow and the manifest into `folder`, which a caller moves into place (`files.new_folder`).
+
+    Args:
+        folder: exists; files already in it are listed in the manifest too.
+        rows: one for each slice, with unique ids.
+        pixels: a raw file of len(rows) * size * size bytes in the order of `rows`, which this takes away. It is
+            mapped, not read, because the pixels have to be one record batch: so memory stays small, and the disk holds
+            them twice for a moment.
+        spec: the preprocessing that made them.
+        extra: more for the manifest.
+    """
+    assert rows and len({row.id for row in rows}) == len(rows), "ids are unique"
+    assert pixels.stat().st_size == len(rows) * spec.size**2, "as many pixels as rows"
+    width = spec.size**2
+    mapped = pa.memory_map(str(pixels)).read_buffer()
+    pixels.unlink()  # before the manifest lists the folder's files; the mapping holds on to the bytes
+    images = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(rows), [None, mapped])
+    columns = {
+        "id": pa.array([row.id for row in rows], pa.string()),
+        "patient": pa.array([row.patient for row in rows], pa.string()),
+        "label": pa.array([row.label for row in rows], pa.string()),
+        "fold": pa.array([row.fold for row in rows], pa.int64()),
+        "source": pa.array([row.source for row in rows], pa.string()),
+        "source_hash": pa.array([row.source_hash for row in rows], pa.string()),
+        "box": pa.array([row.box for row in rows], pa.list_(pa.int32(), 4)),
+        "image": images,
+    }
+    batch = pa.record_batch(columns, metadata={"preprocessing": spec.model_dump_json()})
+    with pa.OSFile(str(folder / SLICES), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    facts = {"kind": KIND, "format": FORMAT, "preprocessing": spec.model_dump(), **_counts(rows), **(extra or {})}
+    write_manifest(folder, facts)
+
+
+def hashed(patient: str) -> str:
+    """Name a patient without saying who: 16 hex digits, the same in every dataset.
+
+    A short id can be found again by trying them all; this keeps ids out of sight, not out of reach.
+    """
+    return sha256(f"neuralblack patient {patient}".encode()).hexdigest()[:16]
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, object]:
+    """Count slices per class, fold and patient (hashed) for the manifest."""
+    patients: dict[str, dict[str, int]] = {}
+    folds: dict[str, int] = {}
+    for row in rows:
+        of_patient = patients.setdefault(hashed(row.patient), {})
+        of_patient[row.label] = of_patient.get(row.label, 0) + 1
+        folds[str(row.fold)] = folds.get(str(row.fold), 0) + 1
+    classes = {
+        name: {
+            "slices": sum(counts.get(name, 0) for counts in patients.values()),
+            "patients": sum(name in counts for counts in patients.values()),
+        }
+        for name in CLASSES
+        if any(name in counts for counts in patients.values())
+    }
+    return {"slices": len(rows), "classes": classes, "folds": folds, "patients": patients}
+
+
+def _pixels(column: pa.FixedSizeBinaryArray, size: int) -> NDArray[np.uint8]:
+    assert column.offset == 0 and column.type.byte_width == size * size, "written by write_dataset"
+    view = np.frombuffer(column.buffers()[1], np.uint8, count=len(column) * size * size)
+    return view.reshape(len(column), size, size)

@@ -1,0 +1,48 @@
+"""What is in a dataset, as rows of words for a table."""
+
+from collections import Counter
+
+import numpy as np
+
+from neuralblack.data.dataset import Dataset
+
+
+def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
+    """List name and value of what a reader wants to know first; no patient's id is among them."""
+    spec, facts = dataset.spec, dataset.manifest
+    rows = [
+        ("dataset", str(dataset.path)),
+        ("hash", dataset.hash[:12]),
+        ("slices", f"{len(dataset):,} of {spec.size} x {spec.size} pixels, {dataset.images.nbytes / 2**20:.0f} MiB"),
+        ("patients", f"{len(set(dataset.patients)):,}"),
+    ]
+    for name in dataset.classes:
+        counts = facts["classes"][name]
+        rows.append((name, f"{counts['slices']:,} slices of {counts['patients']:,} patients"))
+    rows.append(("folds", _folds(dataset)))
+    rows.append(("tumour boxes", f"{np.count_nonzero(dataset.boxes[:, 0] >= 0):,}"))
+    rows.append(("preprocessing", f"version {spec.version}, {spec.clip_percent:g}% clipped, {spec.digest[:12]}"))
+    for source in facts["sources"]:
+        ignored = f", {len(source['ignored'])} other files ignored" if source["ignored"] else ""
+        fold_file = source["fold_file_sha256"]
+        folds = f", fold file {fold_file[:12]}" if fold_file else ""
+        rows.append((f"source {source['name']}", f"{source['files']:,} files ({source['kind']}){folds}{ignored}"))
+    rows += [("rejected", rejected["reason"]) for rejected in facts["rejected"]]
+    if notes := facts["duplicates"]:
+        text = f"{notes['groups']:,} groups stand in for patients, the largest of {notes['largest_group']:,} slices"
+        rows.append(("near-duplicates", text))
+        for key, words in (
+            ("took_a_patient", "slices resemble one of a known patient and are counted as theirs"),
+            ("between_folds", "slices resemble patients of two folds and are in no fold"),
+            ("under_two_labels", "near-duplicate pairs have different classes"),
+        ):
+            if notes[key]:
+                rows.append(("near-duplicates", f"{len(notes[key]):,} {words}"))
+    return rows
+
+
+def _folds(dataset: Dataset) -> str:
+    if not dataset.folds.any():
+        return "none stored; made by patient when splitting"
+    counts = sorted(Counter(dataset.folds.tolist()).items())
+    return ", ".join(f"{fold}: {count:,}" if fold else f"in no fold: {count:,}" for fold, count in counts)

@@ -1,0 +1,128 @@
+"""Say whose each slice is and which fold it is in, also where the files do not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuralblack.data.duplicates import groups, near_duplicates
+from neuralblack.errors import InputError
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one slice: `patient` None without an id, `fold` None without a fold file, 0 in no fold."""
+
+    id: str
+    hash: str
+    label: str
+    patient: str | None
+    fold: int | None
+
+
+@dataclass
+class Assignment:
+    """Patient and fold of every slice, and what the manifest says of near-duplicates (ids of slices)."""
+
+    patients: list[str]
+    folds: list[int]
+    notes: dict[str, object] = field(default_factory=dict)
+
+
+def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
+    """Give every slice a patient and a fold, so that no patient and no picture is in two folds.
+
+    A slice with a patient id keeps it. Of those without, near-duplicates are one group, and a group is a patient; where
+    it also resembles a slice of a known patient, it is that patient's. A group that resembles patients of two folds is
+    in no fold (0). Folds are the author's where there is a fold file; for the others a hash of the patient, so that
+    they stay when slices are added. Where all have patient ids and none a fold, all get 0: `splits` makes folds then.
+
+    Args:
+        slices: N slices in any order; the outcome for each does not depend on it.
+        images: (N, S, S) uint8, preprocessed.
+
+    Raises:
+        InputError: a fold file puts one patient into two folds.
+    """
+    fold_of = _known_folds(slices)
+    with_id = [slice_.patient is not None for slice_ in slices]
+    patients = [slice_.patient or "" for slice_ in slices]
+    if all(with_id):
+        none_known = all(slice_.fold is None for slice_ in slices)
+        return Assignment(patients, [0] * len(slices) if none_known else _folds(slices, patients, fold_of))
+    pairs = [
+        (left, right) for left, right in near_duplicates(images).tolist() if not (with_id[left] and with_id[right])
+    ]
+    group_of = groups(len(slices), [pair for pair in pairs if not (with_id[pair[0]] or with_id[pair[1]])])
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(group_of):
+        if not with_id[index]:
+            members.setdefault(group, []).append(index)
+    resembled: dict[int, set[str]] = {}
+    for left, right in pairs:
+        for without, other in ((left, right), (right, left)):
+            if not with_id[without] and (patient := slices[other].patient) is not None:
+                resembled.setdefault(group_of[without], set()).add(patient)
+
+    between: list[str] = []
+    for group, indices in members.items():
+        known = sorted(resembled.get(group, ()))
+        name = known[0] if known else f"group-{min(slices[index].hash for index in indices)[:12]}"
+        if len({fold_of[patient] for patient in known}) > 1:
+            name = f"between-{min(slices[index].hash for index in indices)[:12]}"
+            fold_of[name] = 0
+            between += [slices[index].id for index in indices]
+        for index in indices:
+            patients[index] = name
+    notes: dict[str, object] = {
+        "groups": len(members),
+        "largest_group": max(map(len, members.values())),
+        "took_a_patient": sorted(slices[i].id for group in resembled for i in members[group]),
+        "between_folds": sorted(between),
+        "under_two_labels": _under_two_labels(slices, pairs),
+    }
+    return Assignment(patients, _folds(slices, patients, fold_of), notes)
+
+
+def hash_fold(patient: str) -> int:
+    """Choose a fold, 1 to 5, by the patient's name alone.
+
+    >>> [hash_fold(name) for name in ("group-a", "group-b", "group-c")]
+    [5, 4, 4]
+    """
+    return 1 + int.from_bytes(sha256(f"fold of {patient}".encode()).digest()) % FOLDS
+
+
+def _known_folds(slices: Sequence[Known]) -> dict[str, int]:
+    """Give each known patient the author's fold, else a hash; a slice in no fold (0) says nothing of the others."""
+    seen: dict[str, tuple[int, str]] = {}
+    for slice_ in slices:
+        if slice_.patient is None or slice_.fold is None:
+            continue
+        fold, first = seen.get(slice_.patient, (0, slice_.id))
+        if fold and slice_.fold and fold != slice_.fold:
+            raise InputError(
+                "cvind.mat",
+                found=f"{first} in fold {fold} and {slice_.id} of the same patient in fold {slice_.fold}",
+                expected="each patient in one fold",
+                fix="use the cvind.mat of this archive, or take it away to have folds made by patient",
+            )
+        seen[slice_.patient] = (fold or slice_.fold, first if fold else slice_.id)
+    hashed = {slice_.patient: hash_fold(slice_.patient) for slice_ in slices if slice_.patient is not None}
+    return hashed | {patient: fold for patient, (fold, _) in seen.items()}
+
+
+def _folds(slices: Sequence[Known], patients: Sequence[str], fold_of: dict[str, int]) -> list[int]:
+    return [
+        slice_.fold if slice_.fold is not None else fold_of.get(patient, hash_fold(patient))
+        for slice_, patient in zip(slices, patients, strict=True)
+    ]
+
+
+def _under_two_labels(slices: Sequence[Known], pairs: Sequence[Sequence[int]]) -> list[list[str]]:
+    """List near-duplicates that do not agree on the class: one of the two is wrong, or both are the same scan."""
+    return [[slices[left].id, slices[right].id] for left, right in pairs if slices[left].label != slices[right].label]

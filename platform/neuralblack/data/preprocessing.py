@@ -1,0 +1,124 @@
+"""The one preprocessing, called by `prepare` and by serving: a raw slice -> a square of uint8.
+
+Any change of what comes out raises VERSION: datasets and models made by another version are then refused.
+"""
+
+from math import ceil, floor, isfinite
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from neuralblack.data.slices import Box
+from neuralblack.errors import InputError
+from neuralblack.files import digest
+
+VERSION = 1
+
+
+class Preprocessing(BaseModel, frozen=True, extra="forbid"):
+    """How raw slices become pixels. It travels with datasets and models, and its digest tells whether two agree."""
+
+    version: int = Field(VERSION, ge=1, description="Of the code in neuralblack/data/preprocessing.py.")
+    size: int = Field(256, ge=64, le=1024, description="Pixels on each side of a stored slice.")
+    clip_percent: float = Field(
+        0.5, ge=0, lt=50, description="Percent of pixels saturated at each end, so one hot pixel cannot dim the rest."
+    )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the fields; hex digits."""
+        return digest(self.model_dump())
+
+
+def preprocess(image: NDArray[np.generic], spec: Preprocessing, *, where: object) -> NDArray[np.uint8]:
+    """Stretch a slice's own intensity range to 0..255, pad it to a square with black and resize it.
+
+    Args:
+        image: (H, W) of any real type; scanners disagree on scale, so only the order of values is trusted.
+        spec: must be of this code's version.
+        where: the file, for the error message.
+
+    Returns:
+        (size, size) uint8. Resizing is Pillow's antialiased triangle filter in float32, which cannot overshoot; a
+        slice that has the size already is only stretched.
+
+    Raises:
+        InputError: not one slice, not real, not finite, or without contrast between its percentiles.
+    """
+    check_version(spec, where=where)
+    values = _finite(image, where=where)
+    low, high = (float(value) for value in np.percentile(values, [spec.clip_percent, 100 - spec.clip_percent]))
+    if not low < high or not isfinite(high - low):
+        raise InputError(
+            where,
+            found=f"no contrast: from {low:g} to {high:g} in all but its extreme pixels",
+            expected="a slice that shows something",
+            fix="remove the file; it is blank or cropped to background",
+        )
+    values -= low  # in place, as this runs for every request: no new memory to fault in for each step
+    values /= high - low
+    np.clip(values, 0, 1, out=values)
+    left, top, side = _square(*values.shape)
+    square = np.zeros((side, side), np.float32)
+    square[top : top + values.shape[0], left : left + values.shape[1]] = values
+    if side != spec.size:
+        resized = Image.fromarray(square).resize((spec.size, spec.size), Image.Resampling.BILINEAR)
+        square = np.array(resized)
+    square *= 255
+    return square.round(out=square).clip(0, 255, out=square).astype(np.uint8)
+
+
+def stored_box(box: Box | None, shape: tuple[int, int], size: int) -> Box | None:
+    """Carry a box from pixels of a raw slice of `shape` (H, W) to those of its stored square, rounding outwards.
+
+    >>> stored_box((0, 0, 100, 50), (100, 200), 64)
+    (0, 16, 32, 32)
+    """
+    if box is None:
+        return None
+    left, top, side = _square(*shape)
+    x0, y0, x1, y1 = box
+    scale = size / side
+    return floor((x0 + left) * scale), floor((y0 + top) * scale), ceil((x1 + left) * scale), ceil((y1 + top) * scale)
+
+
+def check_version(spec: Preprocessing, *, where: object) -> None:
+    """Refuse pixels of another version of this code; raises InputError."""
+    if spec.version != VERSION:
+        raise InputError(
+            where,
+            found=f"preprocessing version {spec.version}",
+            expected=f"version {VERSION}, which this program makes",
+            fix="prepare the dataset again (and train models on it again)",
+        )
+
+
+def _finite(image: NDArray[np.generic], *, where: object) -> NDArray[np.floating]:
+    """Copy (H, W) real numbers to float32 where that holds them all exactly, else to float64; raises InputError."""
+    if image.ndim != 2:
+        raise InputError(
+            where,
+            found=f"an array of shape {image.shape}",
+            expected="one slice of shape (H, W)",
+            fix="split volumes into slices first",
+        )
+    if image.dtype.kind not in "iufb":
+        raise InputError(where, found=f"type {image.dtype}", expected="real numbers", fix="export the slice again")
+    values: NDArray[np.floating] = image.astype(np.float32 if image.dtype.itemsize <= 2 else np.float64)
+    wrong = values.size - np.count_nonzero(np.isfinite(values))
+    if wrong:
+        raise InputError(
+            where,
+            found=f"{wrong} pixels that are not finite numbers (NaN or infinity)",
+            expected="finite intensities",
+            fix="export the slice again; masked pixels should be 0",
+        )
+    return values
+
+
+def _square(height: int, width: int) -> tuple[int, int, int]:
+    """Centre (H, W) in a square: left, top, side in pixels."""
+    side = max(height, width)
+    return (side - width) // 2, (side - height) // 2, side

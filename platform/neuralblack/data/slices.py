@@ -1,0 +1,51 @@
+"""What every reader returns: one slice as it was recorded, with what its file says about it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuralblack.errors import InputError
+
+MIN_SIDE, MAX_SIDE = 16, 2048  # pixels; below is no scan, above is no slice of one (and may be a bomb)
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One MRI slice before preprocessing.
+
+    `image` is (H, W), real numbers of any type, upright. `label` is a class of `neuralblack.labels`, `patient` the
+    archive's own id; both None where the file says nothing of them. `box` bounds the tumour in pixels of `image` as
+    (x0, y0, x1, y1), half-open; None where no mask or an empty one is given.
+    """
+
+    image: NDArray[np.generic]
+    label: str | None = None
+    patient: str | None = None
+    box: Box | None = None
+
+
+def check_sides(height: int, width: int, *, where: object) -> None:
+    """Refuse a slice too small or too large to be one, before its pixels are decoded; raises InputError."""
+    if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
+        raise InputError(
+            where,
+            found=f"an image of {width} x {height} pixels",
+            expected=f"{MIN_SIDE} to {MAX_SIDE} pixels on each side",
+            fix="export the slice at its own size",
+        )
+
+
+def box_of(mask: NDArray[np.generic]) -> Box | None:
+    """Bound the non-zero pixels of an (H, W) mask, half-open; None where there are none.
+
+    >>> mask = np.zeros((8, 8), bool)
+    >>> mask[2:4, 5] = True
+    >>> box_of(mask)
+    (5, 2, 6, 4)
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

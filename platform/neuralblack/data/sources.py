@@ -1,0 +1,199 @@
+"""Find the scans in folders that people give: of which kind each is, and what its files say by name and place."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from neuralblack.data.readers import IMAGE, READERS
+from neuralblack.data.readers.figshare import read_cvind
+from neuralblack.errors import InputError
+from neuralblack.labels import FOLDER_NAMES, from_folder
+
+FOLD_FILE = "cvind.mat"
+
+
+@dataclass(frozen=True)
+class File:
+    """One scan to read. `id` is the source's name and the path below it; `label` is None where the file has its own."""
+
+    id: str
+    path: Path
+    size: int
+    mtime_ns: int
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One folder of scans: figshare's `.mat` files (with their fold file) or images in class subfolders."""
+
+    name: str
+    kind: Literal["figshare", "images"]
+    files: tuple[File, ...]
+    ignored: tuple[str, ...]
+    fold_file: File | None = None
+
+    def folds(self) -> dict[str, int] | None:
+        """Return the author's fold of every file by id, 0 in no fold; None where the source has no fold file.
+
+        `<n>.mat` has entry n of cvind, counted from 1. Raises InputError where a name has no number or cvind is wrong.
+        """
+        if self.fold_file is None:
+            return None
+        numbers = {file.id: _number(file) for file in self.files}
+        folds = read_cvind(self.fold_file.path, max(numbers.values()))
+        return {identity: int(folds[number - 1]) for identity, number in numbers.items()}
+
+
+def find_sources(folders: Sequence[Path]) -> list[Source]:
+    """Look through folders, in an order that does not depend on the order they are given in.
+
+    Hidden files are skipped; files of no known format are listed as ignored. Raises InputError where a folder is
+    missing, given within another, holds no scans, holds both kinds, or has images in a folder that is no class.
+    """
+    resolved = sorted({folder.resolve(): folder for folder in folders}.items())
+    for path, given in resolved:
+        if not path.is_dir():
+            raise InputError(
+                given,
+                found="a file" if path.exists() else "nothing",
+                expected="a folder of scans",
+                fix="give the folder that holds the .mat files or the class folders",
+            )
+        for other, _ in resolved:
+            if other in path.parents:
+                raise InputError(
+                    given, found=f"a folder within {other}", expected="folders apart", fix="give only one of the two"
+                )
+    names = _names([path for path, _ in resolved])
+    sources = [_source(given, name) for (_, given), name in zip(resolved, names, strict=True)]
+    return sorted(sources, key=lambda source: source.name)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Name folders by their last part, with as many parents as tell them apart.
+
+    >>> _names([Path("/scans/a/images"), Path("/scans/b/images"), Path("/scans/figshare")])
+    ['a/images', 'b/images', 'figshare']
+    """
+    depths = [1] * len(paths)
+
+    def names() -> list[str]:
+        return ["/".join(path.parts[1:][-depth:]) or "root" for path, depth in zip(paths, depths, strict=True)]
+
+    while len(set(names())) < len(paths):
+        current = names()
+        depths = [depth + (current.count(name) > 1) for depth, name in zip(depths, current, strict=True)]
+    return names()
+
+
+def _source(folder: Path, name: str) -> Source:
+    mats: list[File] = []
+    images: list[File] = []
+    fold_files: list[File] = []
+    ignored: list[str] = []
+    for path in _walk(folder):
+        relative = path.relative_to(folder).as_posix()
+        reader = READERS.get(path.suffix.lower())
+        if reader is None or path.is_dir():
+            ignored.append(relative)
+        elif reader is IMAGE:
+            images.append(_file(path, f"{name}/{relative}"))
+        elif path.name.lower() == FOLD_FILE:
+            fold_files.append(_file(path, f"{name}/{relative}"))
+        else:
+            mats.append(_file(path, f"{name}/{relative}"))
+    if len(fold_files) > 1:
+        raise InputError(
+            folder,
+            found=f"{len(fold_files)} fold files: {', '.join(file.id for file in fold_files)}",
+            expected=f"one {FOLD_FILE}",
+            fix="keep the one that came with these scans; two versions are in circulation",
+        )
+    if mats and images:
+        raise InputError(
+            folder,
+            found=f"{len(mats)} .mat files and {len(images)} images",
+            expected="one kind of scans in a source",
+            fix="give their folders as two sources",
+        )
+    if mats:
+        return Source(name, "figshare", tuple(mats), tuple(ignored), *fold_files)
+    ignored += [file.id.removeprefix(f"{name}/") for file in fold_files]
+    if images:
+        return Source(name, "images", _labelled(images, folder, name), tuple(ignored))
+    raise InputError(
+        folder,
+        found=f"no scans, but other files like {ignored[0]}" if ignored else "no files",
+        expected=f".mat files, or class folders of images ({', '.join(READERS)})",
+        fix="check the folder; unpack archives first",
+    )
+
+
+def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ...]:
+    """Give each image the class of the nearest folder that names one."""
+    labels: dict[str, str | None] = {}
+    for file in images:
+        parts = file.id.removeprefix(f"{name}/").split("/")[:-1]
+        labels[file.id] = next((label for part in reversed(parts) if (label := from_folder(part))), None)
+    unknown = sorted({file.path.parent for file in images if labels[file.id] is None})
+    if unknown:
+        places = ", ".join(path.relative_to(folder).as_posix() for path in unknown)
+        raise InputError(
+            folder,
+            found=f"images in folders that are no class: {places}",
+            expected=f"class folders named like {', '.join(FOLDER_NAMES)} (with or without 'tumor')",
+            fix="rename or move them; a new class goes into neuralblack/labels.py",
+        )
+    return tuple(File(file.id, file.path, file.size, file.mtime_ns, labels[file.id]) for file in images)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield files below a folder, and linked folders (not followed), in natural order; none that is hidden."""
+    found: list[Path] = []
+    for top, folders, files in os.walk(folder):
+        here = Path(top)
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        found += [here / name for name in files if not name.startswith(".")]
+        found += [here / name for name in folders if (here / name).is_symlink()]
+    return iter(sorted(found, key=lambda path: natural(path.relative_to(folder).as_posix())))
+
+
+def natural(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+    """Order names as people do: numbers by their value, and before letters.
+
+    >>> sorted(["10.mat", "9.mat", "a/1.mat"], key=natural)
+    ['9.mat', '10.mat', 'a/1.mat']
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return tuple((0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts), text
+
+
+def _file(path: Path, identity: str) -> File:
+    try:
+        identity.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            repr(identity), found="a name that is not UTF-8", expected="readable file names", fix="rename the file"
+        ) from None
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(
+            path, found=error.strerror, expected="a readable file", fix="mend the link or remove it"
+        ) from error
+    return File(identity, path, status.st_size, status.st_mtime_ns)
+
+
+def _number(file: File) -> int:
+    if not re.fullmatch(r"[0-9]+", file.path.stem) or int(file.path.stem) == 0:
+        raise InputError(
+            file.path,
+            found="a name without a number",
+            expected=f"<n>.mat with n from 1, as {FOLD_FILE} counts files",
+            fix=f"restore the name, or take {FOLD_FILE} away to have folds made by patient",
+        )
+    return int(file.path.stem)

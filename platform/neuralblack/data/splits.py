@@ -1,0 +1,208 @@
+"""Split a dataset by patient, and write down which patients went where so that no later step can mix them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuralblack.data.dataset import Dataset, hashed
+from neuralblack.errors import InputError
+from neuralblack.labels import CLASSES
+
+VERSION = 1
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of a dataset in three parts, each (n,) int64 in ascending order, with no patient in two of them.
+
+    `classes` are those of the training part, in the order of CLASSES; rows of other classes are in no part. `manifest`
+    is JSON and rebuilds the split (`load_split`); its patients are hashed.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+    classes: tuple[str, ...]
+    manifest: dict[str, Any]
+
+
+def folds_of(dataset: Dataset, *, seed: int = 0, count: int = 5) -> NDArray[np.int64]:
+    """Return each row's fold, (N,) from 1; 0 is in no fold.
+
+    The stored folds are the author's or those of near-duplicate groups. Where no row has one, `count` are made by
+    scikit-learn's StratifiedGroupKFold: by patient, with the classes' shares kept as well as that allows, from `seed`.
+    """
+    if dataset.folds.any():
+        return dataset.folds
+    patients = len(set(dataset.patients))
+    if patients < count:
+        raise InputError(
+            dataset.path, found=f"{patients} patients", expected=f"at least {count}, one for each fold", fix="add scans"
+        )
+    from sklearn.model_selection import StratifiedGroupKFold  # half a second, and most datasets bring their folds
+
+    folds = np.zeros(len(dataset), np.int64)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    for number, (_, rows) in enumerate(splitter.split(folds, dataset.labels, dataset.patients), start=1):
+        folds[rows] = number
+    return folds
+
+
+def make_split(
+    dataset: Dataset, *, train: Sequence[int] | None, validation: Sequence[int], test: Sequence[int], seed: int = 0
+) -> Split:
+    """Split by folds: `train` None takes every fold that is in neither of the others. A part but train may be empty.
+
+    Raises InputError where parts share a fold or a patient, a fold has no slices, or train has fewer than two classes.
+    """
+    folds = folds_of(dataset, seed=seed)
+    present = sorted(set(folds[folds > 0].tolist()))
+    if train is None:
+        train = [fold for fold in present if fold not in (*validation, *test)]
+    wanted = {"train": sorted(set(train)), "validation": sorted(set(validation)), "test": sorted(set(test))}
+    _check_folds(wanted, present)
+    rows = {part: np.flatnonzero(np.isin(folds, numbers)) for part, numbers in wanted.items()}
+    _check_apart({part: {dataset.patients[row] for row in rows[part]} for part in PARTS})
+    classes = _classes(dataset, rows["train"])
+    kept = {part: _of_classes(dataset, rows[part], classes) for part in PARTS}
+    manifest = {
+        "version": VERSION,
+        "dataset": dataset.hash,
+        "seed": seed,
+        "classes": list(classes),
+        "parts": {part: {"folds": wanted[part], **_facts(dataset, kept[part])} for part in PARTS},
+        "left_out": {
+            "in_no_fold": int(np.count_nonzero(folds == 0)),
+            **{f"{part}_of_other_classes": len(rows[part]) - len(kept[part]) for part in PARTS[1:]},
+        },
+    }
+    return Split(kept["train"], kept["validation"], kept["test"], classes, manifest)
+
+
+def load_split(manifest: Mapping[str, Any], dataset: Dataset) -> Split:
+    """Rebuild a split from its manifest; raises InputError for another dataset, a shared patient, or a changed file."""
+    parts = _patients(manifest)
+    if manifest.get("dataset") != dataset.hash:
+        raise InputError(
+            dataset.path,
+            found=f"dataset {dataset.hash[:12]}",
+            expected=f"dataset {str(manifest.get('dataset'))[:12]}, of which the split was made",
+            fix="use that dataset, or split this one anew",
+        )
+    _check_apart(parts)
+    names = [hashed(patient) for patient in dataset.patients]
+    in_a_fold = dataset.folds > 0 if dataset.folds.any() else np.ones(len(dataset), bool)
+    classes = tuple(name for name in CLASSES if name in manifest["classes"])
+    rows = {}
+    for part, patients in parts.items():
+        mine = np.flatnonzero(in_a_fold & np.array([name in patients for name in names]))
+        rows[part] = _of_classes(dataset, mine, classes)
+        if len(rows[part]) != manifest["parts"][part].get("slices"):
+            raise InputError(
+                f"split manifest, {part}",
+                found=f"{len(rows[part])} slices of its patients",
+                expected=f"{manifest['parts'][part].get('slices')} as it says",
+                fix="split the dataset anew; the manifest was changed",
+            )
+    return Split(rows["train"], rows["validation"], rows["test"], classes, dict(manifest))
+
+
+def refuse_overlap(manifest: Mapping[str, Any], dataset: Dataset, rows: Sequence[int] | NDArray[np.int64]) -> None:
+    """Refuse to evaluate on patients a model was trained on or chosen by; raises InputError with how many.
+
+    Patients are told by their hashed ids, so this works for another dataset of the same people too.
+    """
+    parts = _patients(manifest)
+    asked = {hashed(dataset.patients[row]) for row in rows}
+    for part in ("train", "validation"):
+        shared = asked & parts[part]
+        if shared:
+            raise InputError(
+                dataset.path,
+                found=f"{len(shared)} of {len(asked)} patients that are in the model's {part} part",
+                expected="patients the model has not seen and was not chosen by",
+                fix="evaluate on the test fold of its split, or on another dataset",
+            )
+
+
+def _check_folds(wanted: Mapping[str, Sequence[int]], present: Sequence[int]) -> None:
+    known = ", ".join(map(str, present)) or "none"
+    for index, part in enumerate(PARTS):
+        unknown = sorted(set(wanted[part]) - set(present))
+        if unknown:
+            raise InputError(
+                f"{part} folds",
+                found=f"{', '.join(map(str, unknown))}, in which there is no slice",
+                expected=f"of the folds {known}",
+                fix="choose among these",
+            )
+        for other in PARTS[index + 1 :]:
+            shared = sorted(set(wanted[part]) & set(wanted[other]))
+            if shared:
+                raise InputError(
+                    f"{part} and {other} folds",
+                    found=f"fold {', '.join(map(str, shared))} in both",
+                    expected="parts that do not overlap",
+                    fix="take it from one of them",
+                )
+    if not wanted["train"]:
+        raise InputError(
+            "train folds", found="none", expected=f"at least one of the folds {known}", fix="leave some for training"
+        )
+
+
+def _check_apart(patients: Mapping[str, Collection[str]]) -> None:
+    for index, part in enumerate(PARTS):
+        for other in PARTS[index + 1 :]:
+            shared = len(set(patients[part]) & set(patients[other]))
+            if shared:
+                raise InputError(
+                    f"{part} and {other}",
+                    found=f"{shared} patients in both",
+                    expected="parts that do not overlap",
+                    fix="split the dataset anew by patient",
+                )
+
+
+def _classes(dataset: Dataset, train: NDArray[np.int64]) -> tuple[str, ...]:
+    there = {dataset.labels[row] for row in train}
+    if len(there) < 2:
+        raise InputError(
+            "the training part",
+            found=f"only {', '.join(there)}",
+            expected="at least two classes to tell apart",
+            fix="train on more folds, or prepare more classes",
+        )
+    return tuple(name for name in CLASSES if name in there)
+
+
+def _of_classes(dataset: Dataset, rows: NDArray[np.int64], classes: Collection[str]) -> NDArray[np.int64]:
+    return np.array([row for row in rows if dataset.labels[row] in classes], np.int64)
+
+
+def _facts(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, object]:
+    labels = [dataset.labels[row] for row in rows]
+    return {
+        "slices": len(rows),
+        "patients": sorted({hashed(dataset.patients[row]) for row in rows}),
+        "per_class": {name: labels.count(name) for name in CLASSES if name in labels},
+    }
+
+
+def _patients(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Read a manifest's hashed patients by part; raises InputError where it is none of this version."""
+    try:
+        if manifest["version"] != VERSION:
+            raise KeyError("version")
+        return {part: set(manifest["parts"][part]["patients"]) for part in PARTS}
+    except (KeyError, TypeError):
+        raise InputError(
+            "split manifest",
+            found=f"version {manifest.get('version')} or missing parts",
+            expected=f"a split of version {VERSION} with {', '.join(PARTS)}",
+            fix="split the dataset anew",
+        ) from None

@@ -1,0 +1,92 @@
+"""What a classifier's answers are worth, counted: confusion, sensitivity, specificity, precision, F1, AUROC.
+
+Rows of a confusion matrix are the true classes, columns the predicted ones. A ratio without a denominator (the
+sensitivity to a class that no slice had) is None, never 0: nothing was measured.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, log_loss, roc_auc_score
+
+
+def summarise(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Count what was right and wrong, over all slices and for each class against the rest.
+
+    Args:
+        labels: (N,) the true class of each slice, an index into `classes`.
+        probabilities: (N, K), rows that add up to 1; the largest is the prediction, the first of equals.
+        classes: the K names.
+
+    Returns:
+        JSON, no NaN in it: slices, accuracy, macro_f1 (the mean over the classes that some slice has or was given),
+        log_loss (natural logarithm), confusion (K x K, rows true), and per class slices, TP, FP, FN, TN,
+        sensitivity TP/(TP+FN), specificity TN/(TN+FP), precision TP/(TP+FP), F1 2TP/(2TP+FP+FN), AUROC.
+    """
+    count = len(classes)
+    assert probabilities.shape == (len(labels), count), (probabilities.shape, len(labels), count)
+    assert np.isfinite(probabilities).all()
+    assert ((labels >= 0) & (labels < count)).all()
+    everyone = list(range(count))
+    given = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
+    confusion = confusion_matrix(labels, given, labels=everyone) if len(labels) else np.zeros((count, count), np.int64)
+    per_class = {name: _one_class(confusion, index) for index, name in enumerate(classes)}
+    for index, name in enumerate(classes):
+        per_class[name]["auroc"] = _auroc(labels == index, probabilities[:, index])
+    f1 = [one["f1"] for one in per_class.values() if one["f1"] is not None]
+    return {
+        "slices": len(labels),
+        "accuracy": ratio(int(np.trace(confusion)), len(labels)),
+        "macro_f1": ratio(sum(f1), len(f1)),
+        "log_loss": _log_loss(labels, probabilities, everyone),
+        "classes": list(classes),
+        "confusion": confusion.tolist(),
+        "per_class": per_class,
+    }
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Divide, or say None where there is nothing to divide by.
+
+    >>> ratio(3, 4), ratio(0, 0)
+    (0.75, None)
+    """
+    return float(part / whole) if whole else None
+
+
+def _one_class(confusion: NDArray[np.integer], index: int) -> dict[str, Any]:
+    hits = int(confusion[index, index])
+    misses = int(confusion[index].sum()) - hits
+    alarms = int(confusion[:, index].sum()) - hits
+    rest = int(confusion.sum()) - hits - misses - alarms
+    return {
+        "slices": hits + misses,
+        "tp": hits,
+        "fp": alarms,
+        "fn": misses,
+        "tn": rest,
+        "sensitivity": ratio(hits, hits + misses),
+        "specificity": ratio(rest, rest + alarms),
+        "precision": ratio(hits, hits + alarms),
+        "f1": ratio(2 * hits, 2 * hits + alarms + misses),
+    }
+
+
+def _auroc(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float | None:
+    """Area under the ROC curve of one class against the rest; None unless slices of both are there."""
+    if not positive.any() or positive.all():
+        return None
+    return float(roc_auc_score(positive, scores))
+
+
+def _log_loss(labels: NDArray[np.integer], probabilities: NDArray[np.floating], everyone: list[int]) -> float | None:
+    if not len(labels):
+        return None
+    if len(everyone) == 1:
+        return 0.0  # one class has probability 1
+    rows = probabilities.astype(np.float64)
+    return float(log_loss(labels, rows / rows.sum(1, keepdims=True), labels=everyone))

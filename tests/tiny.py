@@ -1,0 +1,44 @@
+"""A network small enough to train in a test, and a dataset of made-up heads to train it on."""
+
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+
+from torch import nn
+
+from neuralblack.data.dataset import Dataset
+from neuralblack.data.phantoms import write_phantoms
+from neuralblack.data.prepare import prepare
+from neuralblack.models.table import MODELS, Network
+
+
+def _net() -> nn.Module:
+    net = nn.Module()
+    net.conv1, net.bn1 = nn.Conv2d(3, 4, 3, stride=4, bias=False), nn.BatchNorm2d(4)
+    net.conv2, net.bn2 = nn.Conv2d(4, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8)
+    net.fc = nn.Linear(8, 1000)
+    return net
+
+
+def _stages(net: nn.Module, head: nn.Module) -> OrderedDict[str, nn.Module]:
+    return OrderedDict(
+        stem=nn.Sequential(net.conv1, net.bn1, nn.ReLU()),
+        layer1=nn.Sequential(net.conv2, net.bn2, nn.ReLU()),
+        head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head),
+    )
+
+
+def add_tiny_network() -> None:
+    """Add the row `tiny` to MODELS; a spawned process calls it again."""
+    MODELS["tiny"] = Network(
+        _net, _stages, "conv1", "fc", 8, size=32, mean=0.5, std=0.5, imagenet=lambda: _net().state_dict()
+    )
+
+
+@cache
+def phantom_dataset(folder: Path, *, patients: int = 20, slices: int = 1, size: int = 64) -> Dataset:
+    """Write made-up heads and prepare them; once for each folder."""
+    write_phantoms(folder / "scans", patients=patients, slices=slices, size=size)
+    return prepare(
+        [folder / "scans" / "figshare", folder / "scans" / "images"], folder / "slices", size=size, workers=1
+    )

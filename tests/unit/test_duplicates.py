@@ -1,0 +1,106 @@
+"""Copies of a picture are found, different pictures are not joined, and what follows from it makes no leak."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from neuralblack.data.duplicates import near_duplicates
+from neuralblack.data.patients import Known, assign
+from neuralblack.errors import InputError
+
+
+def picture(seed, size=64):
+    noise = np.random.default_rng(seed).normal(size=(8, 8)).astype(np.float32)
+    smooth = np.asarray(Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC))
+    return ((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
+
+
+COPIES = {
+    "same": lambda image: image,
+    "noise": lambda image: (image + np.random.default_rng(9).normal(0, 8, image.shape)).clip(0, 255),
+    "darker": lambda image: image * 0.5,
+    "more contrast": lambda image: (1.4 * (image.astype(float) - 128) + 128).clip(0, 255),
+    "left to right": lambda image: image[:, ::-1],
+    "upside down": lambda image: image[::-1],
+    "half a turn": lambda image: image[::-1, ::-1],
+    "moved by a pixel": lambda image: np.roll(image, 1, axis=0),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_copy_is_found_among_other_pictures(copy):
+    images = np.stack([picture(0), *(picture(seed) for seed in range(1, 30)), copy(picture(0)).astype(np.uint8)])
+
+    assert near_duplicates(images).tolist() == [[0, 30]]
+
+
+def test_pairs_are_found_across_blocks(monkeypatch):
+    images = np.stack([picture(seed % 10) for seed in range(30)])
+    whole = near_duplicates(images)
+    monkeypatch.setattr("neuralblack.data.duplicates.BLOCK", 7)
+
+    assert np.array_equal(near_duplicates(images), whole)
+    assert len(whole) == 30  # three of each of ten pictures
+
+
+def test_one_slice_and_blank_slices_are_no_trouble():
+    assert near_duplicates(np.zeros((0, 64, 64), np.uint8)).shape == (0, 2)
+    assert near_duplicates(picture(0)[None]).shape == (0, 2)
+    assert near_duplicates(np.zeros((2, 64, 64), np.uint8)).shape == (0, 2)
+
+
+def known(name, *, patient=None, fold=None, label="no tumour"):
+    return Known(id=name, hash=f"{name}-hash", label=label, patient=patient, fold=fold)
+
+
+def test_patients_and_folds_do_not_depend_on_the_order():
+    slices = [known(name) for name in "abcdefgh"]
+    images = np.stack([picture(seed) for seed in (0, 1, 0, 2, 3, 1, 0, 4)])
+    order = np.random.default_rng(0).permutation(8)
+
+    straight = assign(slices, images)
+    mixed = assign([slices[index] for index in order], images[order])
+
+    assert [straight.patients[index] for index in order] == mixed.patients
+    assert [straight.folds[index] for index in order] == mixed.folds
+    assert straight.patients[0] == straight.patients[2] == straight.patients[6]
+    assert len(set(straight.patients)) == 5
+
+
+def test_known_patients_are_never_joined_by_resemblance():
+    slices = [known("a", patient="A", fold=1), known("b", patient="B", fold=2), known("c")]
+
+    assert assign(slices, np.stack([picture(0), picture(0), picture(1)])).patients[:2] == ["A", "B"]
+
+
+def test_picture_that_resembles_patients_of_two_folds_is_in_no_fold():
+    slices = [known("a", patient="A", fold=1), known("b", patient="B", fold=2), known("c"), known("d")]
+
+    whose = assign(slices, np.stack([picture(0), picture(0), picture(0), picture(1)]))
+
+    assert whose.folds[:3] == [1, 2, 0] and whose.folds[3] > 0
+    assert whose.notes["between_folds"] == ["c"]
+
+
+def test_picture_that_resembles_patients_of_one_fold_is_in_that_fold():
+    slices = [known("a", patient="A", fold=3), known("b", patient="B", fold=3), known("c")]
+
+    whose = assign(slices, np.stack([picture(0), picture(0), picture(0)]))
+
+    assert (whose.patients[2], whose.folds[2]) == ("A", 3)
+    assert whose.notes["took_a_patient"] == ["c"] and whose.notes["between_folds"] == []
+
+
+def test_patients_without_a_fold_file_get_the_hash_fold_that_their_copies_get():
+    slices = [known("a", patient="A"), known("c"), known("d")]
+
+    whose = assign(slices, np.stack([picture(0), picture(0), picture(1)]))
+
+    assert whose.folds[0] == whose.folds[1] > 0
+
+
+def test_patient_in_two_folds_names_the_two_slices():
+    slices = [known("a", patient="A", fold=0), known("b", patient="A", fold=2), known("c", patient="A", fold=1)]
+
+    with pytest.raises(InputError, match="b in fold 2 and c of the same patient in fold 1"):
+        assign(slices, np.stack([picture(0)] * 3))

@@ -1,0 +1,70 @@
+"""Mutated files: whatever they hold, the readers say what is wrong or read a slice; nothing else comes out."""
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from neuralblack.data.mat_writer import write_mat
+from neuralblack.data.readers import read_slice
+from neuralblack.data.slices import Slice
+from neuralblack.errors import InputError
+
+KINDS = ("mat", "png", "jpeg", "tiff")
+
+
+def whole_file(kind: str, folder: Path) -> bytes:
+    """A file that reads well."""
+    pixels = np.random.default_rng(0).integers(0, 900, (32, 40)).astype(np.int16)
+    if kind == "mat":
+        mask = pixels > 880
+        write_mat(
+            folder / "1.mat", label=2.0, patient="p1", image=pixels, mask=mask, border=np.array([3.0, 4.0, 8.0, 9.0])
+        )
+        return (folder / "1.mat").read_bytes()
+    buffer = io.BytesIO()
+    Image.fromarray((pixels // 4).astype(np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def mutant(content: bytes, chance: random.Random) -> bytes:
+    """Change, cut, repeat or exchange a few bytes."""
+    changed = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        at = chance.randrange(len(changed))
+        match chance.randrange(5):
+            case 0:
+                changed[at] ^= 1 << chance.randrange(8)
+            case 1:
+                changed[at : at + 4] = chance.choice((b"\x00" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff"))
+            case 2:
+                del changed[at : at + chance.randrange(1, 64)]
+            case 3:
+                changed[at:at] = changed[at : at + chance.randrange(1, 64)]
+            case _:
+                del changed[max(1, at) :]
+        if not changed:
+            break
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of what it then skips or refuses
+@pytest.mark.parametrize("count", [150, pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mutated_file_is_a_slice_or_an_input_error(kind, count, tmp_path):
+    content, chance, read = whole_file(kind, tmp_path), random.Random(kind), 0
+    assert isinstance(read_slice(content, where="upload", labelled=False), Slice)
+    for number in range(count):
+        changed = mutant(content, chance)
+        try:
+            slice_ = read_slice(changed, where="upload", labelled=False)
+        except InputError as error:
+            assert str(error).startswith("upload"), (kind, number)
+        else:
+            read += 1
+            assert slice_.image.ndim == 2 and np.isfinite(slice_.image).all(), (kind, number)
+
+    assert 0 < read < count  # the mutants are neither all dead nor all harmless
