@@ -1,0 +1,1 @@
+"""The forward pass behind every prediction: evaluation, command line and service use the same."""

@@ -1,0 +1,49 @@
+"""Where and in which number format a network runs, with the reason for the choice."""
+
+from dataclasses import dataclass
+
+import torch
+
+from neuralblack.errors import InputError
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A device and a number format; `reason` is for the log and the card."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    def autocast(self) -> torch.autocast:
+        """Compute matrix products in `dtype`; nothing changes for fp32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def choose_execution(device: str | None = None, *, precision: str = "auto") -> Execution:
+    """Choose device and format; channels_last goes with both (FACTS: 1.9 times contiguous in fp32 on a CPU).
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`; none given: a GPU where there is one.
+        precision: `auto`, `fp32` or `bf16`.
+
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device", found="no usable GPU", expected="CUDA", fix="leave --gpus out, or check nvidia-smi")
+    if chosen.type == "cuda":
+        native, unit = torch.cuda.get_device_capability(chosen) >= (8, 0), torch.cuda.get_device_name(chosen)
+    else:
+        native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        unit = "this CPU"
+    if precision == "auto":
+        dtype = torch.bfloat16 if native else torch.float32
+        reason = f"{_name(dtype)}: {unit} {'computes' if native else 'has no'} bf16{' natively' if native else ''}"
+    else:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        reason = f"{_name(dtype)}: the configuration says so"
+    return Execution(chosen, dtype, f"{chosen.type}, {reason}, channels_last")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return "bf16" if dtype == torch.bfloat16 else "fp32"

@@ -1,0 +1,161 @@
+"""MODELS: every network as ordered stages, head last, with the input it was made for.
+
+The composition of a network's stages is its forward pass: `model(x)` is `head(layer4(...stem(x)))`, so that an
+unfreeze schedule fits every row and the frozen part is `model[:k]`. Slices are grey, so every stem takes one channel:
+its weights are summed over RGB, which equals showing the same slice three times, given one mean and one std
+(difference 3e-7, FACTS of 2026-11).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuralblack.errors import InputError
+from neuralblack.models import torchvision_cpu
+from neuralblack.models.weights import efficientnet_lite0_imagenet, read_weights, resnet50_imagenet
+
+Stages = OrderedDict[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row of MODELS."""
+
+    build: Callable[[], Any]  # the published nn.Module: three channels, 1,000 classes, random weights
+    stages: Callable[[Any, nn.Module], Stages]  # (published network, new head) -> its stages, first to last
+    stem: str  # the name of its first convolution
+    head: str  # the name of its classifier
+    features: int  # what the classifier takes
+    size: int  # pixels a side
+    mean: float  # of intensities in 0..1, the mean over RGB of the published values
+    std: float
+    imagenet: Callable[[], Mapping[str, Tensor]]  # the published weights; raises InputError where they can't be had
+
+
+def _resnet50() -> Any:
+    torchvision_cpu.declare_missing_operators()
+    from torchvision.models import resnet50
+
+    return resnet50(weights=None)
+
+
+def _resnet50_stages(net: Any, head: nn.Module) -> Stages:
+    return OrderedDict(
+        stem=nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool),
+        layer1=net.layer1,
+        layer2=net.layer2,
+        layer3=net.layer3,
+        layer4=net.layer4,
+        head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head),
+    )
+
+
+def _efficientnet_lite0() -> Any:
+    torchvision_cpu.declare_missing_operators()
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise InputError(
+            "model efficientnet_lite0",
+            found="no timm",
+            expected="the extra `timm`",
+            fix="pip install 'neuralblack[timm]'",
+        ) from None
+    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+
+
+def _efficientnet_lite0_stages(net: Any, head: nn.Module) -> Stages:
+    # Seven rows of blocks in four stages, cut where the resolution halves, as in ResNet-50.
+    blocks = list(net.blocks.children())
+    return OrderedDict(
+        stem=nn.Sequential(net.conv_stem, net.bn1, blocks[0]),
+        layer1=blocks[1],
+        layer2=blocks[2],
+        layer3=nn.Sequential(blocks[3], blocks[4]),
+        layer4=nn.Sequential(blocks[5], blocks[6], net.conv_head, net.bn2),
+        head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head),
+    )
+
+
+MODELS: dict[str, Network] = {
+    # torchvision's ImageNet mean .485 .456 .406 and std .229 .224 .225, each averaged: a slice has one channel
+    "resnet50": Network(
+        _resnet50, _resnet50_stages, "conv1", "fc", 2048, size=224, mean=0.449, std=0.226, imagenet=resnet50_imagenet
+    ),
+    # timm's configuration of tf_efficientnet_lite0
+    "efficientnet_lite0": Network(
+        _efficientnet_lite0,
+        _efficientnet_lite0_stages,
+        "conv_stem",
+        "classifier",
+        1280,
+        size=224,
+        mean=0.5,
+        std=0.5,
+        imagenet=efficientnet_lite0_imagenet,
+    ),
+}
+
+
+def network_of(name: str) -> Network:
+    """Look a network up; an unknown name lists the known ones."""
+    if name not in MODELS:
+        raise InputError("model", found=repr(name), expected="one of " + ", ".join(MODELS), fix="--set model=NAME")
+    return MODELS[name]
+
+
+def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0) -> nn.Sequential:
+    """Build a network's stages for one-channel slices.
+
+    Args:
+        name: a key of MODELS.
+        classes: outputs of the new head, which starts from small random weights.
+        weights: `imagenet`, `none`, or the path of a file in the published network's layout.
+        seed: of everything random in it.
+
+    Returns:
+        (B, 1, size, size) float32 -> (B, classes) logits, in channels_last; its children are the stages, first to last.
+
+    """
+    network = network_of(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        published = network.build()
+        head = nn.Linear(network.features, classes)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+    if weights != "none":
+        state = network.imagenet() if weights == "imagenet" else read_weights(weights)
+        _load(published, state, network, where=weights)
+    stem = getattr(published, network.stem)
+    setattr(published, network.stem, _one_channel(stem))
+    model = nn.Sequential(network.stages(published, head))
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *, where: str) -> None:
+    """Load the backbone; the classifier of the file is not used. Anything missing or misshapen is refused."""
+    own = published.state_dict()
+    wanted = {key for key in own if not key.startswith(network.head + ".") and "num_batches_tracked" not in key}
+    taken = {key: value for key, value in state.items() if key in wanted and value.shape == own[key].shape}
+    if len(taken) < len(wanted):
+        missing = sorted(wanted - set(taken))
+        raise InputError(
+            f"weights {where}",
+            found=f"{len(taken)} of the backbone's {len(wanted)} tensors; the first that is missing is {missing[0]}",
+            expected="all of them, by the published network's names",
+            fix="give a file of this network, or --set weights=none",
+        )
+    published.load_state_dict(taken, strict=False)
+
+
+def _one_channel(stem: nn.Module) -> nn.Module:
+    """Replace a stem's three input channels by their sum; works for torch's and timm's convolutions alike."""
+    assert isinstance(stem, nn.Conv2d)
+    stem.weight = nn.Parameter(stem.weight.detach().sum(1, keepdim=True))
+    stem.in_channels = 1
+    return stem

@@ -1,0 +1,47 @@
+"""Names that move: `champion` is a file that holds a model's id, replaced in one step under a lock."""
+
+from pathlib import Path
+
+from neuralblack.errors import InputError
+from neuralblack.files import lock, write_bytes
+from neuralblack.registry.model_folder import ModelFolder, is_model_id, open_model
+
+CHAMPION = "champion"
+LOCK = ".lock"  # in the registry; held by whoever changes it
+
+
+def set_alias(registry: Path, alias: str, model_id: str) -> None:
+    """Point an alias at a model that is in the registry and whole."""
+    open_model(registry / "models" / model_id)
+    with lock(registry / LOCK):
+        point_alias(registry, alias, model_id)
+
+
+def point_alias(registry: Path, alias: str, model_id: str) -> None:
+    """Write an alias; the caller holds the registry's lock and has looked at the model."""
+    (registry / "aliases").mkdir(exist_ok=True)
+    write_bytes(registry / "aliases" / alias, f"{model_id}\n".encode())
+
+
+def read_alias(registry: Path, alias: str) -> str:
+    """Read which model an alias means now; raises InputError where there is none."""
+    try:
+        return (registry / "aliases" / alias).read_text("utf-8").strip()
+    except FileNotFoundError:
+        raise InputError(
+            registry, found=f"no {alias}", expected="a registry with one", fix="neuralblack promote RUN --registry DIR"
+        ) from None
+
+
+def resolve(registry: Path, name: str) -> ModelFolder:
+    """Find a model by its id or an alias; the folder is checked, and must be the model that its id says."""
+    model_id = name if is_model_id(name) else read_alias(registry, name)
+    folder = open_model(registry / "models" / model_id)
+    if folder.id != model_id:
+        raise InputError(
+            folder.path,
+            found=f"the model {folder.id}",
+            expected=model_id,
+            fix="promote its run again; files were exchanged",
+        )
+    return folder

@@ -1,0 +1,79 @@
+"""Say in a few rows what a dataset, a model folder or a run holds."""
+
+from pathlib import Path
+
+from neuralblack.config import TrainConfig, checked
+from neuralblack.data.dataset import is_dataset, open_dataset
+from neuralblack.data.describe import describe_dataset
+from neuralblack.errors import InputError
+from neuralblack.files import read_json
+from neuralblack.registry.model_folder import ModelFolder, open_model
+from neuralblack.registry.run_folder import history_of, read_run
+
+Rows = list[tuple[str, str]]
+
+
+def describe(path: Path) -> Rows:
+    """Find out what lies at `path` and describe it; raises InputError where it is none of ours."""
+    if (path / "run.json").exists():
+        return describe_run(path)
+    if (path / "card.json").exists():
+        return describe_model(open_model(path))
+    if path.is_dir() and is_dataset(path):
+        return describe_dataset(open_dataset(path))
+    raise InputError(
+        path,
+        found="nothing" if not path.exists() else "a folder of another kind" if path.is_dir() else "a file",
+        expected="a dataset, a model folder or a run",
+        fix="check the path",
+    )
+
+
+def describe_model(model: ModelFolder) -> Rows:
+    """Describe a model folder whose hashes were checked."""
+    validation, config = model.card["validation"], model.config
+    parts = model.split["parts"]
+    return [
+        ("model", model.id),
+        ("hash", model.hash),
+        ("classes", ", ".join(model.classes)),
+        ("network", _recipe(config)),
+        ("chosen", f"epoch {validation['epoch'] + 1} of {config.epochs}, by the {model.card['chosen_by']}"),
+        ("validation", ", ".join(f"{name} {validation[name]:.3f}" for name in ("macro_f1", "accuracy", "loss"))),
+        *((name, _part(part)) for name, part in parts.items()),
+        ("preprocessing", f"version {model.spec.version}, {model.spec.size} x {model.spec.size} pixels"),
+        ("dataset", model.split["dataset"][:12]),
+        ("notice", model.card["notice"]),
+    ]
+
+
+def describe_run(run: Path) -> Rows:
+    """Describe a run, finished or not."""
+    facts, epochs = read_run(run), history_of(run)
+    config, split = checked(TrainConfig, facts["config"], where=run / "run.json"), read_json(run / "split.json")
+    rows = [
+        ("run", str(run)),
+        ("network", _recipe(config)),
+        ("classes", ", ".join(facts["classes"])),
+        ("dataset", facts["dataset"][:12]),
+        *((name, _part(part)) for name, part in split["parts"].items()),
+        ("epochs done", f"{len(epochs)} of {config.epochs}"),
+    ]
+    if "search" in facts:
+        words = ", ".join(f"{name} in {space}" for name, space in facts["search"]["space"].items())
+        rows.append(("search", f"{facts['search']['trials']} trials over {words}"))
+    if epochs:
+        last = epochs[-1]
+        rows.append(("last epoch", f"accuracy {last['accuracy']:.3f}, macro-F1 {last['macro_f1']:.3f} on validation"))
+    model = open_model(run / "model").id if (run / "model").exists() else "none yet; the same command goes on"
+    return [*rows, ("model", model)]
+
+
+def _recipe(config: TrainConfig) -> str:
+    return f"{config.model}, weights {config.weights}, schedule {config.schedule}, lr {config.lr:g}"
+
+
+def _part(part: dict[str, object]) -> str:
+    patients = part["patients"]
+    assert isinstance(patients, list)
+    return f"{part['slices']} slices of {len(patients)} patients in folds {part['folds']}"

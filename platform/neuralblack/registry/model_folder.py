@@ -1,0 +1,109 @@
+"""A model folder: weights, card, preprocessing, split, history; hashes written last and checked at every load."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from neuralblack.config import TrainConfig, checked
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.errors import InputError
+from neuralblack.files import check_manifest, new_folder, read_json, write_json, write_manifest
+from neuralblack.models.table import build_model
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says, every file checked against its hash."""
+
+    path: Path
+    hash: str  # of the manifest, 64 hex digits
+    card: dict[str, Any]
+    spec: Preprocessing
+    split: dict[str, Any]  # the split's manifest
+    history: list[dict[str, Any]]  # one row an epoch
+
+    @property
+    def id(self) -> str:
+        """The name in a registry: the network and the first 12 digits of the hash."""
+        return f"{self.config.model}-{self.hash[:12]}"
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration that it was trained with."""
+        return checked(TrainConfig, self.card["config"], where=self.path / "card.json")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of its training part, in the order of its outputs."""
+        return tuple(self.card["classes"])
+
+
+def save_model(
+    path: Path,
+    state: dict[str, Tensor],
+    *,
+    card: dict[str, Any],
+    spec: Preprocessing,
+    split: dict[str, Any],
+    history: list[dict[str, Any]],
+) -> ModelFolder:
+    """Write a model folder in one step; what was at `path` before is replaced whole.
+
+    Args:
+        path: the folder.
+        state: the bare model's state dict, any device.
+        card: holds `classes` and `config`, and whatever else is worth knowing.
+        spec: how slices must be prepared for it.
+        split: the manifest of the split that it was trained on.
+        history: metrics of each epoch.
+
+    """
+    with new_folder(path) as folder:
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS)
+        write_json(folder / "card.json", card)
+        write_json(folder / "preprocessing.json", spec.model_dump())
+        write_json(folder / "split.json", split)
+        write_json(folder / "history.json", history)
+        write_manifest(folder)
+    return open_model(path)
+
+
+def open_model(path: Path) -> ModelFolder:
+    """Check a model folder and read all but its weights; raises InputError naming a file that is missing or differs."""
+    hash_ = check_manifest(path)
+    wanted = {WEIGHTS, "card.json", "preprocessing.json", "split.json", "history.json"}
+    missing = sorted(wanted - set(read_json(path / "manifest.json")["files"]))
+    if missing:
+        raise InputError(
+            path, found="no " + ", ".join(missing), expected="a model folder", fix="give RUN/model or a registry"
+        )
+    card = read_json(path / "card.json")
+    spec = checked(Preprocessing, read_json(path / "preprocessing.json"), where=path / "preprocessing.json")
+    return ModelFolder(path, hash_, card, spec, read_json(path / "split.json"), read_json(path / "history.json"))
+
+
+def load_weights(folder: ModelFolder) -> nn.Sequential:
+    """Build the network of a checked folder with its weights, in eval mode, on the CPU."""
+    model = build_model(folder.config.model, classes=len(folder.classes))
+    model.load_state_dict(load_file(folder.path / WEIGHTS))
+    return model.eval()
+
+
+def model_path(path: Path) -> Path:
+    """Let people name a run where a model is meant: RUN stands for RUN/model."""
+    return path / "model" if (path / "run.json").exists() else path
+
+
+def is_model_id(name: str) -> bool:
+    """Tell a model's id from an alias.
+
+    >>> is_model_id("resnet50-0123456789ab"), is_model_id("champion")
+    (True, False)
+    """
+    return re.fullmatch(r"[a-z0-9_]+-[0-9a-f]{12}", name) is not None

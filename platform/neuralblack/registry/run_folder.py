@@ -1,0 +1,131 @@
+"""A run's folder: what was asked for, what happened epoch by epoch, and the model that came out.
+
+RUN/run.json      the configuration, the dataset's hash, classes: what makes it this run
+RUN/split.json    the split's manifest
+RUN/epochs/N.json metrics of epoch N, written again where an epoch is done again
+RUN/checkpoints/  states to go on from (Ray Train's folder)
+RUN/model/        the best epoch as a model folder, when the run is through
+RUN/.running      held by the process that works on it (see `hold_run`)
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from neuralblack.config import TrainConfig
+from neuralblack.errors import InputError
+from neuralblack.files import canonical_json, lock, read_json, write_bytes, write_json
+
+UNFINISHED = ("split.json", "log.txt")  # what a run that was killed while it started may have left
+
+
+def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: object) -> None:
+    """Write what makes this run; the same command again goes on, another one into the same folder is refused.
+
+    Args:
+        run: the folder; made where it is missing.
+        config: the run's numbers.
+        split: the split's manifest, which holds the dataset's hash.
+        more: other facts that must be the same to go on, such as a search space.
+
+    Raises:
+        InputError: another run is there, or other files; they and the folder are left as they are.
+
+    """
+    facts = {"config": config.model_dump(mode="json"), "classes": split["classes"], "dataset": split["dataset"], **more}
+    # Both are made before either is written: what JSON cannot hold must not leave half a run.
+    split_text = canonical_json(split)
+    run_text = canonical_json({"facts": facts, "started": datetime.now(UTC).isoformat(timespec="seconds")})
+    _make(run)
+    with lock(run / ".lock"):
+        if (run / "run.json").exists():
+            before = read_json(run / "run.json")["facts"]
+            changed = _changes(before, facts)
+            if changed or read_json(run / "split.json") != split:
+                raise InputError(
+                    run,
+                    found="a run with " + "; ".join(changed or ["another split"]),
+                    expected="the same command as before, to go on",
+                    fix="choose another folder for another run",
+                )
+            return
+        write_bytes(run / "split.json", split_text)
+        write_bytes(run / "run.json", run_text)
+
+
+@contextmanager
+def hold_run(run: Path) -> Iterator[None]:
+    """Keep a run to this process while the block lasts; made where it is missing.
+
+    The kernel frees it when the process ends, however it ends. On a network disk it holds between machines as far as
+    flock does there.
+
+    Raises:
+        InputError: another process, or another handle in this one, holds it; or the folder is no run's.
+
+    """
+    _make(run)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(run / ".running", wait=False))
+        except BlockingIOError:
+            raise InputError(
+                run,
+                found="a process that works on it now",
+                expected="one at a time",
+                fix="wait for it, or choose another folder",
+            ) from None
+        yield
+
+
+def record_epoch(run: Path, metrics: dict[str, float]) -> None:
+    """Keep an epoch's metrics, keyed by epoch: an epoch that is done again after a failure is there once."""
+    folder = run / "epochs"
+    folder.mkdir(exist_ok=True)
+    write_json(folder / f"{int(metrics['epoch']):04d}.json", metrics)
+
+
+def history_of(run: Path) -> list[dict[str, Any]]:
+    """Read the metrics of every epoch, first to last."""
+    return [read_json(path) for path in sorted((run / "epochs").glob("*.json"))]
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """Read what a run was asked for."""
+    facts: dict[str, Any] = read_json(run / "run.json")["facts"]
+    return facts
+
+
+def _make(run: Path) -> None:
+    """Make a run's folder where it is missing; a folder of something else is refused before it is touched."""
+    if run.is_dir() and not (run / "run.json").exists():
+        others = [path for path in run.iterdir() if not path.name.startswith(".") and path.name not in UNFINISHED]
+        if others and not (run / "run.json").exists():  # not one that another process has begun meanwhile
+            raise InputError(
+                run, found="other files", expected="an empty folder or an earlier run", fix="choose another folder"
+            )
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            run, found="a file in its place", expected="a folder for the run", fix="choose another folder"
+        ) from None
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    flat_before, flat_now = _flat(before), _flat(now)
+    return [
+        f"{key} {flat_before.get(key)!r} where this command says {flat_now.get(key)!r}"
+        for key in sorted(flat_before | flat_now)
+        if flat_before.get(key) != flat_now.get(key)
+    ]
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        name = f"{prefix}{key}".removeprefix("config.")
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat

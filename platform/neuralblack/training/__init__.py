@@ -1,0 +1,1 @@
+"""Learning, as plain PyTorch; what a cluster changes comes in as arguments."""

@@ -1,0 +1,92 @@
+"""Training batches: the same global batches for any number of workers."""
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuralblack.config import TrainConfig
+from neuralblack.models.execution import Execution
+from neuralblack.models.inputs import normalise, to_unit
+from neuralblack.models.table import Network
+from neuralblack.training.augmentation import augment
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class Batches:
+    """epoch -> this rank's part of every global batch.
+
+    The order is one permutation by (seed, epoch); each rank takes every `size`-th slice of each global batch, so that
+    a run sees the same batches on any number of workers. A rank whose part is empty gets one slice of weight 0.
+
+    Args:
+        images: (N, S, S) uint8, the whole dataset as `resident` keeps it.
+        labels: (R,) int64, the classes of `rows`.
+        rows: (R,) int64, the training slices among `images`.
+        config, network, execution: numbers, input size and device.
+        rank, size: this worker among all.
+
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        *,
+        config: TrainConfig,
+        network: Network,
+        execution: Execution,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        self._config, self._network, self._execution = config, network, execution
+        self._rank, self._size = rank, size
+        self._images, self._rows = images, torch.as_tensor(rows)
+        self._labels = torch.as_tensor(labels)
+        self._weights = class_weights(self._labels, config.class_weights)
+
+    def __len__(self) -> int:
+        """Optimiser steps in an epoch; the last batch may be smaller."""
+        return -(-len(self._rows) // self._config.batch_size)
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        """Yield images (B, 1, size, size) float32, labels (B,) int64 and weights (B,) float32, on the device."""
+        config, device = self._config, self._execution.device
+        order = torch.randperm(
+            len(self._rows), generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        )
+        for whole in order.split(config.batch_size):
+            part, real = whole[self._rank :: self._size], 1.0
+            if not len(part):
+                part, real = whole[:1], 0.0
+            rows = self._rows[part]
+            unit = to_unit(self._images[rows.to(self._images.device)].to(device), self._network.size)
+            unit = augment(unit, rows.to(device), epoch=epoch, seed=config.seed, config=config.augmentation)
+            inputs = normalise(unit, self._network).contiguous(memory_format=torch.channels_last)
+            yield inputs, self._labels[part].to(device), (self._weights[part] * real).to(device)
+
+
+def resident(images: NDArray[np.uint8], execution: Execution) -> Tensor:
+    """Keep the dataset where the batches are made: a view of the memory map on a CPU, a copy in a GPU's memory."""
+    with warnings.catch_warnings():
+        # A memory map is read-only and torch warns of it; nothing here writes to it.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        view = torch.from_numpy(images)
+    return view.to(execution.device)
+
+
+def class_weights(labels: Tensor, choice: str) -> Tensor:
+    """Weigh slices: (R,) int64 labels -> (R,) float32 with mean 1, each class of equal sum where `balanced`.
+
+    >>> class_weights(torch.tensor([0, 0, 0, 1]), "balanced").tolist()
+    [0.6666666865348816, 0.6666666865348816, 0.6666666865348816, 2.0]
+    """
+    if choice == "none":
+        return torch.ones(len(labels))
+    counts = torch.bincount(labels).float()
+    return (len(labels) / (counts.count_nonzero() * counts))[labels]

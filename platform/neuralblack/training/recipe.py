@@ -1,0 +1,122 @@
+"""From a config, a dataset and a split to a call of `fit`: the same for one process, Ray Train and Ray Tune."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from neuralblack import metrics as measure
+from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import Dataset
+from neuralblack.data.splits import Split
+from neuralblack.models.execution import Execution, choose_execution
+from neuralblack.models.heads import probabilities
+from neuralblack.models.inputs import to_input
+from neuralblack.models.table import Network, build_model, network_of
+from neuralblack.training.batches import Batches, resident
+from neuralblack.training.group import OneProcess
+from neuralblack.training.loop import Metrics, Report, State, Validate, fit
+from neuralblack.training.unfreezing import schedule_of
+
+log = logging.getLogger(__name__)
+
+
+def check(config: TrainConfig, *, classes: int) -> None:
+    """Refuse what can be known to fail before anything starts: unknown names, weights that are not there."""
+    schedule_of(config.schedule)
+    network_of(config.model)
+    build_model(config.model, classes=classes, weights=config.weights)
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    *,
+    report: Report,
+    group: OneProcess | None = None,
+    start: State | None = None,
+    device: str | None = None,
+) -> None:
+    """Train one model of the classes in the split's training part.
+
+    Args:
+        config: the run's numbers.
+        dataset, split: the slices and which of them are for learning and for choosing.
+        report: takes every epoch's metrics and the state to go on from.
+        group: this process's place among the workers; none given: alone.
+        start: a state that `report` was given.
+        device: none given: a GPU where there is one.
+
+    """
+    group = group or OneProcess()
+    execution = choose_execution(device, precision=config.precision)
+    log.info("device and number format: %s", execution.reason)
+    network = network_of(config.model)
+    model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
+    model = model.to(execution.device)
+    images = resident(dataset.images, execution)
+    batches = Batches(
+        images,
+        class_numbers(dataset, split.train, split.classes),
+        split.train,
+        config=config,
+        network=network,
+        execution=execution,
+        rank=group.rank,
+        size=group.size,
+    )
+    fit(
+        model,
+        batches,
+        config,
+        execution=execution,
+        batch_norm=batch_norm_of(config),
+        validate=validation(images, dataset, split, network=network, execution=execution, group=group),
+        report=report,
+        group=group,
+        start=start,
+    )
+
+
+def batch_norm_of(config: TrainConfig) -> str:
+    """Resolve `auto`: pretrained statistics are kept (94.5% against 91.7% on fold 4, FACTS), random ones learnt."""
+    if config.batch_norm == "auto":
+        return "local" if config.weights == "none" else "eval"
+    return config.batch_norm
+
+
+def class_numbers(dataset: Dataset, rows: NDArray[np.int64], classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Number the labels of some rows by a model's classes: (R,) int64."""
+    return np.array([classes.index(dataset.labels[row]) for row in rows], dtype=np.int64)
+
+
+def validation(
+    images: Tensor,
+    dataset: Dataset,
+    split: Split,
+    *,
+    network: Network,
+    execution: Execution,
+    group: OneProcess,
+    batch: int = 64,
+) -> Validate:
+    """Make the function that measures a model on the validation part, each slice exactly once over all workers."""
+    rows, labels = split.validation, class_numbers(dataset, split.validation, split.classes)
+
+    @torch.inference_mode()
+    def validate(model: nn.Sequential) -> Metrics:
+        # Every rank fills in its own rows of a table of zeros; their sum is the whole table, without padding.
+        table = torch.zeros(len(rows), len(split.classes), device=execution.device)
+        mine = torch.arange(len(rows))[group.rank :: group.size]
+        for part in mine.split(batch) if len(mine) else ():
+            inputs = to_input(images[torch.as_tensor(rows)[part].to(images.device)].to(execution.device), network)
+            with execution.autocast():
+                table[part.to(execution.device)] = probabilities(model(inputs))
+        summary: dict[str, Any] = measure.summarise(labels, group.sum(table).cpu().numpy(), split.classes)
+        return {"loss": summary["log_loss"], "accuracy": summary["accuracy"], "macro_f1": summary["macro_f1"]}
+
+    return validate

@@ -1,0 +1,132 @@
+"""A run from its checks to its model folder; `train_here` does all of it in this process."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import neuralblack
+from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import Dataset, open_dataset
+from neuralblack.data.splits import Split, make_split
+from neuralblack.errors import InputError
+from neuralblack.files import new_folder
+from neuralblack.registry.model_folder import ModelFolder, open_model, save_model
+from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
+from neuralblack.training.checkpoints import checkpoint_name, load_metrics, load_state, save_state
+from neuralblack.training.loop import Metrics, State
+from neuralblack.training.recipe import check, train
+
+log = logging.getLogger(__name__)
+
+SCORE = "macro_f1"  # an epoch's and a trial's, on the validation folds
+
+
+def check_run(config: TrainConfig, *, data: Path) -> tuple[Dataset, Split]:
+    """Check everything that can be checked before a worker starts; nothing is written.
+
+    Raises:
+        InputError: no dataset, folds that don't split it, unknown names, weights that can't be had.
+    """
+    dataset = open_dataset(data)
+    split = make_split(
+        dataset,
+        train=config.train_folds,
+        validation=config.validation_folds,
+        test=config.test_folds,
+        seed=config.seed,
+    )
+    if not len(split.validation):
+        raise InputError(
+            "validation folds",
+            found=f"{list(config.validation_folds)}, without a slice of the training part's classes",
+            expected="slices to choose epochs and trials on",
+            fix="--set validation_folds=[N]",
+        )
+    check(config, classes=len(split.classes))
+    return dataset, split
+
+
+def earlier_model(run: Path, config: TrainConfig, split: Split, **more: object) -> ModelFolder | None:
+    """Look for an earlier run in this folder: its model where it is through. Another run is an InputError."""
+    if not (run / "run.json").exists():
+        return None
+    start_run(run, config=config, split=split.manifest, **more)
+    if not (run / "model").exists():
+        return None
+    log.info("this run is through; its model is %s", run / "model")
+    return open_model(run / "model")
+
+
+def finish_run(
+    run: Path, config: TrainConfig, dataset: Dataset, split: Split, *, best: Path, history: list[dict[str, Any]]
+) -> ModelFolder:
+    """Make the best checkpoint the run's model folder."""
+    metrics, state = load_metrics(best), load_state(best)
+    card = {
+        "model": config.model,
+        "classes": list(split.classes),
+        "config": config.model_dump(mode="json"),
+        "validation": metrics,
+        "chosen_by": f"highest {SCORE} on the validation folds",
+        "dataset": {"hash": dataset.hash, "slices": len(dataset), "classes": list(dataset.classes)},
+        **state["made"],
+        "made_with": {"neuralblack": neuralblack.__version__, "torch": torch.__version__},
+        "notice": "Research use only; not a medical device.",
+    }
+    model = save_model(
+        run / "model", state["model"], card=card, spec=dataset.spec, split=split.manifest, history=history
+    )
+    best_epoch, score, accuracy = epoch_number(metrics), metrics[SCORE], metrics["accuracy"]
+    log.info("the best epoch is %d: %s %.3f, accuracy %.3f", best_epoch, SCORE, score, accuracy)
+    return model
+
+
+def epoch_number(metrics: Metrics) -> int:
+    """Number an epoch as people count, from 1; files and code count from 0."""
+    return int(metrics["epoch"]) + 1
+
+
+def epoch_line(metrics: Metrics) -> str:
+    """Say an epoch in one line."""
+    train = f"train loss {metrics['train_loss']:.4f} accuracy {metrics['train_accuracy']:.3f}"
+    validation = f"validation loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.3f}"
+    return f"epoch {epoch_number(metrics):3d}  {train}  {validation} macro-F1 {metrics['macro_f1']:.3f}"
+
+
+def train_here(config: TrainConfig, *, data: Path, run: Path) -> ModelFolder:
+    """Train in this process, without Ray; the same command goes on behind the newest checkpoint."""
+    dataset, split = check_run(config, data=data)
+    through = earlier_model(run, config, split, in_process=True)
+    if through:
+        return through
+    folder = run / "checkpoints"
+
+    def report(metrics: Metrics, state: State) -> None:
+        record_epoch(run, metrics)  # first: an epoch that is done again after a failure overwrites it
+        with new_folder(folder / checkpoint_name(state["epoch"])) as place:
+            save_state(state, metrics, place)
+        log.info("%s", epoch_line(metrics))
+        kept = sorted(folder.glob("epoch_*"))
+        for old in set(kept) - {best_checkpoint(kept), kept[-1]}:
+            shutil.rmtree(old)
+
+    with hold_run(run):
+        start_run(run, config=config, split=split.manifest, in_process=True)
+        newest = max(folder.glob("epoch_*"), default=None)
+        train(config, dataset, split, report=report, start=load_state(newest) if newest else None)
+        best = best_checkpoint(sorted(folder.glob("epoch_*")))
+        return finish_run(run, config, dataset, split, best=best, history=history_of(run))
+
+
+def best_checkpoint(checkpoints: Sequence[Path]) -> Path:
+    """Find the checkpoint with the highest score; of equals, the one with the lower loss."""
+
+    def rank(path: Path) -> tuple[float, float]:
+        metrics = load_metrics(path)
+        return metrics[SCORE], -metrics["loss"]
+
+    return max(checkpoints, key=rank)

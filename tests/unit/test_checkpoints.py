@@ -1,0 +1,86 @@
+"""Checkpoints: what was saved comes back; a flipped bit, a missing file and a full disk are said."""
+
+import errno
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from neuralblack.errors import InputError
+from neuralblack.training import checkpoints
+from neuralblack.training.checkpoints import load_metrics, load_state, save_state
+from neuralblack.training.unfreezing import stage_groups
+
+METRICS = {"epoch": 3, "macro_f1": 0.5}
+
+
+def a_state(width: int = 8):
+    model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Linear(width, 2))
+    optimizer = torch.optim.AdamW(stage_groups(model, lr=0.1, decay=2.0, weight_decay=0.1))
+    model[1](torch.randn(4, width)).sum().backward()  # the first stage has no gradient, as under a schedule
+    optimizer.step()
+    return {"epoch": 3, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "made": {}}
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    state = a_state()
+    save_state(state, METRICS, tmp_path)
+    back = load_state(tmp_path)
+
+    assert back["epoch"] == 3 and load_metrics(tmp_path) == METRICS
+    assert all(torch.equal(back["model"][key], value) for key, value in state["model"].items())
+    assert back["optimizer"]["param_groups"] == [
+        {key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
+        for group in state["optimizer"]["param_groups"]
+    ]
+    assert back["optimizer"]["state"].keys() == state["optimizer"]["state"].keys()
+    for number, moments in state["optimizer"]["state"].items():
+        assert all(torch.equal(back["optimizer"]["state"][number][name], value) for name, value in moments.items())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_flipped_bit_is_refused_by_the_files_name(tmp_path, name):
+    save_state(a_state(), METRICS, tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(InputError, match=f"{name}: found .* as its manifest says"):
+        load_state(tmp_path)
+
+
+def test_an_unfinished_checkpoint_is_refused(tmp_path):
+    save_state(a_state(), METRICS, tmp_path)
+    (tmp_path / "manifest.json").unlink()
+
+    with pytest.raises(InputError, match=r"no manifest\.json; expected a complete folder"):
+        load_state(tmp_path)
+
+
+@contextmanager
+def full_disk(folder):
+    """A tmpfs of 64 KiB, where one can be mounted."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here (it takes root); the next test raises ENOSPC instead")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_leaves_no_checkpoint_that_loads(tmp_path):
+    with full_disk(tmp_path):
+        with pytest.raises(InputError, match="no space left on the disk"):
+            save_state(a_state(width=512), METRICS, tmp_path)
+        with pytest.raises(InputError):
+            load_state(tmp_path)
+
+
+def test_a_writer_without_space_is_said(tmp_path, monkeypatch):
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", no_space)
+    with pytest.raises(InputError, match="no space left on the disk"):
+        save_state(a_state(), METRICS, tmp_path)

@@ -1,0 +1,126 @@
+"""The loop: the same run on any number of workers, unbroken or gone on with."""
+
+import multiprocessing
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import add_tiny_network
+
+from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import open_dataset
+from neuralblack.data.splits import make_split
+from neuralblack.errors import RunError
+from neuralblack.training.group import OneProcess, Workers
+from neuralblack.training.recipe import train
+
+CONFIG = TrainConfig(
+    model="tiny",
+    weights="none",
+    schedule={0: 1, 1: 2, 2: 3},
+    lr=0.02,
+    epochs=4,
+    batch_size=7,  # leaves a last batch of one slice: one of two workers has nothing to do in it
+    batch_norm="eval",
+    precision="fp32",
+)
+
+
+def short_run(data: Path, config: TrainConfig, group: OneProcess, *, start=None, stop_behind: int | None = None):
+    """Train; give back the metrics of every epoch and the last state, weights copied."""
+    torch.set_num_threads(1)
+    epochs, states = [], []
+
+    def report(metrics, state):
+        epochs.append(metrics)
+        states.append({**state, "model": {key: value.clone() for key, value in state["model"].items()}})
+        if state["epoch"] == stop_behind:
+            raise KeyboardInterrupt
+
+    dataset = open_dataset(data)
+    split = make_split(dataset, train=None, validation=(2,), test=(1,))
+    assert len(split.train) % config.batch_size == 1, "the last batch is one slice"
+    try:
+        train(config, dataset, split, report=report, group=group, start=start, device="cpu")
+    except KeyboardInterrupt:
+        assert stop_behind is not None
+    return epochs, states[-1]
+
+
+def _worker(rank: int, size: int, rendezvous: str, data: Path, config: TrainConfig, results) -> None:
+    add_tiny_network()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
+    epochs, state = short_run(data, config, Workers(rank, size))
+    results.put((rank, epochs, {key: value.numpy() for key, value in state["model"].items()}))
+    torch.distributed.destroy_process_group()
+
+
+def on_workers(size: int, data: Path, config: TrainConfig):
+    """Run `short_run` in `size` processes that form a gloo group; their results by rank."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            context.Process(target=_worker, args=(rank, size, f"{folder}/meet", data, config, results))
+            for rank in range(size)
+        ]
+        for process in processes:
+            process.start()
+        found = sorted((results.get(timeout=120) for _ in processes), key=lambda result: result[0])
+        for process in processes:
+            process.join(30)
+    return [(epochs, weights) for _, epochs, weights in found]
+
+
+@pytest.mark.parametrize("batch_norm", ["eval", "local"])
+def test_two_workers_learn_what_one_learns_and_hold_equal_weights(dataset, tiny, batch_norm):
+    config = CONFIG.model_copy(update={"batch_norm": batch_norm})
+
+    (first, first_weights), (second, second_weights) = on_workers(2, dataset.path, config)
+
+    assert first == second
+    learnt = [key for key in first_weights if "running" not in key and "num_batches" not in key]
+    assert all((first_weights[key] == second_weights[key]).all() for key in learnt)
+    if batch_norm == "eval":  # local statistics are those of each worker's own part, so the runs differ
+        alone, _ = short_run(dataset.path, config, OneProcess())
+        for name in ("train_loss", "train_accuracy", "loss", "accuracy", "macro_f1"):
+            assert [row[name] for row in first] == pytest.approx([row[name] for row in alone], rel=1e-5), name
+    else:
+        assert all((first_weights[key] == second_weights[key]).all() for key in first_weights)
+
+
+def test_a_run_that_was_stopped_ends_with_the_weights_of_the_unbroken_one(dataset, tiny):
+    whole, at_end = short_run(dataset.path, CONFIG, OneProcess())
+
+    part, state = short_run(dataset.path, CONFIG, OneProcess(), stop_behind=1)
+    rest, resumed = short_run(dataset.path, CONFIG, OneProcess(), start=state)
+
+    assert part + rest == whole
+    assert all(torch.equal(resumed["model"][key], value) for key, value in at_end["model"].items())
+
+
+def test_the_schedule_decides_which_stages_change(dataset, tiny):
+    config = CONFIG.model_copy(update={"schedule": "head-only", "epochs": 2})
+
+    _, first = short_run(dataset.path, config, OneProcess(), stop_behind=0)
+    _, second = short_run(dataset.path, config, OneProcess())
+
+    changed = {
+        key.split(".")[0] for key, value in second["model"].items() if not torch.equal(first["model"][key], value)
+    }
+    assert changed == {"head"}
+
+
+def test_a_short_run_learns(dataset, tiny):
+    epochs, _ = short_run(dataset.path, CONFIG.model_copy(update={"epochs": 12, "batch_norm": "local"}), OneProcess())
+
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    assert epochs[-1]["train_accuracy"] > epochs[0]["train_accuracy"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_word_of_advice(dataset, tiny, monkeypatch):
+    monkeypatch.setattr("neuralblack.training.loop.losses_of", lambda logits, *_, **__: logits.sum(1) * float("nan"))
+
+    with pytest.raises(RunError, match=r"the loss is nan; a lower learning rate than 0\.02 may help"):
+        short_run(dataset.path, CONFIG, OneProcess())
