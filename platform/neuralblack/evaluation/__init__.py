@@ -1,0 +1,1 @@
+"""Judges models: numbers, baselines beside them, and one report to read."""

@@ -1,0 +1,156 @@
+"""Judge a model on slices it has not seen: numbers, every single prediction, and a report to read.
+
+neuralblack evaluate MODEL DATASET --out REPORT writes REPORT/metrics.json, predictions.parquet and report.html.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from neuralblack.data.dataset import Dataset, hashed
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.errors import InputError
+from neuralblack.evaluation.report import write_report
+from neuralblack.files import new_folder, write_json
+from neuralblack.metrics import summarise
+
+VERSION = 1
+BATCH = 64  # slices handed to the model at a time
+METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
+
+
+class Classifier(Protocol):
+    """What `evaluate` needs of a model; `inference.predictor.Predictor` is one."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the probabilities."""
+
+    @property
+    def spec(self) -> Preprocessing:
+        """How its training slices were prepared."""
+
+    @property
+    def hash(self) -> str:
+        """Which weights."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, S, S) -> (N, K)."""
+
+
+def evaluate(
+    predictor: Classifier,
+    dataset: Dataset,
+    rows: Sequence[int] | NDArray[np.int64],
+    out: Path,
+    *,
+    baselines: Mapping[str, dict[str, Any]] = {},
+    history: Sequence[Mapping[str, Any]] | None = None,
+    split: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Classify the slices of `rows` and write what came out to the folder `out`, whole or not at all.
+
+    A slice whose true class the model does not have cannot be counted right or wrong: it is left out of the numbers,
+    and listed. That no patient was seen in training is the caller's to check (`data.splits.refuse_overlap`).
+
+    Args:
+        predictor: the model.
+        dataset: prepared as the model's own training data were.
+        rows: row numbers.
+        out: a new folder, or one that an earlier evaluation wrote.
+        baselines: name -> `metrics.summarise` of the same slices, shown beside the result.
+        history: one dict for each epoch of training: epoch, train_loss, train_accuracy, loss, accuracy.
+        split: the split's manifest, for the report's facts; without it the report claims nothing about training.
+        progress: called with slices done and slices in all.
+
+    Returns:
+        What metrics.json holds: `metrics.summarise`, and version, model, dataset, patients, left_out, baselines.
+
+    Raises:
+        InputError: slices prepared in another way, none the model could know, or a folder with something else in it.
+    """
+    _check(predictor, dataset, out)
+    known = np.array([row for row in rows if dataset.labels[row] in predictor.classes], np.int64)
+    left_out: dict[str, list[str]] = {}
+    for row in rows:
+        if dataset.labels[row] not in predictor.classes:
+            left_out.setdefault(dataset.labels[row], []).append(dataset.ids[row])
+    if not len(known):
+        raise InputError(
+            dataset.path,
+            found=f"{len(rows)} slices to judge, none of a class of the model",
+            expected=f"slices of {', '.join(predictor.classes)}",
+            fix="choose another fold or dataset",
+        )
+    probabilities = _classify(predictor, dataset, known, progress)
+    numbers = {name: index for index, name in enumerate(predictor.classes)}
+    labels = np.array([numbers[dataset.labels[row]] for row in known], np.int64)
+    result = {
+        **summarise(labels, probabilities, predictor.classes),
+        "version": VERSION,
+        "model": {"name": predictor.name, "hash": predictor.hash},
+        "dataset": {"hash": dataset.hash, "preprocessing": dataset.spec.model_dump()},
+        "patients": len({dataset.patients[row] for row in known}),
+        "left_out": left_out,
+        "baselines": dict(baselines),
+    }
+    with new_folder(out) as folder:
+        pq.write_table(_table(predictor, dataset, known, probabilities), folder / PREDICTIONS)
+        write_report(folder / REPORT, result, dataset, known, probabilities, history=history, split=split)
+        write_json(folder / METRICS, result)
+    return result
+
+
+def _check(predictor: Classifier, dataset: Dataset, out: Path) -> None:
+    if predictor.spec != dataset.spec:
+        raise InputError(
+            dataset.path,
+            found=f"slices prepared with {_words(dataset.spec)}",
+            expected=f"{_words(predictor.spec)}, as {predictor.name} learnt them",
+            fix=f"prepare the scans again: neuralblack prepare SOURCE --out DATASET --size {predictor.spec.size}",
+        )
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not empty and not (out / METRICS).is_file():
+        raise InputError(
+            out, found="something that is no evaluation", expected="a new folder", fix="choose another --out"
+        )
+
+
+def _words(spec: Preprocessing) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in spec.model_dump().items())
+
+
+def _classify(
+    predictor: Classifier, dataset: Dataset, rows: NDArray[np.int64], progress: Callable[[int, int], None] | None
+) -> NDArray[np.float32]:
+    parts = []
+    for start in range(0, len(rows), BATCH):
+        parts.append(predictor.probabilities(dataset.images[rows[start : start + BATCH]]))
+        if progress:
+            progress(min(start + BATCH, len(rows)), len(rows))
+    return np.concatenate(parts)
+
+
+def _table(
+    predictor: Classifier, dataset: Dataset, rows: NDArray[np.int64], probabilities: NDArray[np.float32]
+) -> pa.Table:
+    """One row a slice: id, hashed patient, true and predicted class, and each class's probability."""
+    columns: dict[str, Any] = {
+        "id": [dataset.ids[row] for row in rows],
+        "patient": [hashed(dataset.patients[row]) for row in rows],
+        "label": [dataset.labels[row] for row in rows],
+        "predicted": [predictor.classes[index] for index in probabilities.argmax(1)],
+    }
+    for index, name in enumerate(predictor.classes):
+        columns[f"p({name})"] = probabilities[:, index].astype(np.float32)
+    return pa.table(columns)

@@ -1,0 +1,122 @@
+"""The pictures of a report: training curves, and slices with what the model said of them."""
+
+import io
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from neuralblack.data.dataset import Dataset
+
+INK = "#010203"  # stands for the page's text colour, light or dark, and is replaced by it
+TRAIN, VALIDATION = "#c2703d", "#14948a"  # told apart by the blind to red and green too, and by their dashes
+SHOWN = 224  # pixels, the widest a slice is shown
+
+
+def curves(history: Sequence[Mapping[str, Any]]) -> str:
+    """Draw loss and accuracy over the epochs, training and validation: an <svg> element."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "neuralblack",
+        "font.family": "sans-serif",
+        "font.size": 11,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+        figure.patch.set_alpha(0)
+        for axes, (name, key) in zip(figure.subplots(1, 2), (("loss", "loss"), ("accuracy", "accuracy")), strict=True):
+            for label, column, colour, dash in (
+                ("training", f"train_{key}", TRAIN, (0, (4, 2))),
+                ("validation", key, VALIDATION, "solid"),
+            ):
+                points = [(row["epoch"] + 1, row[column]) for row in history if row.get(column) is not None]
+                if points:
+                    marker = "o" if len(points) < 40 else None
+                    axes.plot(
+                        *zip(*points, strict=True), color=colour, linestyle=dash, lw=2, marker=marker, ms=4, label=label
+                    )
+            axes.set_title(name, loc="left", fontsize=12)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.patch.set_alpha(0)
+            axes.grid(alpha=0.18, color=INK)
+            axes.spines[["top", "right"]].set_visible(False)
+            if axes.lines and name == "loss":  # one legend for both
+                axes.legend(frameon=False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    return svg.replace("<svg", '<svg role="img" aria-label="Loss and accuracy over the epochs"', 1)
+
+
+def choose_examples(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    patients: Sequence[str],
+    *,
+    right: bool,
+    count: int,
+) -> list[int]:
+    """Choose slices worth showing, at most one of a patient; indices into `labels`.
+
+    Of the wrong ones those the model was surest of. Of the right ones, class by class in turn, those nearest the median
+    of its confidence: the surest would flatter.
+    """
+    given, sure = probabilities.argmax(1), probabilities.max(1)
+    if not right:
+        wrong = np.flatnonzero(given != labels)
+        return _one_a_patient(wrong[np.argsort(-sure[wrong], kind="stable")], patients)[:count]
+    queues = []
+    for label in np.unique(labels):
+        mine = np.flatnonzero((given == labels) & (labels == label))
+        distance = np.abs(sure[mine] - np.median(sure[mine])) if len(mine) else sure[mine]
+        queues.append(_one_a_patient(mine[np.argsort(distance, kind="stable")], patients))
+    turns = max((len(queue) for queue in queues), default=0)
+    return [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)][:count]
+
+
+def _one_a_patient(indices: NDArray[np.int64], patients: Sequence[str]) -> list[int]:
+    first: dict[str, int] = {}
+    for index in indices:
+        first.setdefault(patients[index], int(index))
+    return list(first.values())
+
+
+def example(dataset: Dataset, row: int, probabilities: NDArray[np.floating], classes: Sequence[str], kind: str) -> str:
+    """Show one slice with its true class, what the model said, and the tumour's box: a <figure> element."""
+    picture = Image.fromarray(dataset.images[row])
+    side = dataset.spec.size
+    if side > SHOWN:
+        picture = picture.resize((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    given = int(probabilities.argmax())
+    true = dataset.labels[row]
+    says = f"{classes[given]} {100 * probabilities[given]:.0f}%"
+    title = true if kind == "right" else f"{true}, taken for {classes[given]}"
+    others = ", ".join(
+        f"{classes[index]} {100 * probabilities[index]:.0f}%" for index in np.argsort(-probabilities)[1:]
+    )
+    box = ""
+    x0, y0, x1, y1 = (100 * int(edge) / side for edge in dataset.boxes[row])
+    if x0 >= 0:
+        place = f"left: {x0:.1f}%; top: {y0:.1f}%; width: {x1 - x0:.1f}%; height: {y1 - y0:.1f}%"
+        box = f'<div class="box" style="{place}"></div>'
+    return (
+        f'<figure class="{kind}"><div class="view"><img alt="MRI slice, {escape(true)}" '
+        f'src="data:image/png;base64,{b64encode(file.getvalue()).decode()}">{box}</div>'
+        f"<figcaption><b>{escape(title)}</b>{escape(says)}; {escape(others)}<br>"
+        f"{escape(dataset.ids[row])}</figcaption></figure>"
+    )

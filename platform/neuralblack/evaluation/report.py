@@ -1,0 +1,215 @@
+"""The report of an evaluation: one HTML file that needs nothing else, for a screen in light or dark and for paper."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuralblack.data.dataset import Dataset
+from neuralblack.evaluation.pictures import choose_examples, curves, example
+from neuralblack.files import write_bytes
+
+NOTICE = "Research use only: not a medical device, and no prediction here is a diagnosis."
+COLUMNS = {
+    "sensitivity": "TP / (TP + FN): of the slices of this class, the share that was found",
+    "specificity": "TN / (TN + FP): of the other slices, the share that was not taken for it",
+    "precision": "TP / (TP + FP): of the slices taken for this class, the share that was",
+    "f1": "the harmonic mean of sensitivity and precision",
+    "auroc": "the chance that a slice of this class gets a higher score than one of another",
+}
+EXAMPLES = 6  # of each kind
+
+
+def write_report(
+    path: Path,
+    result: Mapping[str, Any],
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    *,
+    history: Sequence[Mapping[str, Any]] | None = None,
+    split: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the report.
+
+    Args:
+        path: the HTML file.
+        result: what `evaluate` returns.
+        dataset: whose slices are shown; their ids are, their patients are not.
+        rows: (N,) the rows that were judged, and `probabilities` (N, K) what the model said of them.
+        history: the training's epochs, for the curves.
+        split: the split's manifest.
+    """
+    sections = [
+        _opening(result),
+        _confusion(result),
+        _per_class(result),
+        _baselines(result),
+        _curves(history),
+        _examples(result["classes"], dataset, rows, probabilities),
+        _facts(result, dataset, split),
+    ]
+    page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
+    title = f"Evaluation of {result['model']['name']}"
+    write_bytes(path, page.substitute(title=escape(title), body="\n".join(sections)).encode())
+
+
+def percent(value: float | None) -> str:
+    """Write a share for people.
+
+    >>> percent(0.9174), percent(None)
+    ('91.7%', 'n/a')
+    """
+    return "n/a" if value is None else f"{100 * value:.1f}%"
+
+
+def _opening(result: Mapping[str, Any]) -> str:
+    right = sum(row[index] for index, row in enumerate(result["confusion"]))
+    found = {name: one["sensitivity"] for name, one in result["per_class"].items() if one["sensitivity"] is not None}
+    weakest = min(found, key=lambda name: found[name])
+    rivals = {name: one["accuracy"] for name, one in result["baselines"].items()}
+    beside = ""
+    if rivals:
+        best = max(rivals, key=lambda name: rivals[name])
+        beside = f" The best baseline, {escape(best)}, reaches {percent(rivals[best])}."
+    loss = result["log_loss"]
+    cards = {
+        "accuracy": percent(result["accuracy"]),
+        "macro F1": percent(result["macro_f1"]),
+        "log loss (nats)": "n/a" if loss is None else f"{loss:.3f}",
+        "slices": f"{result['slices']:,}",
+        "patients": f"{result['patients']:,}",
+    }
+    figures = "".join(f'<div class="card"><b>{value}</b><span>{name}</span></div>' for name, value in cards.items())
+    return (
+        f"<h1>{escape(result['model']['name'])}</h1>"
+        f'<p class="soft">Evaluated on {datetime.now(UTC):%d %B %Y}</p>'
+        f'<p class="lead">Of {result["slices"]:,} slices from {result["patients"]:,} patients the model classed '
+        f"<strong>{right:,} rightly ({percent(result['accuracy'])})</strong>. It is weakest on {escape(weakest)}, of "
+        f"which it found {percent(found[weakest])}.{beside}</p>"
+        f'<p class="notice" role="note">{NOTICE}</p><div class="cards">{figures}</div>'
+    )
+
+
+def _confusion(result: Mapping[str, Any]) -> str:
+    names = [escape(name) for name in result["classes"]]
+    lines = []
+    for true, counts in enumerate(result["confusion"]):
+        whole = sum(counts)
+        cells = ""
+        for given, count in enumerate(counts):
+            share = count / whole if whole else 0.0
+            colour = f"rgba(var(--{'hit' if true == given else 'miss'}), {0.06 + 0.5 * share:.3f})"
+            part = percent(share if whole else None)
+            cells += f'<td style="background: {colour}"><b>{count:,}</b><span>{part}</span></td>'
+        lines.append(f'<tr><th scope="row">{names[true]}</th>{cells}</tr>')
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return (
+        "<h2>Confusion matrix</h2><p class='soft'>Rows are the true classes, columns what the model said. "
+        "Shares are of the row, so the diagonal shows each class's sensitivity.</p>"
+        f'<div class="sheet"><table class="confusion"><thead><tr><th scope="col">true \\ predicted</th>{heads}</tr>'
+        f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _per_class(result: Mapping[str, Any]) -> str:
+    lines = []
+    for name, one in result["per_class"].items():
+        counts = "".join(f"<td>{one[key]:,}</td>" for key in ("slices", "tp", "fp", "fn", "tn"))
+        values = "".join(f"<td>{_value(key, one[key])}</td>" for key in COLUMNS)
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{counts}{values}</tr>')
+    names = ["slices", "TP", "FP", "FN", "TN", *("F1" if key == "f1" else key for key in COLUMNS)]
+    heads = "".join(f'<th scope="col">{"AUROC" if name == "auroc" else name}</th>' for name in names)
+    meanings = "; ".join(
+        f"<em>{'AUROC' if key == 'auroc' else key.replace('f1', 'F1')}</em>: {text}" for key, text in COLUMNS.items()
+    )
+    return (
+        f'<h2>Class by class</h2><div class="sheet"><table><thead><tr><th scope="col">class</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div><p class='soft'>Each class against all others. {meanings}. "
+        "n/a: no slice to measure it on.</p>"
+    )
+
+
+def _value(key: str, value: float | None) -> str:
+    return percent(value) if key != "auroc" or value is None else f"{value:.3f}"
+
+
+def _baselines(result: Mapping[str, Any]) -> str:
+    if not result["baselines"]:
+        return ""
+    lines = []
+    for name, one in {result["model"]["name"]: result, **result["baselines"]}.items():
+        width = 180 * (one["accuracy"] or 0)
+        bar = f'<td class="bar"><i style="width: {width:.0f}px"></i>{percent(one["accuracy"])}</td>'
+        own = ' class="own"' if one is result else ""
+        lines.append(f'<tr{own}><th scope="row">{escape(name)}</th>{bar}<td>{percent(one["macro_f1"])}</td></tr>')
+    return (
+        "<h2>Beside the baselines</h2><p class='soft'>The same slices, classed by simpler means. What a model does not "
+        "beat here, it has not learnt.</p>"
+        '<div class="sheet"><table><thead><tr><th scope="col">method</th><th scope="col" class="bar">accuracy</th>'
+        f'<th scope="col">macro F1</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    )
+
+
+def _curves(history: Sequence[Mapping[str, Any]] | None) -> str:
+    if not history:
+        return "<h2>Training</h2><p class='soft'>This model came without a record of its training.</p>"
+    return (
+        "<h2>Training</h2><figure>"
+        f"{curves(history)}<figcaption>Loss and accuracy after each epoch, on the training and on the validation "
+        "part. Training values are the mean over an epoch of augmented slices, so they can be the worse ones."
+        "</figcaption></figure>"
+    )
+
+
+def _examples(
+    classes: Sequence[str], dataset: Dataset, rows: NDArray[np.int64], probabilities: NDArray[np.floating]
+) -> str:
+    labels = np.array([classes.index(dataset.labels[row]) for row in rows])
+    patients = [dataset.patients[row] for row in rows]
+    parts = []
+    for heading, kind, wanted, note in (
+        ("Wrong, and most sure of it", "wrong", False, "The mistakes with the highest probability, one a patient."),
+        (
+            "Right",
+            "right",
+            True,
+            "Of each class in turn, slices from the middle of the model's confidence, one a patient.",
+        ),
+    ):
+        chosen = choose_examples(labels, probabilities, patients, right=wanted, count=EXAMPLES)
+        shown = "".join(example(dataset, int(rows[index]), probabilities[index], classes, kind) for index in chosen)
+        body = f'<div class="slices">{shown}</div>' if shown else "<p>There is none.</p>"
+        parts.append(f"<h2>{heading}</h2><p class='soft'>{note} A dashed box marks the outlined tumour.</p>{body}")
+    return "".join(parts)
+
+
+def _facts(result: Mapping[str, Any], dataset: Dataset, split: Mapping[str, Any] | None) -> str:
+    spec = dataset.spec
+    facts = {
+        "model": f"{result['model']['name']}, hash {result['model']['hash'][:12]}",
+        "dataset": f"hash {dataset.hash[:12]}, {len(dataset):,} slices in all",
+        "preprocessing": f"version {spec.version}, {spec.size} x {spec.size} pixels, {spec.clip_percent:g}% clipped",
+    }
+    for name, part in (split or {}).get("parts", {}).items():
+        per_class = ", ".join(f"{count:,} {label}" for label, count in part["per_class"].items())
+        folds = ", ".join(map(str, part["folds"])) or "none"
+        text = f"{part['slices']:,} slices of {len(part['patients']):,} patients ({per_class})"
+        facts[f"{name} part"] = f"folds {folds}: {text}" if part["slices"] else "empty"
+    for label, ids in result["left_out"].items():
+        facts[f"left out: {label}"] = (
+            f"{len(ids):,} slices, a class this model does not have; in none of the numbers above "
+            f"({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
+        )
+    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    return (
+        f'<h2>Data and split</h2><div class="sheet"><dl>{lines}</dl></div>'
+        "<p class='soft'>Every slice's prediction is in predictions.parquet, every number in metrics.json, both beside "
+        "this file. Slices of one patient resemble each other, so the numbers are less certain than their count says."
+        "</p>"
+    )

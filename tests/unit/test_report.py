@@ -1,0 +1,179 @@
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from neuralblack.data.dataset import hashed
+from neuralblack.data.splits import make_split
+from neuralblack.errors import InputError
+from neuralblack.evaluation.baselines import measure_baselines
+from neuralblack.evaluation.evaluate import evaluate
+from neuralblack.evaluation.pictures import choose_examples
+
+HISTORY = [
+    {"epoch": epoch, "train_loss": 1.2 - epoch / 10, "train_accuracy": 0.4, "loss": 1.1, "accuracy": 0.5, "lr": 1e-3}
+    for epoch in range(3)
+]
+
+
+class NearestMean:
+    """A real if simple classifier with what `evaluate` asks of one: the class whose mean slice is nearest."""
+
+    name, hash = "nearest-mean", "0123456789abcdef" * 4
+
+    def __init__(self, dataset, rows, classes):
+        self.classes, self.spec = classes, dataset.spec
+        labels = np.array(dataset.labels)[rows]
+        self.means = np.stack([dataset.images[rows][labels == name].mean(0).ravel() for name in classes])
+
+    def probabilities(self, images):
+        distance = ((images.reshape(len(images), 1, -1) - self.means) ** 2).mean(2) / 400
+        weights = np.exp(distance.min(1, keepdims=True) - distance)
+        return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def split(dataset):
+    return make_split(dataset, train=None, validation=[4], test=[5])
+
+
+@pytest.fixture(scope="module")
+def predictor(dataset, split):
+    return NearestMean(dataset, split.train, split.classes)
+
+
+@pytest.fixture(scope="module")
+def written(dataset, split, predictor, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation") / "report"
+    baselines = measure_baselines(dataset, split.train, split.test, split.classes)
+    history, facts = HISTORY, split.manifest
+    result = evaluate(predictor, dataset, split.test, out, baselines=baselines, history=history, split=facts)
+    return out, result, (out / "report.html").read_text("utf-8")
+
+
+def test_three_files_are_written_and_the_numbers_are_what_is_returned(written):
+    out, result, _ = written
+
+    assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "predictions.parquet", "report.html"]
+    assert json.loads((out / "metrics.json").read_text("utf-8")) == result
+
+
+def test_predictions_add_up_to_the_confusion_matrix(written, dataset, split):
+    out, result, _ = written
+    rows = pq.read_table(out / "predictions.parquet").to_pylist()
+
+    assert [row["id"] for row in rows] == [dataset.ids[row] for row in split.test]
+    assert [row["patient"] for row in rows] == [hashed(dataset.patients[row]) for row in split.test]
+    confusion = np.zeros((len(split.classes),) * 2, int)
+    for row in rows:
+        shares = [row[f"p({name})"] for name in split.classes]
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert split.classes[int(np.argmax(shares))] == row["predicted"]
+        confusion[split.classes.index(row["label"]), split.classes.index(row["predicted"])] += 1
+    assert confusion.tolist() == result["confusion"]
+
+
+def test_report_needs_nothing_from_elsewhere(written):
+    page = written[2]
+
+    named = re.findall(r"""(?:src|href)=["']?([^"'\s>]+)""", page) + re.findall(r"""url\(["']?([^"')]+)""", page)
+    assert any(name.startswith("data:image/png") for name in named)
+    assert [name for name in named if not name.startswith(("data:", "#"))] == []
+    assert "<script" not in page
+
+
+def test_report_says_what_it_is_for_and_what_came_out(written):
+    _, result, page = written
+
+    assert "not a medical device" in page
+    assert f"{100 * result['accuracy']:.1f}%" in page
+    for words in ("Confusion matrix", "sensitivity", "1-NN on thumbnails", "majority class", "validation", "<svg"):
+        assert words in page
+    assert page.count('<figure class="wrong"') + page.count('<figure class="right"') >= 2
+
+
+def test_report_names_no_patient(written, dataset):
+    page = written[2]
+
+    assert not [patient for patient in set(dataset.patients) if patient in page]
+
+
+def test_names_from_outside_cannot_become_markup(dataset, split, predictor, tmp_path):
+    evil = "<img src=x onerror=alert(1)>"
+    hostile = replace(dataset, ids=[evil + name for name in dataset.ids])
+    predictor = NearestMean(dataset, split.train, split.classes)
+    predictor.name = evil
+    evaluate(predictor, hostile, split.test, tmp_path / "out", baselines={evil: written_baseline(dataset, split)})
+    page = (tmp_path / "out/report.html").read_text("utf-8")
+
+    assert "&lt;img src=x" in page
+    assert "<img src=x" not in page
+
+
+def written_baseline(dataset, split):
+    return measure_baselines(dataset, split.train, split.test, split.classes)["majority class"]
+
+
+def test_slices_of_a_class_the_model_lacks_are_listed_and_not_counted(dataset, split, tmp_path):
+    three = NearestMean(dataset, split.train, tuple(name for name in split.classes if name != "no tumour"))
+    result = evaluate(three, dataset, split.test, tmp_path / "out")
+    healthy = [dataset.ids[row] for row in split.test if dataset.labels[row] == "no tumour"]
+
+    assert result["left_out"] == {"no tumour": healthy}
+    assert result["slices"] == len(split.test) - len(healthy)
+    assert "left out: no tumour" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+def test_without_a_history_the_report_says_so(dataset, split, predictor, tmp_path):
+    evaluate(predictor, dataset, split.test, tmp_path / "out")
+
+    assert "without a record of its training" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+def test_slices_prepared_otherwise_are_refused(dataset, split, predictor, tmp_path):
+    other = replace(dataset, spec=dataset.spec.model_copy(update={"clip_percent": 2.0}))
+
+    with pytest.raises(InputError, match=r"clip_percent 2.*clip_percent 0\.5.*Fix: prepare"):
+        evaluate(predictor, other, split.test, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_judge_is_refused(dataset, predictor, tmp_path):
+    with pytest.raises(InputError, match="found 0 slices"):
+        evaluate(predictor, dataset, [], tmp_path / "out")
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(dataset, split, predictor, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(InputError, match="no evaluation"):
+        evaluate(predictor, dataset, split.test, tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_evaluation_that_fails_leaves_the_earlier_one(dataset, split, predictor, tmp_path):
+    evaluate(predictor, dataset, split.test, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    with pytest.raises(KeyError):
+        evaluate(predictor, dataset, split.test, tmp_path / "out", history=[{"loss": 1.0}])
+
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_mistakes_shown_are_the_surest_and_one_a_patient():
+    labels = np.array([0, 0, 0, 1])
+    probabilities = np.array([[0.1, 0.9], [0.2, 0.8], [0.4, 0.6], [0.1, 0.9]])
+
+    assert choose_examples(labels, probabilities, ["a", "a", "b", "c"], right=False, count=6) == [0, 2]
+
+
+def test_right_answers_shown_take_the_classes_in_turn():
+    labels = np.array([0, 0, 0, 1])
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.9]])
+
+    assert choose_examples(labels, probabilities, list("abcd"), right=True, count=2) == [1, 3]
