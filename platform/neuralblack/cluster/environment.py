@@ -1,0 +1,58 @@
+"""Where a command runs: within a job or not, and what a Ray of our own needs in its environment before its import."""
+
+import os
+from pathlib import Path
+
+from neuralblack.errors import InputError
+
+LOCAL = {
+    "RAY_AUTH_MODE": "disabled",  # loopback only; unset, Ray 2.60 writes a token into the home folder
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without it Linux replaces 127.0.0.1 by the machine's address
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default 2 s redoes more epochs after a killed worker
+}
+_WITHIN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in a job's entrypoint; RAY_JOB_SUBMISSION_ID is not
+
+
+def within_job() -> bool:
+    """Tell whether this process is the entrypoint of a submitted Ray job."""
+    return _WITHIN_JOB in os.environ
+
+
+def joins_cluster() -> bool:
+    """Tell whether there is a cluster to join, rather than one to start here."""
+    return within_job() or bool(os.environ.get("RAY_ADDRESS"))
+
+
+def set_environment() -> None:
+    """Set what is not set yet; where a cluster is joined, its own settings hold."""
+    if not joins_cluster():
+        for name, value in LOCAL.items():
+            os.environ.setdefault(name, value)
+
+
+def shared_path(path: str | Path, *, name: str) -> Path:
+    """Make a path one that workers elsewhere can open; within a job a relative one is refused.
+
+    A job's working folder is a copy that goes with the job, and so would everything written there.
+    """
+    if "://" in str(path):
+        raise InputError(
+            f"{name} {path}",
+            found="a URI",
+            expected="an absolute path on the shared file system",
+            fix="mount it on every node",
+        )
+    refuse_relative(path, name=name)
+    return Path(path).resolve()
+
+
+def refuse_relative(path: str | Path, *, name: str) -> None:
+    """Refuse a relative path within a job; elsewhere it means what it says."""
+    if within_job() and not Path(path).is_absolute():
+        raise InputError(
+            f"{name} {path}",
+            found="a relative path inside a job",
+            expected="an absolute path that every node reaches",
+            fix="the job's folder goes with the job; use the shared file system, such as /mnt/shared/runs/first",
+        )

@@ -1,0 +1,155 @@
+"""Ray for the length of one command: the cluster that this job belongs to, or one in this process on loopback."""
+
+import logging
+import math
+import os
+import socket
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray.autoscaler.sdk import request_resources
+
+from neuralblack.cluster.environment import joins_cluster
+from neuralblack.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Resources = dict[str, float]
+
+
+@contextmanager
+def ray_session(*, dashboard: bool = False, **more: Any) -> Iterator[None]:
+    """Have Ray for a block, and leave nothing running of what was started here.
+
+    Args:
+        dashboard: start it too (loopback); trials over several workers need it, or stopped ones keep their CPUs.
+        more: arguments of ray.init for a Ray that is started here.
+
+    """
+    if ray.is_initialized():  # a test's, or an enclosing command's
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if joins_cluster():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        # Sockets live in there and their paths may have 107 characters: a short name of our own.
+        with tempfile.TemporaryDirectory(prefix="nb-", ignore_cleanup_errors=True) as folder:
+            yield from _own_ray(folder, dashboard=dashboard, **more)
+        return
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _own_ray(folder: str, *, dashboard: bool, runtime_env: Mapping[str, Any] = {}, **more: Any) -> Iterator[None]:
+    options: dict[str, Any] = {"include_dashboard": dashboard, "runtime_env": dict(runtime_env), **more}
+    if dashboard:
+        # What frees a stopped trial's CPUs asks the dashboard, and finds it by this address; without it, it gives up
+        # where several Rays run on a machine. The address must be known before Ray starts, so its port is chosen here.
+        port, options["dashboard_port"] = _free_port(), _free_port()
+        os.environ["RAY_GCS_SERVER_PORT"] = str(port)
+        options["runtime_env"]["env_vars"] = {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+    try:
+        ray.init(
+            address="local",
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=150_000_000,  # datasets are memory-mapped files, not objects
+            **options,
+        )
+    finally:
+        os.environ.pop("RAY_GCS_SERVER_PORT", None)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def await_resources(each: Resources, count: int, *, wait_s: float) -> None:
+    """Make sure that `count` bundles fit; Ray itself would wait for ever, and say nothing.
+
+    Args:
+        each: what one worker takes, such as {"CPU": 2, "GPU": 1}.
+        count: how many of them run at once.
+        wait_s: how long the autoscaler may take to bring what is missing.
+
+    Raises:
+        InputError: more than the cluster can ever have, or not there within `wait_s`.
+
+    """
+    needed = {name: value * count for name, value in each.items() if value}
+    most_of = reachable_resources()
+    for name, value in needed.items():
+        most = most_of.get(name, 0)
+        if value > most:
+            raise InputError(
+                f"{count} x {_words(each)}",
+                found=f"{most:g} {name} at most in this cluster",
+                expected=f"{value:g} {name}",
+                fix="ask for fewer workers or GPUs, or raise max_workers in cluster.yaml",
+            )
+    deadline, said = time.monotonic() + wait_s, -math.inf
+    try:
+        while missing := {n: value for n, value in needed.items() if ray.cluster_resources().get(n, 0) < value}:
+            if time.monotonic() >= deadline:
+                raise InputError(
+                    f"{count} x {_words(each)}",
+                    found=", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in missing),
+                    expected=_words(missing),
+                    fix=f"--wait-for-nodes SECONDS, more than {wait_s:g}; the autoscaler can reach it",
+                )
+            if time.monotonic() - said > 10:
+                log.info("waiting for %s, up to %.0f s more", _words(missing), deadline - time.monotonic())
+                request_resources(bundles=[each] * count)
+                said = time.monotonic()
+            time.sleep(0.5)
+    finally:
+        if said > -math.inf:
+            request_resources(bundles=[])  # a request stands until the next one, and so would the nodes
+
+
+def reachable_resources() -> Resources:
+    """Count what the cluster has, or could have when the autoscaler has brought every node it may.
+
+    `ray up` leaves its configuration on the head, where a job's entrypoint runs; nobody else's is looked at.
+    """
+    most: Resources = {name: float(value) for name, value in ray.cluster_resources().items()}
+    path = Path("~/ray_bootstrap_config.yaml").expanduser()
+    if not (joins_cluster() and path.exists()):
+        return most
+    config, total = yaml.safe_load(path.read_text("utf-8")), Counter[str]()
+    for node in config["available_node_types"].values():
+        for name, value in node.get("resources", {}).items():
+            total[name] += value * node.get("max_workers", config.get("max_workers", 0))
+    return {name: max(most.get(name, 0), float(total[name])) for name in {*most, *total}}
+
+
+def cpus_per_worker(workers: int, *, gpus: bool) -> int:
+    """Share the CPUs out: each worker gets as many threads as it is granted CPUs. A GPU's worker needs one."""
+    if gpus:
+        return 1
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    nodes = [cpus for cpus in nodes if cpus >= 1] or [1]
+    return max(1, int(min(nodes) // -(-workers // len(nodes))))
+
+
+def _words(resources: Resources) -> str:
+    return " and ".join(f"{value:g} {name}" for name, value in resources.items() if value)

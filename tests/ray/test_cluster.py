@@ -1,0 +1,288 @@
+"""Ray Train and Tune for real, on this machine: DDP, a killed worker, searches, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuralblack.cluster.session import await_resources, ray_session
+from neuralblack.cluster.train import fit_workers, registered_checkpoints, train_on_cluster
+from neuralblack.cluster.tune import check_space, tune_on_cluster
+from neuralblack.config import TrainConfig
+from neuralblack.errors import InputError, RunError
+from neuralblack.files import read_json, sha256
+from neuralblack.models.table import MODELS
+from neuralblack.registry.run_folder import history_of, start_run
+from neuralblack.training.checkpoints import load_state
+from neuralblack.training.runs import check_run
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+
+CONFIG = TrainConfig(
+    model="tiny",
+    weights="none",
+    schedule={0: 1, 1: 3},
+    lr=0.02,
+    epochs=3,
+    batch_size=7,
+    batch_norm="eval",
+    precision="fp32",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of our own with four logical CPUs, whose workers know the network `tiny`."""
+    import ray
+
+    hook = {"worker_process_setup_hook": "tests.tiny.add_tiny_network"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # where the workers find `tests`
+        with ray_session(dashboard=True, num_cpus=4, runtime_env=hook):
+            yield ray
+
+
+def eventually(condition, *, within_s: float, what: str) -> None:
+    """Poll for a condition with a deadline."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {within_s} s"
+        time.sleep(0.05)
+
+
+def all_cpus_are_free(ray) -> bool:
+    return ray.available_resources().get("CPU", 0) == 4
+
+
+def worker_processes() -> list[int]:
+    """Find Ray Train's workers among the descendants of this process."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            names[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        parents[int(folder.name)] = int(fields[1])
+
+    def is_ours(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and is_ours(parents[pid]))
+
+    return sorted(pid for pid, name in names.items() if "RayTrainWorker" in name and is_ours(pid))
+
+
+def weights_of(run: Path) -> str:
+    return sha256(run / "model" / "weights.safetensors")
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.soak)])
+def test_killed_workers_cost_neither_an_epoch_nor_a_bit_of_the_weights(cluster, dataset, tiny, tmp_path, kills):
+    # All stages learn in the end, so the last weights tell whether any epoch went missing or came twice.
+    config = CONFIG.model_copy(update={"epochs": 30 * kills})
+    train_on_cluster(config, data=dataset.path, run=tmp_path / "whole", workers=2)
+    run, killed, failures = tmp_path / "broken", [], []
+
+    def kill_now_and_then() -> None:
+        try:
+            for number in range(kills):
+                last = run / "epochs" / f"{30 * number + 3:04d}.json"
+                eventually(last.exists, within_s=180, what=f"epoch {last.stem}")
+                eventually(lambda: set(worker_processes()) - set(killed), within_s=60, what="a live worker")
+                killed.append(max(set(worker_processes()) - set(killed)))
+                os.kill(killed[-1], signal.SIGKILL)
+        except AssertionError as error:
+            failures.append(error)
+
+    killer = threading.Thread(target=kill_now_and_then)
+    killer.start()
+    train_on_cluster(config, data=dataset.path, run=run, workers=2, max_failures=2 * kills)
+    killer.join()
+
+    assert failures == [] and len(killed) == kills
+    assert (run / "log.txt").read_text().count("going on behind epoch") == kills
+    assert history_of(run) == history_of(tmp_path / "whole")
+    assert weights_of(run) == weights_of(tmp_path / "whole")
+
+
+def test_the_same_command_goes_on_and_a_flipped_bit_is_refused_before_anything_starts(
+    cluster, dataset, tiny, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:  # the driver dies behind the workers' last epoch
+        patch.setattr("neuralblack.cluster.train.finish_run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_on_cluster(CONFIG, data=dataset.path, run=run, workers=1)
+    assert not (run / "model").exists()
+    newest = max((run / "checkpoints").glob("epoch_*")) / "model.safetensors"
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"model\.safetensors: found .* as its manifest says"):
+        train_on_cluster(CONFIG, data=dataset.path, run=run, workers=1)
+
+    newest.write_bytes(whole)
+    model = train_on_cluster(CONFIG, data=dataset.path, run=run, workers=1)
+
+    assert [row["epoch"] for row in history_of(run)] == [0, 1, 2]
+    assert train_on_cluster(CONFIG, data=dataset.path, run=run, workers=1).hash == model.hash
+    with pytest.raises(InputError, match=r"lr 0\.02 where this command says 0\.01"):
+        train_on_cluster(CONFIG.model_copy(update={"lr": 0.01}), data=dataset.path, run=run, workers=1)
+
+
+def test_a_search_leaves_a_table_a_model_and_all_cpus_free(cluster, dataset, tiny, tmp_path):
+    import ray
+    from ray import tune
+
+    space = {"lr": tune.loguniform(1e-3, 1e-1), "schedule": tune.choice(["head-only", "all"])}
+    model, rows = tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", space=space, trials=4)
+
+    assert sorted(row["trial"] for row in rows) == [1, 2, 3, 4]
+    assert rows == read_json(tmp_path / "run" / "trials.json")
+    assert [row["macro_f1"] for row in rows] == sorted((row["macro_f1"] for row in rows), reverse=True)
+    assert model.card["validation"]["macro_f1"] == rows[0]["macro_f1"]
+    assert {name: model.card["config"][name] for name in space} == rows[0]["params"]
+    assert model.history == rows[0]["history"]
+    eventually(lambda: all_cpus_are_free(ray), within_s=30, what="freeing all CPUs")
+    again, table = tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", space=space, trials=4)
+    assert (again.hash, table) == (model.hash, rows)
+    with pytest.raises(InputError, match="search"):
+        tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", space=space, trials=5)
+
+
+def test_a_search_over_trials_of_two_workers_frees_the_cpus_of_stopped_ones(cluster, dataset, tiny, tmp_path):
+    import ray
+    from ray import tune
+
+    # Seed 3 draws 1e-7 first, which keeps the first weights' macro-F1 of .279, then 0.05, which falls to .1.
+    space = {"lr": tune.choice([0.05, 1e-7])}
+    config = CONFIG.model_copy(update={"epochs": 12, "schedule": "all", "seed": 3})
+    model, rows = tune_on_cluster(
+        config, data=dataset.path, run=tmp_path / "run", space=space, trials=2, concurrent=1, workers=2
+    )
+
+    assert [row["stopped"] for row in rows] == [False, True]
+    assert [row["error"] for row in rows] == [None, None]
+    assert model.card["validation"]["macro_f1"] == rows[0]["macro_f1"] > rows[1]["macro_f1"]
+    eventually(lambda: all_cpus_are_free(ray), within_s=30, what="freeing all CPUs")
+
+
+def test_more_than_the_cluster_can_ever_have_is_refused_at_once(cluster, dataset, tiny, tmp_path):
+    with pytest.raises(InputError, match=r"found 0 GPU at most in this cluster; expected 2 GPU"):
+        train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=2, gpus=True)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=r"found 4 CPU at most in this cluster; expected 9 CPU"):
+        train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=9)
+    with pytest.raises(InputError, match=r"found 4 CPU at most in this cluster; expected 4\.01 CPU"):
+        tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "search", workers=4)
+
+
+def test_what_the_autoscaler_can_reach_is_waited_for_within_the_limit_and_asked_for_no_longer(
+    cluster, tmp_path, monkeypatch, caplog
+):
+    """`ray up` leaves its configuration in the head's home folder, and the autoscaler hears what is asked for."""
+    caplog.set_level("INFO", logger="neuralblack")
+    worker = {"resources": {"CPU": 8, "GPU": 1}, "min_workers": 0, "max_workers": 4}
+    config = {"available_node_types": {"head": {"resources": {"CPU": 0}, "max_workers": 0}, "gpu_worker": worker}}
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(config))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    asked = []
+    monkeypatch.setattr("neuralblack.cluster.session.request_resources", lambda bundles: asked.append(bundles))
+
+    with pytest.raises(InputError, match=r"found 0 GPU; expected 2 GPU.*--wait-for-nodes SECONDS"):
+        await_resources({"CPU": 1, "GPU": 1}, 2, wait_s=1)
+    with pytest.raises(InputError, match="found 4 GPU at most in this cluster"):
+        await_resources({"CPU": 1, "GPU": 1}, 5, wait_s=1)
+
+    assert "waiting for 2 GPU" in caplog.text
+    assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
+
+
+def test_what_fails_in_a_worker_is_one_line(cluster, dataset, tiny, tmp_path):
+    run, each = tmp_path / "run", {"CPU": 1.0, "GPU": 0.0}
+    config = CONFIG.model_copy(update={"epochs": 10_000})
+    _, split = check_run(config, data=dataset.path)
+    start_run(run, config=config, split=split.manifest)
+
+    def kill() -> None:
+        eventually(lambda: any((run / "epochs").glob("*.json")), within_s=120, what="the first epoch")
+        os.kill(worker_processes()[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(RunError, match=r"^training stopped: rank 0: its process died \(killed, or out of memory\)$"):
+        fit_workers(config, data=dataset.path, run=run, workers=1, each=each, max_failures=0)
+    killer.join()
+    (run / "split.json").write_text("{")
+    with pytest.raises(InputError, match=r"split\.json: found no readable JSON"):
+        fit_workers(config, data=dataset.path, run=run, workers=1, each=each, max_failures=0)
+
+
+def test_a_full_disk_stops_a_run_in_words_and_the_same_command_goes_on_when_there_is_room(
+    cluster, dataset, tiny, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(run)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here (it takes root)")
+    try:
+        config = CONFIG.model_copy(update={"epochs": 40})
+        with pytest.raises(InputError, match="no space left on the disk"):
+            train_on_cluster(config, data=dataset.path, run=run, workers=1, max_failures=0)
+        done = len(registered_checkpoints(run / "checkpoints"))
+        assert done and load_state(registered_checkpoints(run / "checkpoints")[0])
+        subprocess.run(["mount", "-o", "remount,size=16m", str(run)], check=True)
+
+        model = train_on_cluster(config, data=dataset.path, run=run, workers=1)
+
+        assert [row["epoch"] for row in model.history] == list(range(40))
+    finally:
+        subprocess.run(["umount", "-l", str(run)], check=True)
+
+
+def test_a_search_whose_trials_all_fail_says_with_what(cluster, dataset, tiny, tmp_path):
+    from ray import tune
+
+    weights = tmp_path / "weights.pt"
+    torch.save(MODELS["tiny"].build().state_dict(), weights)
+    space = {"weights": tune.choice([str(weights)])}
+    run = tmp_path / "run"
+
+    def spoil() -> None:
+        eventually(lambda: (run / "run.json").exists(), within_s=60, what="the search")
+        weights.unlink()  # checked before, gone when the trials begin
+
+    spoiler = threading.Thread(target=spoil)
+    spoiler.start()
+    with pytest.raises(RunError, match=r"no trial came to a result: .*no such file"):
+        tune_on_cluster(CONFIG, data=dataset.path, run=run, space=space, trials=1)
+    spoiler.join()
+
+    assert read_json(run / "trials.json")[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("rate", [1.0], "no such field"),
+        ("lr", [0.1, 0.0], "found 0.0; expected input should be greater than 0"),
+        ("schedule", ["bottom-up"], "one of head-only, top-down, all"),
+        ("schedule", [{0: 0}], "no stage learns"),
+        ("validation_folds", [(1,), (2,)], "what all trials must share"),
+        ("weights", ["/nowhere.pth"], "no such file"),
+    ],
+)
+def test_a_space_with_a_value_that_a_run_would_refuse_is_refused(tiny, name, values, words):
+    from ray import tune
+
+    with pytest.raises(InputError) as error:
+        check_space(CONFIG, {name: tune.choice(values)})
+
+    assert words in str(error.value)
