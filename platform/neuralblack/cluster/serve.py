@@ -1,0 +1,120 @@
+"""The Serve application: one deployment that decodes, batches and answers, and the builder that its YAML names.
+
+neuralblack serve serve_configs/local.yaml --registry registry
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from ray import get_runtime_context, serve
+from ray.serve._private import replica
+from ray.util import get_node_ip_address
+
+from neuralblack.cluster.serve_config import LOOPBACK, LiveOptions, ServeArgs
+from neuralblack.config import checked
+from neuralblack.errors import InputError
+from neuralblack.inference.predictor import Prediction, Predictor
+from neuralblack.service.app import build_app
+from neuralblack.service.batcher import Batcher
+from neuralblack.service.decoder import Decoder
+
+log = logging.getLogger(__name__)
+
+
+# A model that does not load will not load at the twentieth time either (Serve's own limit).
+@serve.deployment(max_constructor_retry_count=2)
+@serve.ingress()
+class Classifier:
+    """One loaded model behind its own HTTP app: decode, batch and answer in the same replica."""
+
+    def __init__(self, args: ServeArgs) -> None:
+        stay_on_loopback()
+        torch.set_num_threads(max(1, int(get_runtime_context().get_assigned_resources().get("CPU", 1))))
+        self.predictor = load_predictor(args)
+        self.decoder = Decoder(self.predictor.spec, workers=args.decoders)
+        self.decoder.start()
+        self.max_bytes = args.max_upload_mib * 2**20
+        self.batcher: Batcher[NDArray[np.uint8], Prediction] | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Build the app. Serve calls this in the replica's event loop, behind the constructor."""
+        batcher = self.batcher = Batcher(self.predictor, max_size=LiveOptions().max_batch_size)
+        return build_app(
+            self.decoder,
+            batcher,
+            ready=lambda: True,  # the constructor has loaded and warmed the model, or there is no replica
+            model=facts(self.predictor),
+            max_bytes=self.max_bytes,
+            id_header=False,
+        )
+
+    def reconfigure(self, options: dict[str, Any]) -> None:
+        """Take `user_config`; Serve calls this live, without a restart; an error would cost the replica."""
+        assert self.batcher is not None, "Serve builds the app before it reconfigures"
+        self.batcher.max_size = checked(LiveOptions, options, where="user_config").max_batch_size
+
+
+def app(args: dict[str, Any]) -> serve.Application:
+    """Build the application from the `args:` block of its YAML; raises InputError where that is not resolved."""
+    if "hash" not in args:
+        raise InputError(
+            "args",
+            found=f"the model {args.get('model')} without its hash",
+            expected="a resolved configuration, so that all replicas have the same model",
+            fix="neuralblack serve CONFIG --resolved OUT.yaml, then serve deploy OUT.yaml",
+        )
+    resolved = checked(ServeArgs, args, where="args")
+    if not resolved.registry.is_absolute():
+        raise InputError(
+            "args registry", found=resolved.registry, expected="an absolute path", fix="as every node reaches it"
+        )
+    deployment: Any = Classifier  # which is what the decorators have made of it
+    return deployment.bind(resolved)
+
+
+def load_predictor(args: ServeArgs) -> Predictor:
+    """Load and warm the model that `args` name; raises InputError naming the file that is missing or differs."""
+    predictor = Predictor.load(args.registry / "models" / args.model, engine=args.engine)
+    if predictor.hash != args.hash:
+        raise InputError(
+            args.registry / "models" / args.model,
+            found=f"the model of hash {predictor.hash[:12]}",
+            expected=args.hash[:12],
+            fix="promote its run again; files were exchanged",
+        )
+    for count in (1, 2, LiveOptions().max_batch_size):  # kernels are chosen at the first use of a shape
+        predictor([np.zeros((predictor.spec.size, predictor.spec.size), np.uint8)] * count)
+    log.info("model %s is loaded and warm", predictor.name)
+    return predictor
+
+
+def stay_on_loopback() -> None:
+    """Keep a replica of a one-machine Ray off the other interfaces.
+
+    Ray 2.60 opens every replica's gRPC server on all of them, whatever http_options.host says, and that server
+    unpickles what it is sent. It starts behind the constructor, so the constructor can still tell it where.
+    """
+    if get_node_ip_address() != LOOPBACK:
+        return  # other nodes must reach it; the cluster's firewall is the wall then
+    add_port = replica.add_port_to_grpc_server
+
+    def add_loopback_port(server: Any, address: str) -> Any:
+        return add_port(server, address.replace("[::]", LOOPBACK))
+
+    replica.add_port_to_grpc_server = add_loopback_port
+
+
+def facts(predictor: Predictor) -> dict[str, object]:
+    """Describe a model for its page and its clients."""
+    return {
+        "name": predictor.name,
+        "hash": predictor.hash,
+        "classes": list(predictor.classes),
+        "preprocessing": predictor.spec.version,
+        "size": predictor.spec.size,
+        "engine": predictor.engine,
+    }

@@ -1,0 +1,79 @@
+"""Take one file out of a request: a raw body or a multipart form, never more than a limit, never onto a disk."""
+
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from neuralblack.data.readers import READERS
+from neuralblack.service.problems import Problem
+
+FRAME_BYTES = 64 * 1024  # of a multipart form around its file: boundaries and part headers
+FIELD = "file"
+
+
+async def read_upload(request: Request, *, max_bytes: int) -> bytes:
+    """Read the one file of a request into memory.
+
+    Raises:
+        Problem: 400 nothing or an unreadable form, 413 more than `max_bytes`, 415 no format that has a reader.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
+        data = await _form_file(request, max_bytes=max_bytes)
+    else:
+        data = b"".join([chunk async for chunk in _limited(request, max_bytes=max_bytes, of=max_bytes)])
+    if not data:
+        raise Problem(400, "empty", "The upload is empty. Send one slice as PNG, JPEG, TIFF or MATLAB v7.3 (.mat).")
+    if not any(reader.recognises(data) for reader in READERS.values()):
+        raise Problem(
+            415,
+            "unsupported",
+            "The upload is of no kind this service reads: send PNG, JPEG, TIFF or MATLAB v7.3 (.mat).",
+        )
+    return data
+
+
+async def _form_file(request: Request, *, max_bytes: int) -> bytes:
+    stream = _limited(request, max_bytes=max_bytes + FRAME_BYTES, of=max_bytes)
+    try:
+        form = await _InMemory(request.headers, stream, max_files=1, max_fields=8, max_part_size=FRAME_BYTES).parse()
+    except MultiPartException as error:
+        raise Problem(400, "bad_form", f"The form cannot be read: {error.message}") from None
+    file = form.get(FIELD)
+    if not isinstance(file, UploadFile):
+        raise Problem(400, "no_file", f"The form has no file in its field “{FIELD}”.")
+    data = await file.read()
+    if len(data) > max_bytes:
+        raise _too_large(max_bytes)
+    return data
+
+
+async def _limited(request: Request, *, max_bytes: int, of: int) -> AsyncGenerator[bytes, None]:
+    """Pass on a body's pieces until there are too many bytes, whatever its header promised.
+
+    A client hears an answer only when it has sent its body, so twice the limit more is read and thrown away.
+    """
+    stated = request.headers.get("content-length", "")
+    over = stated.isdecimal() and int(stated) > max_bytes
+    taken = 0
+    async for chunk in request.stream():
+        taken += len(chunk)
+        over = over or taken > max_bytes
+        if not over:
+            yield chunk
+        elif taken > 3 * max_bytes:
+            break
+    if over:
+        raise _too_large(of)
+
+
+def _too_large(max_bytes: int) -> Problem:
+    size = f"{max_bytes / 2**20:g} MiB" if max_bytes >= 2**20 else f"{max_bytes} bytes"
+    return Problem(413, "too_large", f"The upload is larger than {size}. Send one slice, not a volume.")
+
+
+class _InMemory(MultiPartParser):
+    """Starlette's parser, which would write files of more than 1 MB to the disk."""
+
+    spool_max_size = 2**40

@@ -1,0 +1,174 @@
+"""A real service for the tests of this folder: its own process, real Ray Serve, HAProxy, an untrained network."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from neuralblack.config import TrainConfig
+from neuralblack.data.mat_writer import write_mat
+from neuralblack.data.phantoms import Patient, draw_phantom
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.labels import CLASSES
+from neuralblack.models.table import build_model
+from neuralblack.registry.model_folder import save_model
+from neuralblack.registry.promotion import promote
+
+CONFIGS = Path(__file__).parents[2] / "serve_configs"
+START_S, STOP_S = 180, 90  # deadlines on a machine that does other things as well
+COMMAND = """
+import sys
+from pathlib import Path
+from neuralblack.cli import run_verb
+from neuralblack.cluster.serve_here import serve_here
+{before}
+config, registry, port = sys.argv[1:]
+say = lambda address: print("ready", address, flush=True)
+run_verb(lambda: serve_here(Path(config), registry=Path(registry), port=int(port), ready=say))
+"""
+
+
+@dataclass
+class Service:
+    """`neuralblack serve` in a process of its own, and what it has said."""
+
+    process: subprocess.Popen
+    url: str
+    lines: list[str] = field(default_factory=list)
+    said: threading.Condition = field(default_factory=threading.Condition)
+
+    def follow(self):
+        """Collect its output as it comes."""
+        for line in self.process.stdout:
+            with self.said:
+                self.lines.append(line.rstrip())
+                self.said.notify_all()
+        with self.said:
+            self.said.notify_all()
+
+    def await_ready(self):
+        """Wait until it says so; a service that ends instead fails the test with its own words."""
+        with self.said:
+            self.said.wait_for(lambda: self.is_ready or self.process.poll() is not None, START_S)
+        assert self.is_ready, "\n".join(self.lines)
+        return self
+
+    @property
+    def is_ready(self):
+        return f"ready {self.url}" in self.lines
+
+    def stop(self, number=signal.SIGTERM):
+        """Ask it to end; its exit status."""
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_service(config, registry, *, before="", port=None):
+    """Start one; `before` is Python to run in its process first."""
+    port = port or free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND.format(before=before), str(config), str(registry), str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    service = Service(process, f"http://127.0.0.1:{port}")
+    threading.Thread(target=service.follow, daemon=True).start()
+    return service
+
+
+@pytest.fixture(scope="session")
+def starting():
+    """The function that starts a service; none outlives the tests."""
+    started = []
+
+    def start(*arguments, **options):
+        started.append(start_service(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for service in started:
+        if service.process.poll() is None:
+            service.stop()
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory):
+    """A registry whose champion is an untrained Lite0: its answers are nonsense, and always the same."""
+    folder = tmp_path_factory.mktemp("registry")
+    config = TrainConfig(model="efficientnet_lite0", weights="none")
+    save_model(
+        folder / "trained",
+        build_model(config.model, classes=len(CLASSES), seed=3).state_dict(),
+        card={"classes": list(CLASSES), "config": config.model_dump(mode="json")},
+        spec=Preprocessing(size=256),
+        split={},
+        history=[],
+    )
+    promote(folder / "trained", folder / "registry")
+    return folder / "registry"
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory):
+    """local.yaml, but in fp32: answers can be compared to 1e-4 then."""
+    content = yaml.safe_load((CONFIGS / "local.yaml").read_text())
+    content["applications"][0]["args"]["engine"] = "eager-fp32"
+    path = tmp_path_factory.mktemp("config") / "fp32.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="session")
+def service(starting, config, registry):
+    """One service for all tests that only ask it something."""
+    return starting(config, registry).await_ready()
+
+
+@pytest.fixture(scope="session")
+def slices(tmp_path_factory):
+    """Made-up slices in every format: the paths of files."""
+    folder, files = tmp_path_factory.mktemp("slices"), []
+    for seed, label in enumerate(CLASSES):
+        phantom = draw_phantom(Patient.draw(label, seed=seed), "axial", size=160)
+        eight_bit = Image.fromarray((phantom.image / phantom.image.max() * 255).astype(np.uint8))
+        for suffix in ("png", "jpg", "tif"):
+            files.append(folder / f"{seed}.{suffix}")
+            eight_bit.save(files[-1])
+        files.append(folder / f"{seed}.mat")
+        write_mat(files[-1], label=1, patient="p1", image=phantom.image, mask=phantom.mask, border=phantom.border)
+    return files
+
+
+@pytest.fixture
+def corrupt(registry, tmp_path):
+    """A copy of the registry with one bit of its weights flipped."""
+    copy = tmp_path / "registry"
+    shutil.copytree(registry, copy)
+    (weights,) = copy.glob("models/*/weights.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    return copy

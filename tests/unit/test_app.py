@@ -1,0 +1,294 @@
+"""The HTTP face without Ray, torch or a socket: what it answers, and how it says no."""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from neuralblack.errors import InputError
+from neuralblack.service.app import build_app
+from neuralblack.service.decoder import DecoderDownError
+
+MODEL = {
+    "name": "tiny-0123456789ab",
+    "hash": "0123456789ab" * 5,
+    "preprocessing": 1,
+    "classes": ["glioma", "pituitary"],
+}
+MAX_BYTES = 100_000
+SECRET = "Jane Doe"
+SLICE = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    label: str
+    probabilities: dict[str, float]
+
+
+class Service:
+    """The app over fakes: the decoder takes any bytes, the classifier always says pituitary."""
+
+    def __init__(self, *, ready=True, decode=None, classify=None):
+        self.decoded = []
+        self.app = build_app(
+            decode or self.decode, classify or self.classify, ready=lambda: ready, model=MODEL, max_bytes=MAX_BYTES
+        )
+
+    async def decode(self, data):
+        self.decoded.append(data)
+        return SLICE
+
+    async def classify(self, slice_):
+        return Prediction("pituitary", {"glioma": 0.25, "pituitary": 0.75})
+
+    def request(self, method, address, **options):
+        async def ask():
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+                return await client.request(method, address, **options)
+
+        return asyncio.run(ask())
+
+    def predict(self, **options):
+        return self.request("POST", options.pop("address", "/predict"), **options)
+
+
+def png(size=64):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def assert_problem(response, status, code, *words):
+    """Every refusal has the one shape."""
+    assert response.status_code == status
+    body = response.json()
+    assert set(body) == {"error", "code", "request_id"}
+    assert body["code"] == code
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["error"]
+    for word in words:
+        assert word in body["error"]
+
+
+def test_a_raw_body_is_classified():
+    service = Service()
+
+    response = service.predict(content=png(), headers={"X-Request-ID": "mine-1"})
+
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "ok",
+        "label": "pituitary",
+        "probabilities": {"glioma": 0.25, "pituitary": 0.75},
+        "model": {"name": MODEL["name"], "hash": MODEL["hash"]},
+        "preprocessing": 1,
+        "request_id": "mine-1",
+        "notice": "Research use only; not a diagnosis.",
+    }
+    assert service.decoded == [png()]
+
+
+def test_a_form_gives_the_same_bytes_to_the_decoder():
+    service = Service()
+
+    response = service.predict(files={"file": ("Jane Doe.png", png(), "image/png")})
+
+    assert response.status_code == 200
+    assert service.decoded == [png()]
+
+
+def test_a_preview_is_the_slice_as_the_model_sees_it():
+    answer = Service().predict(address="/predict?preview=true", content=png()).json()
+
+    kind, _, data = answer["preview"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), SLICE)
+
+
+def test_nothing_is_predicted_before_the_model_is_ready():
+    service = Service(ready=False)
+
+    for response in (service.predict(content=png()), service.request("GET", "/ready")):
+        assert_problem(response, 503, "not_ready", "loaded")
+        assert int(response.headers["retry-after"]) > 0
+    assert service.decoded == []
+    assert service.request("GET", "/health").status_code == 200
+
+
+def test_ready_names_the_model():
+    response = Service().request("GET", "/ready")
+
+    assert response.status_code == 200
+    assert response.json()["model"] == {"name": MODEL["name"], "hash": MODEL["hash"]}
+
+
+async def chunks(size):
+    for _ in range(0, size, 10_000):
+        yield png()[:1].ljust(10_000, b"x")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"content": b"\x89PNG\r\n\x1a\n" + bytes(MAX_BYTES)},
+        {"content": lambda: chunks(4 * MAX_BYTES)},
+        {"files": {"file": ("a.png", png()[:8] + bytes(MAX_BYTES), "image/png")}},
+        {"files": {"file": ("a.png", png()[:8] + bytes(5 * MAX_BYTES), "image/png")}},
+        {"content": b"short", "headers": {"Content-Length": str(10**12)}},
+    ],
+    ids=["raw", "chunked", "form", "large form", "a header that promises too much"],
+)
+def test_too_large_a_body_is_refused_however_it_comes(options):
+    options = {key: value() if callable(value) else value for key, value in options.items()}
+    service = Service()
+
+    assert_problem(service.predict(**options), 413, "too_large", "100000 bytes")
+    assert service.decoded == []
+
+
+def test_a_body_without_end_is_not_read_to_its_end():
+    taken = 0
+
+    async def endless():
+        nonlocal taken
+        while True:
+            taken += 10_000
+            assert taken < 10 * MAX_BYTES, "the service goes on reading"
+            yield bytes(10_000)
+
+    # httpx's ASGI transport sends pieces as the app asks for them.
+    assert_problem(Service().predict(content=endless()), 413, "too_large")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "code"),
+    [
+        ({"content": b""}, 400, "empty"),
+        ({"content": b"%PDF-1.7 ..."}, 415, "unsupported"),
+        ({"content": b"\0\0\0\x18ftypheic" + bytes(64)}, 415, "unsupported"),
+        ({"content": b"hello", "headers": {"Content-Type": "image/png"}}, 415, "unsupported"),
+        ({"files": {"file": ("a.png", b"", "image/png")}}, 400, "empty"),
+        ({"files": {"picture": ("a.png", png(), "image/png")}}, 400, "no_file"),
+        ({"data": {"file": "text"}, "files": {"other": ("a.png", png())}}, 400, "no_file"),
+        ({"files": [("file", ("a.png", png())), ("file", ("b.png", png()))]}, 400, "bad_form"),
+        ({"content": b"--x\r\n", "headers": {"Content-Type": "multipart/form-data"}}, 400, "bad_form"),
+        ({"content": b"junk", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "bad_form"),
+    ],
+    ids=[
+        "empty",
+        "pdf",
+        "heic",
+        "text-called-png",
+        "empty-file",
+        "wrong-field",
+        "a-text",
+        "two-files",
+        "no-boundary",
+        "junk",
+    ],
+)
+def test_what_cannot_be_a_slice_is_refused_in_words(options, status, code):
+    service = Service()
+
+    assert_problem(service.predict(**options), status, code)
+    assert service.decoded == []
+
+
+def test_an_unreadable_file_is_called_upload():
+    async def broken(data):
+        raise InputError("/data/Jane Doe.png", found="a broken PNG", expected="one slice", fix="export it as PNG")
+
+    response = Service(decode=broken).predict(files={"file": ("Jane Doe.png", png())})
+
+    assert_problem(response, 422, "unreadable", "upload: found a broken PNG")
+    assert "Jane" not in response.text
+
+
+def test_a_decoder_that_is_down_is_not_the_files_fault():
+    async def down(data):
+        raise DecoderDownError("the decoder process did not start")
+
+    response = Service(decode=down).predict(content=png())
+
+    assert_problem(response, 503, "decoder_down")
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_bug_is_one_sentence_for_the_client_and_says_nothing_of_the_upload_in_the_log(caplog):
+    async def buggy(slice_):
+        raise KeyError(SECRET)
+
+    with caplog.at_level(logging.INFO):
+        response = Service(classify=buggy).predict(content=png(), headers={"X-Request-ID": "q7"})
+
+    assert_problem(response, 500, "internal")
+    assert "Traceback" not in response.text and "KeyError" not in response.text and ".py" not in response.text
+    ours = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("neuralblack"))
+    assert "q7" in ours and "KeyError" in ours and "buggy" in ours
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "address", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/predict", 405, "wrong_method"),
+        ("POST", "/predict?preview=perhaps", 422, "invalid_request"),
+    ],
+)
+def test_other_mistakes_have_the_same_shape(method, address, status, code):
+    assert_problem(Service().request(method, address), status, code)
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 65, "<script>", ""])
+def test_a_request_id_that_could_harm_a_log_is_replaced(given):
+    response = Service().request("GET", "/health", headers={"X-Request-ID": given})
+
+    assert response.headers["x-request-id"] != given
+    assert len(response.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("address", ["/", "/app.js", "/style.css", "/icon.svg", "/nothing"])
+def test_every_answer_carries_the_headers_of_a_careful_page(address):
+    response = Service().request("GET", address)
+
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "unsafe" not in response.headers["content-security-policy"]
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_asks_no_other_server_and_has_no_script_of_its_own():
+    service = Service()
+    page = service.request("GET", "/")
+
+    assert page.headers["content-type"].startswith("text/html")
+    everything = page.text + service.request("GET", "/app.js").text + service.request("GET", "/style.css").text
+    assert "//" not in everything.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
+    assert "style=" not in page.text and "<style" not in page.text and "onclick" not in page.text
+    assert "innerHTML" not in everything
+    assert "Research use only" in page.text
+
+
+def test_the_facts_of_the_model_are_there_for_the_page():
+    facts = Service().request("GET", "/model").json()
+
+    assert facts["classes"] == MODEL["classes"]
+    assert facts["max_bytes"] == MAX_BYTES
+
+
+def test_the_interface_describes_itself():
+    described = Service().request("GET", "/openapi.json").json()
+
+    predict = described["paths"]["/predict"]["post"]
+    assert set(predict["responses"]) >= {"200", "400", "413", "415", "422", "503"}
+    assert "multipart/form-data" in predict["requestBody"]["content"]
+    assert json.dumps(described).count("Trouble")

@@ -1,0 +1,180 @@
+"""What a service's YAML becomes before Ray sees it; no Ray is started here."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuralblack.cluster import serve_environment as surroundings
+from neuralblack.cluster import serve_here as running
+from neuralblack.cluster.serve_config import check_schema, resolve_config, write_resolved
+from neuralblack.errors import InputError
+
+CONFIGS = Path(__file__).parents[2] / "serve_configs"
+MODEL_ID, HASH = "tiny-0123456789ab", "0123456789ab" + "c" * 52
+
+
+class Model:
+    id, hash = MODEL_ID, HASH
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """A registry whose champion is a model of this id; what is in it does not matter here."""
+    asked = []
+
+    def resolve(where, name):
+        asked.append((where, name))
+        return Model()
+
+    monkeypatch.setattr("neuralblack.cluster.serve_config.resolve", resolve)
+    yield tmp_path / "registry"
+    assert asked == [] or asked == [((tmp_path / "registry").resolve(), "champion")]
+
+
+@pytest.mark.parametrize("name", ["local.yaml", "production.yaml"])
+def test_the_alias_becomes_a_model_and_its_hash_that_rays_own_schema_takes(name, registry, tmp_path):
+    assert write_resolved(CONFIGS / name, tmp_path / "out" / name, registry=registry) == MODEL_ID
+
+    config = yaml.safe_load((tmp_path / "out" / name).read_text())
+    args = config["applications"][0]["args"]
+    assert (args["model"], args["hash"], args["registry"]) == (MODEL_ID, HASH, str(registry.resolve()))
+    assert config["http_options"]["host"] == "127.0.0.1"
+    check_schema(config, where=name)
+
+
+@pytest.mark.parametrize("name", ["local.yaml", "production.yaml"])
+def test_batches_can_fill_and_replicas_can_scale(name):
+    deployment = yaml.safe_load((CONFIGS / name).read_text())["applications"][0]["deployments"][0]
+
+    assert deployment["max_ongoing_requests"] >= 2 * deployment["user_config"]["max_batch_size"]
+    scaling = deployment.get("autoscaling_config")
+    if scaling:  # the metric ends at max_ongoing_requests
+        assert scaling["target_ongoing_requests"] <= deployment["max_ongoing_requests"] / 2
+
+
+def test_host_and_port_are_taken_from_the_command_line(registry):
+    http = resolve_config(CONFIGS / "local.yaml", registry=registry, host="192.0.2.1", port=81)["http_options"]
+
+    assert (http["host"], http["port"]) == ("192.0.2.1", 81)
+
+
+def changed(tmp_path, change):
+    config = yaml.safe_load((CONFIGS / "local.yaml").read_text())
+    change(config["applications"][0])
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda app: app["deployments"][0].update(max_ongoing_request=3), ["max_ongoing_request", "spelling"]),
+        (lambda app: app["deployments"][0].update(user_config={"max_batch_size": 0}), ["max_batch_size", "found 0"]),
+        (lambda app: app["deployments"][0].update(user_config={"batch": 8}), ["user_config", "batch"]),
+        (lambda app: app["args"].update(engin="auto"), ["args", "engin"]),
+        (lambda app: app["args"].update(decoders=0), ["args", "decoders", "found 0"]),
+        (lambda app: app.update(import_path="other:app"), ["no application of this package"]),
+    ],
+    ids=["unknown option", "empty batches", "unknown live option", "misspelt argument", "no decoder", "another app"],
+)
+def test_a_mistake_in_the_yaml_is_named_and_nothing_is_written(change, words, registry, tmp_path):
+    with pytest.raises(InputError) as error:
+        write_resolved(changed(tmp_path, change), tmp_path / "out.yaml", registry=registry)
+
+    for word in words:
+        assert word in str(error.value)
+    assert not (tmp_path / "out.yaml").exists()
+
+
+@pytest.mark.parametrize(("text", "words"), [(None, "no file"), (": :", "no YAML"), ("hello", "no application")])
+def test_what_is_no_configuration_is_said_in_one_line(text, words, tmp_path):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+
+    with pytest.raises(InputError, match=words) as error:
+        resolve_config(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_replica_refuses_a_configuration_that_was_not_resolved():
+    from neuralblack.cluster.serve import app
+
+    with pytest.raises(InputError, match="without its hash"):
+        app({"model": "champion", "registry": "/registry"})
+    with pytest.raises(InputError, match="absolute path"):
+        app({"model": MODEL_ID, "hash": HASH, "registry": "registry"})
+
+
+def test_every_port_socket_and_file_of_a_service_is_its_own(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    first, second = surroundings.environment(one, ports=20_000), surroundings.environment(other, ports=20_256)
+
+    ours = [name for name in first if name.endswith(("_PORT", "_LOC", "_PATH", "_BASE", "_FILE"))]
+    assert len(ours) >= 14
+    assert all(first[name] != second[name] for name in ours)
+    ports = [int(first[name]) for name in ours if name.endswith("_PORT")]
+    assert min(ports) >= 20_000 and max(ports) < 20_256 and len(set(ports)) == len(ports)
+
+
+def test_haproxy_gets_what_rays_own_configuration_lacks(tmp_path):
+    """The script against the words of Ray's template: this fails when a new Ray writes them differently."""
+    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+    file = tmp_path / "haproxy.cfg"
+    rendered = HAPROXY_CONFIG_TEMPLATE.replace("{{ config.metrics_port }}", "9101")
+    rendered = rendered.replace("{{ config.stats_port }}", "8404")
+    rendered = rendered.replace("{{ config.frontend_host }}:{{ config.frontend_port }}", "127.0.0.1:8000")
+    file.write_text(rendered)
+    script = Path(running.__file__).with_name("haproxy.sh")
+    environment = os.environ | {"NEURALBLACK_HAPROXY": "true", "NEURALBLACK_BIND_HOST": "192.0.2.1"}
+
+    for _ in range(2):  # a second start of the same file changes nothing more
+        subprocess.run(["sh", script, "-db", "-f", file], env=environment, check=True)
+
+    lines = [line.strip() for line in file.read_text().splitlines()]
+    assert lines.count("option http-buffer-request") == lines.count("timeout http-request 10s") == 1
+    assert lines[lines.index("defaults") + 1] == "option http-buffer-request"
+    binds = [line for line in lines if line.startswith("bind ") and "grpc" not in line]
+    assert binds == ["bind 127.0.0.1:9101", "bind 192.0.2.1:8000", "bind 127.0.0.1:8404"]
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts(registry):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match="another program listening"):
+            running.serve_here(
+                CONFIGS / "local.yaml", registry=registry, port=taken.getsockname()[1], ready=pytest.fail
+            )
+
+
+@pytest.mark.parametrize("name", ["serve_here", "serve_config", "serve_environment"])
+def test_the_settings_can_still_be_made_when_the_module_is_loaded(name):
+    """Ray Serve reads its environment at import, so these modules must not import it."""
+    code = f"import sys, neuralblack.cluster.{name}; sys.exit('ray.serve' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_replicas_that_want_a_gpu_are_refused_where_there_is_none():
+    config = yaml.safe_load((CONFIGS / "production.yaml").read_text())
+
+    running.refuse_missing_gpus(config, {"CPU": 2.0, "GPU": 1.0})
+    with pytest.raises(InputError, match="no GPU on this machine"):
+        running.refuse_missing_gpus(config, {"CPU": 2.0})
+
+
+def test_a_temporary_folder_too_deep_for_sockets_is_refused(registry, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/tmp/" + "x" * 60)
+
+    with pytest.raises(InputError, match="TMPDIR"), surroundings.own_folder():
+        pytest.fail("it was taken")
