@@ -1,0 +1,248 @@
+"""The command `neuralblack`: one verb per step; each verb imports what it needs, so that --help stays fast."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuralblack.errors import InputError, RunError
+from neuralblack.terminal import print_results, print_rows, print_trials, progress_bar
+
+app = typer.Typer(
+    help="Brain-tumour subtypes from MRI slices: prepare, train, search, evaluate, serve. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Set = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of TrainConfig.")]
+Registry = Annotated[Path, typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder.")]
+Engine = Annotated[str, typer.Option(help="auto, eager-fp32 or eager-bf16.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that train together; 0: in this process, to debug.")]
+Trials = Annotated[int, typer.Option(min=1, help="Configurations to try.")]
+Concurrent = Annotated[int, typer.Option(min=0, help="Trials at a time; 0: as many as there is room for.")]
+TrialWorkers = Annotated[int, typer.Option(min=1, help="Workers of one trial.")]
+Gpus = Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")]
+Wait = Annotated[float, typer.Option("--wait-for-nodes", min=0, help="Seconds that the autoscaler may take.")]
+
+
+@app.command()
+def prepare(
+    sources: Annotated[list[Path], typer.Argument(help="Folders of .mat files, or of class folders with images.")],
+    out: Annotated[Path, typer.Option(help="The dataset's folder.")],
+    size: Annotated[int, typer.Option(help="Pixels a side that slices are stored with.")] = 256,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without bad files, and list them.")] = False,
+) -> None:
+    """Read scans into one memory-mapped dataset.
+
+    Example: neuralblack prepare figshare_1512427 --out data/slices
+    """
+    from neuralblack.cluster.environment import refuse_relative
+    from neuralblack.data.describe import describe_dataset
+    from neuralblack.data.prepare import prepare as prepare_dataset
+
+    for path in (*sources, out):
+        refuse_relative(path, name="folder")
+    with progress_bar("reading slices") as progress:
+        dataset = prepare_dataset(sources, out, size=size, skip_bad=skip_bad, progress=progress)
+    print_rows(str(out), describe_dataset(dataset))
+
+
+@app.command()
+def describe(path: Annotated[Path, typer.Argument(help="A dataset, a model folder or a run.")]) -> None:
+    """Print what is in a dataset, a model folder or a run.
+
+    Example: neuralblack describe data/slices
+    """
+    from neuralblack.registry.describe import describe as rows_of
+
+    print_rows(str(path), rows_of(path))
+
+
+@app.command()
+def phantoms(
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    patients: Annotated[int, typer.Option(min=4, help="Made-up heads.")] = 40,
+    slices: Annotated[int, typer.Option(min=1, help="Neighbouring slices of each head and view.")] = 3,
+    size: Annotated[int, typer.Option(min=64, help="Pixels a side.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same heads.")] = 0,
+) -> None:
+    """Write made-up slices: OUT/figshare in the archive's .mat layout and OUT/images in class folders.
+
+    Example: neuralblack phantoms made-up && neuralblack prepare made-up/figshare made-up/images --out data/made-up
+    """
+    from neuralblack.data.phantoms import write_phantoms
+
+    count = write_phantoms(out, patients=patients, slices=slices, size=size, seed=seed)
+    typer.echo(f"wrote {count} slices of {patients} made-up heads to {out}")
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    run: Annotated[str, typer.Argument(help="The run's folder; the same command again goes on.")],
+    workers: Workers = 1,
+    gpus: Gpus = False,
+    wait_for_nodes: Wait = 0,
+    set_: Set = [],
+) -> None:
+    """Fine-tune a network with Ray Train and DDP.
+
+    Example: neuralblack train data/slices runs/first --workers 4 --gpus --set lr=1e-4 --set epochs=20
+    """
+    from neuralblack.cluster.train import train_on_cluster
+    from neuralblack.config import TrainConfig, with_overrides
+
+    config = with_overrides(TrainConfig(), set_)
+    model = train_on_cluster(config, data=data, run=run, workers=workers, gpus=gpus, wait_s=wait_for_nodes)
+    typer.echo(f"model {model.id} in {model.path}")
+
+
+@app.command()
+def tune(
+    data: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    run: Annotated[str, typer.Argument(help="The search's folder; the same command again goes on.")],
+    trials: Trials = 8,
+    concurrent: Concurrent = 0,
+    workers: TrialWorkers = 1,
+    gpus: Gpus = False,
+    wait_for_nodes: Wait = 0,
+    set_: Set = [],
+) -> None:
+    """Search learning rate and unfreeze schedule with Ray Tune and ASHA; another space goes into jobs/tune.py.
+
+    Example: neuralblack tune data/slices runs/search --trials 16 --set epochs=8
+    """
+    from neuralblack.cluster.tune import DEFAULT_SPACE, config_of, tune_on_cluster
+
+    model, rows = tune_on_cluster(
+        config_of(set_, DEFAULT_SPACE),
+        data=data,
+        run=run,
+        trials=trials,
+        concurrent=concurrent,
+        workers=workers,
+        gpus=gpus,
+        wait_s=wait_for_nodes,
+    )
+    print_trials(rows)
+    typer.echo(f"model {model.id} in {model.path}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model folder or a run.")],
+    data: Annotated[Path, typer.Argument(help="A prepared dataset.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json and predictions.parquet.")],
+    folds: Annotated[
+        list[int] | None,
+        typer.Option(help="Folds to evaluate on; none given: the run's test folds, or all of another dataset."),
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="Also fit majority, 1-NN, linear probe.")] = True,
+    engine: Engine = "auto",
+) -> None:
+    """Measure a model on patients that it was not chosen on, and write a report.
+
+    Example: neuralblack evaluate runs/first data/slices --out reports/first
+    """
+    from neuralblack.evaluation.held_out import evaluate_held_out
+    from neuralblack.inference.predictor import Predictor
+
+    predictor = Predictor.load(model, engine=engine)
+    with progress_bar("classifying") as progress:
+        result = evaluate_held_out(predictor, data, out, folds=folds, with_baselines=baselines, progress=progress)
+    print_results(f"{predictor.name} on {result['slices']} slices of {result['patients']} patients", result)
+    typer.echo(f"report {out / 'report.html'}")
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Slices: PNG, JPEG, TIFF or .mat.")],
+    model: Annotated[Path | None, typer.Option(help="A model folder or a run; none given: the champion.")] = None,
+    registry: Registry = Path("registry"),
+    engine: Engine = "auto",
+    json: Annotated[bool, typer.Option("--json", help="A JSON line for each file, with all probabilities.")] = False,
+) -> None:
+    """Classify image files and print a line for each: file, class, probability.
+
+    Example: neuralblack predict scan.png --model runs/first
+    """
+    from json import dumps
+
+    from neuralblack.inference.predictor import Predictor
+    from neuralblack.registry.aliases import CHAMPION, resolve
+
+    path = model if model else resolve(registry, CHAMPION).path
+    predictor = Predictor.load(path, engine=engine)
+    for image in images:
+        answer = predictor.file(image)
+        line = {
+            "file": str(image),
+            "label": answer.label,
+            "probabilities": answer.probabilities,
+            "model": predictor.name,
+        }
+        typer.echo(dumps(line) if json else f"{image}\t{answer.label}\t{answer.probability:.3f}")
+
+
+@app.command()
+def promote(
+    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")], registry: Registry = Path("registry")
+) -> None:
+    """Copy a run's model into the registry and make it the champion.
+
+    Example: neuralblack promote runs/first --registry registry
+    """
+    from neuralblack.registry.promotion import promote as promote_run
+
+    model = promote_run(run, registry)
+    typer.echo(f"champion {model.id} in {model.path}")
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Argument(help="serve_configs/local.yaml, production.yaml, or your own.")],
+    registry: Annotated[
+        Path | None,
+        typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder; none given: as the file says."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The interface to listen on; none given: loopback.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="None given: as the file says.")] = None,
+    resolved: Annotated[
+        Path | None, typer.Option(help="Only write the configuration with the champion's hash, for `serve deploy`.")
+    ] = None,
+) -> None:
+    """Serve the champion: the page at /, POST /predict, /health and /ready, until Ctrl-C.
+
+    Example: neuralblack serve serve_configs/local.yaml --registry registry
+    """
+    if resolved:
+        from neuralblack.cluster.serve_config import write_resolved
+
+        model = write_resolved(config, resolved, registry=registry, host=host, port=port)
+        typer.echo(f"wrote {resolved} for {model}; deploy it with: serve deploy {resolved}")
+        return
+    from neuralblack.cluster.serve_here import serve_here
+
+    serve_here(
+        config, registry=registry, host=host, port=port, ready=lambda address: typer.echo(f"serving at {address}")
+    )
+
+
+def run_verb(verb: Callable[[], object]) -> None:
+    """Run a command line. What people can mend is one line on stderr: status 2 for input, 1 for a failed run."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("neuralblack").setLevel(logging.INFO)
+    try:
+        verb()
+    except (InputError, RunError) as error:
+        typer.secho(f"neuralblack: {error}", fg="red", err=True)
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_verb(app)

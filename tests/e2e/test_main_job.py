@@ -1,0 +1,94 @@
+"""The main job through the commands that a user types: from made-up scans to a prediction of the champion."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.e2e
+LITE0 = ["--set", "model=efficientnet_lite0", "--set", "batch_size=16"]
+
+
+def neuralblack(*words: object) -> str:
+    """Run a command; its output. A failure shows what it said."""
+    command = [Path(sys.executable).with_name("neuralblack"), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_scans_become_a_champion_that_predicts(tmp_path):
+    scans, data, run, registry = (tmp_path / name for name in ("scans", "data", "run", "registry"))
+    neuralblack("phantoms", scans, "--patients", 20, "--slices", 1, "--size", 128)
+    neuralblack("prepare", scans / "figshare", scans / "images", "--out", data, "--size", 128)
+    assert "no tumour" in neuralblack("describe", data)
+
+    said = neuralblack("train", data, run, "--workers", 2, *LITE0, "--set", "epochs=1", "--set", "schedule=head-only")
+    assert str(run / "model") in said
+    assert "1 of 1" in neuralblack("describe", run)
+
+    table = neuralblack("evaluate", run, data, "--out", tmp_path / "report")
+    for name in ("the model", "majority class", "1-NN", "linear probe"):
+        assert name.split()[0] in table
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    predictions = pq.read_table(tmp_path / "report" / "predictions.parquet")
+    assert metrics["slices"] == len(predictions) == sum(map(sum, metrics["confusion"]))
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+
+    champion = neuralblack("promote", run, "--registry", registry).split()[1]
+    scan = scans / "figshare" / "1.mat"
+    line = json.loads(neuralblack("predict", scan, "--registry", registry, "--json"))
+    assert line["model"] == champion
+    assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
+    assert sum(line["probabilities"].values()) == pytest.approx(1)
+
+
+@pytest.mark.soak
+def test_the_demo_ends_with_a_prediction_over_http(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, root / "jobs" / "demo.py", tmp_path / "demo", "--patients", "20"]
+
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=1200)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"status": "ok"' in done.stdout and "over HTTP" in done.stdout
+
+
+def started(lines: str) -> list[int]:
+    """Numbers of the trials that start in these lines of a search."""
+    return sorted(int(number) for number in re.findall(r"trial (\d+) of 3 starts: ", lines))
+
+
+def test_a_search_that_was_killed_goes_on_with_the_same_command(tmp_path):
+    scans, data, run = (tmp_path / name for name in ("scans", "data", "search"))
+    neuralblack("phantoms", scans, "--patients", 20, "--slices", 1, "--size", 64)
+    neuralblack("prepare", scans / "figshare", scans / "images", "--out", data, "--size", 64)
+    words = ["tune", data, run, "--trials", 3, "--concurrent", 1, *LITE0, "--set", "epochs=2"]
+    command = [Path(sys.executable).with_name("neuralblack"), *map(str, words)]
+    # Tune writes its state every ten seconds or so; here every second, so that it knows of the first trial's end.
+    environment = {**os.environ, "TUNE_GLOBAL_CHECKPOINT_S": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    try:
+        lines = iter(process.stderr.readline, "")
+        (first,) = started(next(line for line in lines if " starts: " in line))
+        (second,) = started(next(line for line in lines if " starts: " in line))
+        assert any(f"trial {second} epoch 1" in line for line in lines)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "going on with the search" in said.stderr
+    assert started(said.stderr) == sorted({1, 2, 3} - {first}), "the first trial had come to its end"
+    rows = json.loads((run / "trials.json").read_text())
+    assert sorted(row["trial"] for row in rows) == [1, 2, 3]
+    assert all(row["epochs"] >= 1 and row["error"] is None for row in rows)
+    assert (run / "model" / "manifest.json").exists()

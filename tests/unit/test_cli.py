@@ -1,0 +1,146 @@
+"""The command line: what people can mend is one line and status 2; help is fast and shows an example for each verb."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from neuralblack import cli
+from neuralblack.cli import app, run_verb
+from neuralblack.errors import RunError
+
+VERBS = sorted(get_command(app).commands)
+
+
+@pytest.fixture
+def neuralblack(monkeypatch, capsys):
+    """Run a command line in this process; gives back (status, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["neuralblack", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            run_verb(app)
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example_that_names_options_it_has(verb, neuralblack):
+    status, out, _ = neuralblack(verb, "--help")
+
+    assert status == 0
+    assert f"Example: neuralblack {verb}" in re.sub(r"\s+", " ", out)
+    example = re.sub(r"\s+", " ", out).split("Example: ")[1].split("╭")[0]
+    command = get_command(app).commands[verb]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--out"}
+    assert set(re.findall(r"--[a-z-]+", example.split("&&")[0])) <= known
+
+
+def test_help_needs_neither_torch_nor_ray():
+    code = (
+        "import sys; import neuralblack.cli; print([name for name in ('torch', 'ray', 'h5py') if name in sys.modules])"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["schedule=bottom-up"], ["schedule: found 'bottom-up'", "head-only, top-down, all"]),
+        (["schedule={0: 0}"], ["no stage learns"]),
+        (["lr=0"], ["--set lr: found 0", "greater than 0"]),
+        (["model=resnet51"], ["found 'resnet51'", "resnet50, efficientnet_lite0"]),
+        (["weights=/nowhere.pth"], ["/nowhere.pth", "no such file"]),
+        (["test_folds=[2]"], ["fold 2"]),
+        (["validation_folds=[]"], ["validation folds: found []"]),
+        (["clip_norm=.inf"], ["--set clip_norm: found inf", "less than or equal to 1000000"]),
+        (["lr.x=1"], ["found the field 'lr.x'", "one of", "label_smoothing"]),
+        (["test_folds=[9]"], ["test folds: found 9", "1, 2, 3, 4, 5"]),
+        (["train_folds=[1, 3]"], ["fold 1"]),
+        (["epochs=2", "weights=imagenet", "model=efficientnet_lite0", "epochs=two"], ["--set epochs", "'two'"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value[0], str) and "=" in value[0] else "",
+)
+def test_a_run_that_cannot_work_is_refused_before_it_starts(settings, words, dataset, neuralblack, tmp_path):
+    options = [part for text in ["weights=none", *settings] for part in ("--set", text)]
+
+    status, out, err = neuralblack("train", dataset.path, tmp_path / "run", *options)
+
+    assert (status, out) == (2, "")
+    assert err.startswith("neuralblack: ") and err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_relative_path_inside_a_job_is_refused(dataset, neuralblack, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.chdir(tmp_path)
+
+    status, _, err = neuralblack("train", dataset.path, "runs/first")
+
+    assert status == 2
+    assert "run runs/first: found a relative path inside a job" in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("describe", "nowhere"),
+        ("train", "nowhere", "run"),
+        ("tune", "nowhere", "run"),
+        ("evaluate", "nowhere", "nowhere", "--out", "out"),
+        ("predict", "nowhere.png"),
+        ("promote", "nowhere"),
+        ("serve", "nowhere.yaml"),
+        ("prepare", "nowhere", "--out", "out"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_not_there_is_one_line_and_leaves_nothing(words, neuralblack, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    status, out, err = neuralblack(*words)
+
+    assert (status, out) == (2, "")
+    assert err.startswith("neuralblack: ") and err.count("\n") == 1 and "Fix: " in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_field_that_the_search_tries_values_of_cannot_be_set_as_well(neuralblack, dataset, tmp_path):
+    status, _, err = neuralblack("tune", dataset.path, tmp_path / "run", "--set", "lr=0.1")
+
+    assert status == 2 and "--set lr=0.1: found lr, which the search tries values of" in err
+
+
+def test_a_job_does_not_write_a_dataset_into_its_own_folder(neuralblack, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+
+    status, _, err = neuralblack("prepare", tmp_path, "--out", "slices")
+
+    assert status == 2 and "folder slices: found a relative path inside a job" in err
+
+
+def test_a_run_that_failed_is_one_line_and_status_1(neuralblack, monkeypatch, dataset, tmp_path):
+    def fails(*_, **__):
+        raise RunError("training stopped: rank 1: its process died (killed, or out of memory)")
+
+    monkeypatch.setattr("neuralblack.cluster.train.train_on_cluster", fails)
+
+    status, _, err = neuralblack("train", dataset.path, tmp_path / "run")
+
+    assert (status, err) == (1, "neuralblack: training stopped: rank 1: its process died (killed, or out of memory)\n")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def bug() -> None:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        cli.run_verb(bug)
