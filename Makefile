@@ -1,0 +1,73 @@
+# NeuralBlack needs python3.11, pip and make; everything else goes into $(VENV). `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+BIN := $(VENV)/bin
+# The stamp is written behind the last step of an installation, so half an installation is done again.
+STAMP := $(VENV)/.installed
+# What tests and the demo start by name (python in a job, ray, neuralblack) comes from the environment.
+IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
+
+.PHONY: help setup demo test lint soak system-packages constraints wheel cluster clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install the package and the tested versions of all it needs into .venv (VENV=elsewhere)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" > /dev/null || { echo "make: found no $(PYTHON); expected Python 3.11. Fix: install it, or name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "make: installing into $(VENV), some minutes the first time"
+	@if "$(PYTHON)" -c 'import ensurepip' 2> /dev/null; then "$(PYTHON)" -m venv "$(VENV)"; else \
+	  "$(PYTHON)" -m venv --without-pip "$(VENV)" && "$(PYTHON)" -m pip --python "$(BIN)/python" install -qq pip; \
+	fi || { echo "make: could not make $(VENV). Fix: on Debian and Ubuntu, apt-get install python3.11-venv; elsewhere a Python 3.11 with venv and pip >= 22.3" >&2; exit 2; }
+	@"$(BIN)/python" -m pip install -qq -c "$(CONSTRAINTS)" -e '.[timm,dev]'
+	@touch "$@"
+
+demo: $(STAMP) ## The whole way on made-up scans: prepare, search, train, evaluate, serve (KEEP=1 leaves the page up)
+	@$(IN_VENV) python jobs/demo.py $(if $(filter-out 0,$(KEEP)),--keep)
+
+test: lint system-packages ## Lint, then every test but the long ones (SYSTEM=1 may install Chromium for the page's tests)
+	$(IN_VENV) python -m pytest
+
+lint: $(STAMP) ## Style, types and layers
+	$(IN_VENV) ruff check .
+	$(IN_VENV) ruff format --check .
+	$(IN_VENV) mypy
+	$(IN_VENV) lint-imports
+
+soak: $(STAMP) ## The long versions of the tests: many kills, long fuzz
+	$(IN_VENV) python -m pytest -m soak
+
+system-packages:
+	@bash tests/system_packages.sh
+
+constraints: ## Write the newest versions that fit into constraints.txt; then run the tests
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	  $(MAKE) --no-print-directory setup VENV="$$fresh/venv" CONSTRAINTS=/dev/null; \
+	  "$$fresh/venv/bin/python" -m pip install -qq boto3 -e '.[timm,dev]'; \
+	  sed -n '/^#/p' constraints.txt > "$$fresh/list"; \
+	  "$$fresh/venv/bin/python" -m pip freeze --exclude-editable | sed 's/+[^+]*$$//' >> "$$fresh/list"; \
+	  cp "$$fresh/list" constraints.txt
+
+wheel: $(STAMP) ## This commit's package and constraints.txt into dist/, which cluster.yaml installs on every node
+	@rm -rf build dist
+	@"$(BIN)/python" -m pip wheel -qq --no-deps --wheel-dir dist .
+	@cp constraints.txt dist/
+	@rm -rf build
+	@ls dist/*.whl
+
+cluster: $(STAMP) ## Start the AWS cluster of cluster.yaml, or bring it up to date
+	@! grep -n 'FILL-IN' cluster.yaml || { echo "make: cluster.yaml: found the lines above still to be filled in; the comments beside them say how" >&2; exit 2; }
+	@$(MAKE) --no-print-directory wheel
+	@"$(BIN)/python" -m pip install -qq -c constraints.txt boto3
+	@$(IN_VENV) ray get-auth-token --generate > /dev/null
+	@$(IN_VENV) ray up --yes cluster.yaml
+
+clean: ## Remove what can be made again, except .venv
+	rm -rf build dist demo .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis platform/*.egg-info
+	find . -name __pycache__ -not -path './.git/*' -not -path './$(VENV)/*' -prune -exec rm -rf {} +

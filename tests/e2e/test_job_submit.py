@@ -1,0 +1,177 @@
+"""Jobs, as a user submits them: a real head with a token, `ray job submit`, its log and its exit status."""
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from neuralblack.data.phantoms import write_phantoms
+from neuralblack.data.prepare import prepare
+from neuralblack.registry.model_folder import open_model
+from neuralblack.registry.run_folder import history_of
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+START_S, STOP_S, JOB_S = 120, 45, 400  # generous: two cores may be shared
+
+Submit = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    with socket.socket() as first:
+        sockets = [first, *(socket.socket() for _ in range(count - 1))]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+        for one in sockets:
+            one.close()
+    return ports
+
+
+def answers(url: str, token: str) -> bool:
+    request = urllib.request.Request(f"{url}/api/version", headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[dict[str, str]]:
+    """The environment of a client of a new head on loopback, with token and address."""
+    folder = Path(tempfile.mkdtemp(prefix="nb-", dir="/tmp"))  # Ray's socket paths may have 107 characters
+    port, dashboard, agent, agent_grpc, metrics, environment_agent = free_ports(6)
+    url = f"http://127.0.0.1:{dashboard}"
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",  # the head's PATH decides which `python` runs a job
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        *(str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"),
+        *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"),
+        *(f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={environment_agent}"),
+        *("--num-cpus=4", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats"),
+        f"--temp-dir={folder}",
+    ]
+    with (folder / "start.log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + START_S
+        while not answers(url, env["RAY_AUTH_TOKEN"]):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the head did not start:\n{(folder / 'start.log').read_text()[-4000:]}")
+            time.sleep(0.5)
+        yield env | {"RAY_API_SERVER_ADDRESS": url}
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)  # a worker may still be closing its log
+
+
+@pytest.fixture(scope="module")
+def submit(head: dict[str, str]) -> Submit:
+    """Submit an entrypoint as README says, from the repository root, and wait for its end."""
+
+    def run(*entrypoint: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--runtime-env", "jobs/env.yaml", "--"]
+        return subprocess.run(
+            [*command, *entrypoint],
+            cwd=ROOT,
+            env=head | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=JOB_S,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    write_phantoms(folder / "raw", patients=20, slices=1, size=96)
+    prepare([folder / "raw" / "figshare", folder / "raw" / "images"], folder / "dataset", size=64)
+    return folder / "dataset"
+
+
+def test_a_job_runs_this_repositorys_package_under_the_heads_python(submit):
+    code = (
+        "import sys, platform, neuralblack, neuralblack.data.readers, pathlib;"
+        "print('package', pathlib.Path(neuralblack.__file__).parts[-3], 'python', sys.executable, platform.system());"
+        "print('sent', sorted(path.name for path in pathlib.Path().iterdir()))"
+    )
+
+    done = submit("python", "-c", code)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"python {BIN / 'python'} Linux" in done.stdout
+    assert "package _ray_pkg_" in done.stdout  # what travelled with the job, not what is installed here
+    assert "'jobs'" in done.stdout
+    assert not any(
+        f"'{name}'" in done.stdout for name in (".git", ".venv", "tests", "docs", "platform", "dist", "build")
+    )
+
+
+def test_a_client_without_the_token_is_refused(submit):
+    done = submit("python", "-c", "print('never')", env={"RAY_AUTH_TOKEN": "0" * 64})
+
+    assert done.returncode != 0
+    assert "never" not in done.stdout.splitlines()
+    assert "oken authentication is enabled" in done.stderr
+
+
+def test_submitted_training_reports_its_epochs_and_leaves_its_run(submit, dataset):
+    run = dataset.parent / "runs" / "first"
+
+    done = submit(
+        *("python", "jobs/train.py", str(dataset), str(run), "--workers", "1"),
+        *("--set", "model=efficientnet_lite0", "--set", "weights=none", "--set", "epochs=1", "--set", "batch_size=16"),
+    )
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert re.search(r"epoch +1 .*validation loss", done.stdout)
+    assert str(run) in done.stdout
+    assert "succeeded" in done.stdout
+    (epoch,) = history_of(run)
+    assert 0 <= epoch["accuracy"] <= 1
+    assert open_model(run / "model").path == run / "model"
+
+
+def test_a_failed_job_ends_in_one_clean_line_and_status_1(submit, dataset):
+    done = submit("python", "jobs/train.py", str(dataset), "runs/relative", "--workers", "1")
+
+    assert done.returncode == 1
+    output = done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("neuralblack: ")]
+    assert len(set(lines)) == 1, output  # the CLI shows the last log lines a second time
+    for words in ("runs/relative", "found ", "expected ", "Fix:"):
+        assert words in lines[0]
+    assert "Traceback" not in output
