@@ -83,19 +83,21 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def await_resources(each: Resources, count: int, *, wait_s: float) -> None:
+def await_resources(each: Resources, count: int, *, wait_s: float, driver_cpu: float = 0) -> None:
     """Make sure that `count` bundles fit; Ray itself would wait for ever, and say nothing.
 
     Args:
         each: what one worker takes, such as {"CPU": 2, "GPU": 1}.
         count: how many of them run at once.
         wait_s: how long the autoscaler may take to bring what is missing.
+        driver_cpu: what whoever starts them takes beside them.
 
     Raises:
         InputError: more than the cluster can ever have, or not there within `wait_s`.
 
     """
     needed = {name: value * count for name, value in each.items() if value}
+    needed["CPU"] += driver_cpu
     most_of = reachable_resources()
     for name, value in needed.items():
         most = most_of.get(name, 0)

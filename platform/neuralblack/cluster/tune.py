@@ -85,8 +85,9 @@ def tune_on_cluster(
     with ray_session(dashboard=workers > 1):
         each: dict[str, float] = {"CPU": 1.0, "GPU": float(gpus)}  # trials side by side use CPUs better than threads
         together = {name: value * workers for name, value in each.items() if value}
-        together["CPU"] += DRIVER_CPU * (workers > 1)
-        await_resources(together, 1, wait_s=wait_s)
+        driver_cpu = DRIVER_CPU * (workers > 1)
+        together["CPU"] += driver_cpu
+        await_resources(each, workers, wait_s=wait_s, driver_cpu=driver_cpu)
         room = min(int(reachable_resources().get(name, 0) / value) for name, value in together.items())
         if concurrent > room:
             log.info("%d trials at a time instead of %d: the cluster has no room for more", room, concurrent)

@@ -160,6 +160,11 @@ def write_dataset(
     write_manifest(folder, facts)
 
 
+def class_numbers(dataset: Dataset, rows: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Number the labels of some rows by a model's classes: (R,) int64."""
+    return np.array([classes.index(dataset.labels[row]) for row in rows], dtype=np.int64)
+
+
 def hashed(patient: str) -> str:
     """Name a patient without saying who: 16 hex digits, the same in every dataset.
 

@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from neuralblack.data.dataset import Dataset
+from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.metrics import summarise
 
 THUMBNAIL = 32  # pixels on each side
@@ -33,7 +33,7 @@ def measure_baselines(
     """
     known = np.array([row for row in test if dataset.labels[row] in classes], np.int64)
     usable = np.array([row for row in train if dataset.labels[row] in classes], np.int64)
-    y_train, y_test = _indices(dataset, usable, classes), _indices(dataset, known, classes)
+    y_train, y_test = class_numbers(dataset, usable, classes), class_numbers(dataset, known, classes)
     return {
         "majority class": majority(y_train, y_test, classes),
         "1-NN on thumbnails": nearest_thumbnail(
@@ -87,11 +87,6 @@ def linear_probe(
     if len(features_test):
         probabilities[:, model.classes_] = model.predict_proba(features_test)
     return probabilities
-
-
-def _indices(dataset: Dataset, rows: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.int64]:
-    number = {name: index for index, name in enumerate(classes)}
-    return np.array([number[dataset.labels[row]] for row in rows], np.int64)
 
 
 def _thumbnails(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.float32]:

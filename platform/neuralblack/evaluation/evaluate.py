@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, hashed
+from neuralblack.data.dataset import Dataset, class_numbers, hashed
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.evaluation.report import write_report
@@ -93,8 +93,7 @@ def evaluate(
             fix="choose another fold or dataset",
         )
     probabilities = _classify(predictor, dataset, known, progress)
-    numbers = {name: index for index, name in enumerate(predictor.classes)}
-    labels = np.array([numbers[dataset.labels[row]] for row in known], np.int64)
+    labels = class_numbers(dataset, known, predictor.classes)
     result = {
         **summarise(labels, probabilities, predictor.classes),
         "version": VERSION,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, open_dataset
+from neuralblack.data.dataset import Dataset, class_numbers, open_dataset
 from neuralblack.data.splits import folds_of, load_split, refuse_overlap
 from neuralblack.errors import InputError
 from neuralblack.evaluation.baselines import linear_probe, measure_baselines
@@ -91,8 +91,7 @@ def _probe(predictor: Predictor, dataset: Dataset, train: NDArray[np.int64], row
     """Fit a logistic regression on the features of the weights that the run started from."""
     config, classes = predictor.folder.config, predictor.classes
     known = np.array([row for row in rows if dataset.labels[row] in classes], np.int64)
-    number = {name: index for index, name in enumerate(classes)}
-    y_train, y_test = (np.array([number[dataset.labels[row]] for row in part], np.int64) for part in (train, known))
+    y_train, y_test = (class_numbers(dataset, part, classes) for part in (train, known))
 
     def features(part: NDArray[np.int64]) -> NDArray[np.float32]:
         return pooled_features(dataset.images[part], model=config.model, weights=config.weights)

@@ -3,14 +3,12 @@
 import logging
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from neuralblack import metrics as measure
 from neuralblack.config import TrainConfig
-from neuralblack.data.dataset import Dataset
+from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
 from neuralblack.models.execution import Execution, choose_execution
 from neuralblack.models.heads import probabilities
@@ -87,11 +85,6 @@ def batch_norm_of(config: TrainConfig) -> str:
     if config.batch_norm == "auto":
         return "local" if config.weights == "none" else "eval"
     return config.batch_norm
-
-
-def class_numbers(dataset: Dataset, rows: NDArray[np.int64], classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """Number the labels of some rows by a model's classes: (R,) int64."""
-    return np.array([classes.index(dataset.labels[row]) for row in rows], dtype=np.int64)
 
 
 def validation(
