@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3.11
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+EXTRAS := timm,openvino,medical,bench,dev
 BIN := $(VENV)/bin
 # The stamp is written behind the last step of an installation, so half an installation is done again.
 STAMP := $(VENV)/.installed
@@ -25,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@if "$(PYTHON)" -c 'import ensurepip' 2> /dev/null; then "$(PYTHON)" -m venv "$(VENV)"; else \
 	  "$(PYTHON)" -m venv --without-pip "$(VENV)" && "$(PYTHON)" -m pip --python "$(BIN)/python" install -qq pip; \
 	fi || { echo "make: could not make $(VENV). Fix: on Debian and Ubuntu, apt-get install python3.11-venv; elsewhere a Python 3.11 with venv and pip >= 22.3" >&2; exit 2; }
-	@"$(BIN)/python" -m pip install -qq -c "$(CONSTRAINTS)" -e '.[timm,dev]'
+	@"$(BIN)/python" -m pip install -qq -c "$(CONSTRAINTS)" -e '.[$(EXTRAS)]'
 	@touch "$@"
 
 demo: $(STAMP) ## The whole way on made-up scans: prepare, search, train, evaluate, serve (KEEP=1 leaves the page up)
@@ -49,7 +50,7 @@ system-packages:
 constraints: ## Write the newest versions that fit into constraints.txt; then run the tests
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	  $(MAKE) --no-print-directory setup VENV="$$fresh/venv" CONSTRAINTS=/dev/null; \
-	  "$$fresh/venv/bin/python" -m pip install -qq boto3 -e '.[timm,dev]'; \
+	  "$$fresh/venv/bin/python" -m pip install -qq boto3 -e '.[$(EXTRAS)]'; \
 	  sed -n '/^#/p' constraints.txt > "$$fresh/list"; \
 	  "$$fresh/venv/bin/python" -m pip freeze --exclude-editable | sed 's/+[^+]*$$//' >> "$$fresh/list"; \
 	  cp "$$fresh/list" constraints.txt

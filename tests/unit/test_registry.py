@@ -45,7 +45,7 @@ def test_a_promoted_run_is_the_champion_and_the_same_model(run, tmp_path):
         (lambda model: (model / "manifest.json").unlink(), ["no manifest.json"]),
         (lambda model: shutil.rmtree(model), ["found nothing"]),
         (lambda model: (model / "manifest.json").write_text('{"files": {"../x": "0"}}'), ["../x"]),
-        (lambda model: (model / "manifest.json").write_text('{"files": {}}'), ["no card.json"]),
+        (lambda model: (model / "manifest.json").write_text('{"files": {}}'), ["card.json"]),
         (lambda model: (model / "manifest.json").write_text("{"), ["no readable JSON"]),
     ],
     ids=["changed", "missing", "unfinished", "no folder", "outside", "empty manifest", "broken manifest"],

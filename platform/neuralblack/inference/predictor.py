@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from neuralblack.data.preprocessing import preprocess
 from neuralblack.data.readers import read_slice
 from neuralblack.inference.engines import build_engine
-from neuralblack.models.table import network_of
-from neuralblack.registry.model_folder import ModelFolder, load_weights, model_path, open_model
+from neuralblack.models.heads import probabilities
+from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
 
 BATCH = 32  # slices per forward pass; above 8 nothing is gained on a CPU, a GPU wants more
 
@@ -32,7 +32,7 @@ class Predictor:
     def __init__(self, folder: ModelFolder, *, engine: str = "auto", device: str | None = None) -> None:
         self.folder, self.engine = folder, engine
         self.classes, self.spec, self.hash, self.name = folder.classes, folder.spec, folder.hash, folder.id
-        self._run = build_engine(load_weights(folder), network_of(folder.config.model), name=engine, device=device)
+        self._run = build_engine(folder, name=engine, device=device)
 
     @classmethod
     def load(cls, path: Path, *, engine: str = "auto", device: str | None = None) -> "Predictor":
@@ -43,7 +43,10 @@ class Predictor:
         """Classify stored slices: (N, S, S) uint8, prepared by this model's spec -> (N, K) float32."""
         if not len(images):
             return np.zeros((0, len(self.classes)), np.float32)
-        parts = [self._run(torch.from_numpy(np.array(images[at : at + batch]))) for at in range(0, len(images), batch)]
+        parts = [
+            probabilities(self._run(torch.from_numpy(np.array(images[at : at + batch]))).logits)
+            for at in range(0, len(images), batch)
+        ]
         return torch.cat(parts).numpy()
 
     def __call__(self, slices: Sequence[NDArray[np.uint8]]) -> list[Prediction]:

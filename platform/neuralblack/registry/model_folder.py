@@ -1,4 +1,12 @@
-"""A model folder: weights, card, preprocessing, split, history; hashes written last and checked at every load."""
+"""A model folder: weights, card, preprocessing, calibration, split, history; hashes last, checked at every load.
+
+weights.safetensors    the bare network's state dict
+card.json              what people should know: configuration, classes, validation, calibration
+preprocessing.json     how slices must be prepared for it
+calibration.json       numbers behind its answers: temperature, prediction sets, refusal
+reference.safetensors  what an engine and the gate are compared with (golden slices, features); may be missing
+split.json, history.json, manifest.json
+"""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +22,7 @@ from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, new_folder, read_json, write_json, write_manifest
 from neuralblack.models.table import build_model
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class ModelFolder:
     hash: str  # of the manifest, 64 hex digits
     card: dict[str, Any]
     spec: Preprocessing
+    calibration: dict[str, Any]  # as `inference.calibration` writes it; {} where the run did not calibrate
     split: dict[str, Any]  # the split's manifest
     history: list[dict[str, Any]]  # one row an epoch
 
@@ -52,6 +61,8 @@ def save_model(
     spec: Preprocessing,
     split: dict[str, Any],
     history: list[dict[str, Any]],
+    calibration: dict[str, Any] | None = None,
+    reference: dict[str, Tensor] | None = None,
 ) -> ModelFolder:
     """Write a model folder in one step; what was at `path` before is replaced whole.
 
@@ -62,12 +73,17 @@ def save_model(
         spec: how slices must be prepared for it.
         split: the manifest of the split that it was trained on.
         history: metrics of each epoch.
+        calibration: temperature, prediction sets and refusal, as `inference.calibration` measures them.
+        reference: tensors that engines and the gate are compared with.
 
     """
     with new_folder(path) as folder:
         save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / WEIGHTS)
         write_json(folder / "card.json", card)
         write_json(folder / "preprocessing.json", spec.model_dump())
+        write_json(folder / "calibration.json", calibration or {})
+        if reference:
+            save_file(reference, folder / REFERENCE)
         write_json(folder / "split.json", split)
         write_json(folder / "history.json", history)
         write_manifest(folder)
@@ -77,7 +93,7 @@ def save_model(
 def open_model(path: Path) -> ModelFolder:
     """Check a model folder and read all but its weights; raises InputError naming a file that is missing or differs."""
     hash_ = check_manifest(path)
-    wanted = {WEIGHTS, "card.json", "preprocessing.json", "split.json", "history.json"}
+    wanted = {WEIGHTS, *(f"{name}.json" for name in ("card", "preprocessing", "calibration", "split", "history"))}
     missing = sorted(wanted - set(read_json(path / "manifest.json")["files"]))
     if missing:
         raise InputError(
@@ -85,7 +101,8 @@ def open_model(path: Path) -> ModelFolder:
         )
     card = read_json(path / "card.json")
     spec = checked(Preprocessing, read_json(path / "preprocessing.json"), where=path / "preprocessing.json")
-    return ModelFolder(path, hash_, card, spec, read_json(path / "split.json"), read_json(path / "history.json"))
+    calibration, split, history = (read_json(path / f"{name}.json") for name in ("calibration", "split", "history"))
+    return ModelFolder(path, hash_, card, spec, calibration, split, history)
 
 
 def load_weights(folder: ModelFolder) -> nn.Sequential:
@@ -93,6 +110,11 @@ def load_weights(folder: ModelFolder) -> nn.Sequential:
     model = build_model(folder.config.model, classes=len(folder.classes))
     model.load_state_dict(load_file(folder.path / WEIGHTS))
     return model.eval()
+
+
+def load_reference(folder: ModelFolder) -> dict[str, Tensor]:
+    """Read the tensors that engines and the gate are compared with; {} where the run kept none."""
+    return load_file(folder.path / REFERENCE) if (folder.path / REFERENCE).exists() else {}
 
 
 def model_path(path: Path) -> Path:
