@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from neuralblack.data.slices import Box
+from neuralblack.data.slices import Box, Prepared, Slice
 from neuralblack.errors import InputError
 from neuralblack.files import digest
 
 VERSION = 1
+
+
+class BlankError(InputError):
+    """A slice without contrast between its percentiles: the file is fine, and shows nothing."""
 
 
 class Preprocessing(BaseModel, frozen=True, extra="forbid"):
@@ -45,7 +49,8 @@ def preprocess(image: NDArray[np.generic], spec: Preprocessing, *, where: object
         slice that has the size already is only stretched.
 
     Raises:
-        InputError: not one slice, not real, not finite, or without contrast between its percentiles.
+        BlankError: without contrast between its percentiles.
+        InputError: not one slice, not real, or not finite.
     """
     check_version(spec, where=where)
     _refuse_other_than_a_slice(image, where=where)
@@ -65,10 +70,21 @@ def preprocess(image: NDArray[np.generic], spec: Preprocessing, *, where: object
     return square.round(out=square).clip(0, 255, out=square).astype(np.uint8)
 
 
+def prepared(slice_: Slice, spec: Preprocessing, *, where: object) -> Prepared:
+    """Prepare a slice to be asked about; a blank one comes out as zeros, because not answering it is the gate's to say.
+
+    Raises InputError as `preprocess` does for everything else.
+    """
+    try:
+        return Prepared(preprocess(slice_.image, spec, where=where), slice_.colour)
+    except BlankError:
+        return Prepared(np.zeros((spec.size, spec.size), np.uint8), slice_.colour)
+
+
 def _stretch(values: NDArray[np.floating], low: float, high: float, *, where: object) -> None:
     """Map low..high to 0..1 in place, as this runs for every request: no new memory to fault in for each step."""
     if not low < high or not isfinite(high - low):
-        raise InputError(
+        raise BlankError(
             where,
             found=f"no contrast: from {low:g} to {high:g} in all but its extreme pixels",
             expected="a slice that shows something",

@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
+from neuralblack.data.slices import Prepared
 from neuralblack.service.decoder import DecoderDownError
 from neuralblack.service.problems import Problem, answer_problems
 from neuralblack.service.uploads import FIELD, read_upload
@@ -30,11 +31,11 @@ class Classified(Protocol):
     """What the app needs of a prediction; `inference.predictor.Prediction` is one."""
 
     @property
-    def label(self) -> str:
-        """The most probable class."""
+    def label(self) -> str | None:
+        """The most probable class; None where the slice was refused."""
 
     @property
-    def probabilities(self) -> dict[str, float]:
+    def probabilities(self) -> dict[str, float] | None:
         """One probability for each class of the model, 0..1, of sum 1."""
 
 
@@ -48,9 +49,11 @@ class ModelName(BaseModel):
 class Answer(BaseModel):
     """The prediction for one slice."""
 
-    status: Literal["ok"] = "ok"
-    label: str = Field(description="The most probable class.")
-    probabilities: dict[str, float] = Field(description="One for each class the model knows; they sum to 1.")
+    status: Literal["ok", "refused"] = "ok"
+    label: str | None = Field(None, description="The most probable class.")
+    probabilities: dict[str, float] | None = Field(
+        None, description="One for each class the model knows; they sum to 1."
+    )
     model: ModelName
     preprocessing: int = Field(description="Version of the preprocessing between the file and the model.")
     request_id: str = Field(description="Also in the header X-Request-ID; quote it when something is wrong.")
@@ -67,8 +70,8 @@ class Trouble(BaseModel):
 
 
 def build_app(
-    decode: Callable[[bytes], Awaitable[NDArray[np.uint8]]],
-    classify: Callable[[NDArray[np.uint8]], Awaitable[Classified]],
+    decode: Callable[[bytes], Awaitable[Prepared]],
+    classify: Callable[[Prepared], Awaitable[Classified]],
     *,
     ready: Callable[[], bool],
     model: Mapping[str, object],
@@ -78,7 +81,7 @@ def build_app(
     """Build the service around two functions.
 
     Args:
-        decode: an upload's bytes -> the preprocessed slice (S, S) uint8, in a limited process; raises InputError.
+        decode: an upload's bytes -> the prepared slice, in a limited process; raises InputError.
         classify: such a slice -> its prediction, batched with those of other requests.
         ready: whether the model is loaded and warm. Until then there are no predictions, only 503.
         model: facts about it for the page and the answers; at least `name`, `hash` and `preprocessing` (its version).
@@ -117,12 +120,13 @@ def build_app(
             ) from None
         prediction = await classify(slice_)
         return Answer(
+            status="refused" if prediction.label is None else "ok",
             label=prediction.label,
             probabilities=prediction.probabilities,
             model=name,
             preprocessing=version,
             request_id=request.state.request_id,
-            preview=_data_uri(slice_) if preview else None,
+            preview=_data_uri(slice_.pixels) if preview else None,
         )
 
     @app.get("/health")
