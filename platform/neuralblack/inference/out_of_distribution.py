@@ -149,14 +149,9 @@ class Cloud:
         nearest: NDArray[np.float32] = np.sqrt(squares.min(1) / features.shape[1])
         return nearest
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """Name its arrays as `reference.safetensors` holds them."""
-        return {
-            "feature_mean": self.mean,
-            "feature_directions": np.ascontiguousarray(self.directions),
-            "feature_variances": self.variances,
-            "feature_rest": self.rest,
-        }
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """Give what its constructor takes, in that order, contiguous."""
+        return self.mean, np.ascontiguousarray(self.directions), self.variances, self.rest
 
 
 class Gate:
@@ -176,11 +171,13 @@ class Gate:
                 found.append(code)
         return _reasons(found)
 
+    def distance(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Say how far slices lie from the training slices, as `Cloud.distance`; 0 where the model has no cloud."""
+        return self._cloud.distance(features) if self._cloud else np.zeros(len(features), np.float32)
+
     def behind(self, features: NDArray[np.float32]) -> list[tuple[Reason, ...]]:
         """Find what speaks against slices in their features, (B, F)."""
-        if self._cloud is None or "features" not in self._limits:
-            return [()] * len(features)
-        far = self._cloud.distance(features) > self._limits["features"]
+        far = self.distance(features) > self._limits.get("features", np.inf)
         return [_reasons(["features"] if one else []) for one in far]
 
 

@@ -30,7 +30,7 @@ from neuralblack.inference.out_of_distribution import (
     limit,
 )
 from neuralblack.metrics import calibration_error, ratio
-from neuralblack.registry.model_folder import ModelFolder
+from neuralblack.registry.model_folder import ModelFolder, load_reference
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ GOLDEN = 32  # slices that engines are compared on
 MARGIN = 0.02  # between the two most probable classes of a golden slice: rounding must not turn its answer
 LEARNT = 2000  # training slices, at most, that the features' cloud is fitted to
 BATCH = 32
+CLOUD = ("feature_mean", "feature_directions", "feature_variances", "feature_rest")  # as the file names them
 NOTE = (
     "Fitted on the part that it is measured on, and so flattering, but for ece.after_cross_fitted, whose temperatures "
     "come from other patients. The part also chose the epoch."
@@ -107,9 +108,16 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     reference = {
         "golden_images": torch.from_numpy(np.array(slices[chosen])),
         "golden_logits": torch.from_numpy(logits[chosen]),
-        **{name: torch.from_numpy(values) for name, values in cloud.tensors().items()},
+        **{name: torch.from_numpy(values) for name, values in zip(CLOUD, cloud.arrays(), strict=True)},
     }
     return calibration, reference
+
+
+def load_gate(folder: ModelFolder) -> Gate:
+    """Build a model's gate; of one that was not calibrated, it refuses only colour and blank pictures."""
+    reference = load_reference(folder)
+    cloud = Cloud(*(reference[name].numpy() for name in CLOUD)) if set(CLOUD) <= set(reference) else None
+    return Gate(folder.calibration.get("gate", {}).get("limits"), cloud)
 
 
 def golden_rows(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.int64]:
