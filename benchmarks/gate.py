@@ -36,8 +36,9 @@ VIEWS = ("axial", "coronal", "sagittal")
 HEADER = """# The gate: what is refused
 
 `{command}`, with {model} ({trained}). Held-out slices are those of the test part, whose patients neither trained the
-network nor set a limit. Limits come from {fitted} validation slices: each check of the pixels is set to refuse
-{rate:.1%} of them and the distance of the features {distance_rate:.1%}; together they refuse {refused:.1%}. AUROC is of
+network nor set a limit. Limits are set so that each of six checks of the pixels refuses {rate:.2%} of the training and
+validation slices, and the distance of the features {distance_rate:.1%} of the {fitted} validation slices; together they
+refuse {refused:.1%} of validation. AUROC is of
 that distance alone, of a kind against the held-out slices: 1 means that every picture of the kind lies farther out.
 
 | {count} kinds | pictures | refused | by pixels | by features | AUROC | most frequent reason |
@@ -58,9 +59,9 @@ class Measured:
 class Measurer:
     """A model's gate and network, every picture through both."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, name: str) -> None:
         self.folder = open_model(model_path(model))
-        self.gate, self._engine = load_gate(self.folder), build_engine(self.folder, name="eager-fp32")
+        self.gate, self._engine = load_gate(self.folder), build_engine(self.folder, name=name)
 
     def __call__(self, questions: list[Prepared]) -> Measured:
         """Ask about pictures, also in the network where their pixels are refused already."""
@@ -85,8 +86,9 @@ def main() -> None:
     options.add_argument("--out", type=Path, help="the page; none given: only printed")
     options.add_argument("--kind", action="append", default=[], metavar="NAME=FOLDER", help="more pictures, as files")
     options.add_argument("--each", type=int, default=60, help="pictures of each kind but the held-out slices")
+    options.add_argument("--engine", default="auto")
     given = options.parse_args()
-    measure = Measurer(given.model)
+    measure = Measurer(given.model, given.engine)
     folder = measure.folder
     dataset = open_dataset(given.dataset)
     slices = [Prepared(np.array(dataset.images[row])) for row in load_split(folder.split, dataset).test]

@@ -23,6 +23,7 @@ from neuralblack.inference.calibration import COVERAGE, cross_fitted_error, fit_
 from neuralblack.inference.engines import Engine, build_engine
 from neuralblack.inference.out_of_distribution import (
     DISTANCE_RATE,
+    ENOUGH,
     RATE,
     Cloud,
     Gate,
@@ -72,8 +73,9 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
         _outputs(engine, dataset, rows)[1], class_numbers(dataset, rows, split.classes), classes=len(split.classes)
     )
     slices = dataset.images[split.validation]
-    limits = fit_checks(slices)
-    if limits:
+    limits: dict[str, float] = {}
+    if len(slices) >= ENOUGH:
+        limits = fit_checks(dataset.images[row] for row in (*rows, *split.validation))
         limits["features"] = limit(cloud.distance(features), rate=DISTANCE_RATE, above=True)
     else:
         log.info("too few validation slices for a gate: only pictures in colour and blank ones will be refused")
