@@ -13,8 +13,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
+from tests.medical_files import compressed_dicom, deflated_bomb, dicom_bytes, gzip_bomb, nifti_bytes
 
 from neuralblack.data.mat_writer import write_mat
 from neuralblack.data.preprocessing import Preprocessing, preprocess
@@ -22,6 +25,7 @@ from neuralblack.errors import InputError
 from neuralblack.service.decoder import Decoder, DecoderDownError
 
 SPEC = Preprocessing(size=64)
+CORPUS = Path(__file__).parents[1] / "corpus"
 
 
 def slice_of(seed=0, shape=(90, 80)):
@@ -94,11 +98,73 @@ def test_colour_and_blankness_survive_the_way_to_grey_pixels(decoder):
     assert not decode(decoder, image_bytes("PNG", np.full((64, 64), 9))).pixels.any()
 
 
+MEDICAL = {
+    "DICOM": lambda pixels: dicom_bytes(pixels),
+    "RLE in DICOM": lambda pixels: compressed_dicom("RLE", pixels),
+    "JPEG 2000 in DICOM": lambda pixels: compressed_dicom("JPEG2000", pixels),
+    "NIfTI": lambda pixels: nifti_bytes(pixels.T[::-1, ::-1]),  # so that it is upright behind its affine
+    "NIfTI in gzip": lambda pixels: nifti_bytes(pixels.T[::-1, ::-1], zipped=True),
+}
+
+
+@pytest.mark.parametrize("kind", MEDICAL)
+def test_a_medical_file_becomes_what_prepare_makes_of_its_pixels(decoder, kind):
+    pixels = slice_of() // 4
+
+    assert np.array_equal(decode(decoder, MEDICAL[kind](pixels.T.copy().T)), preprocess(pixels, SPEC, where="here"))
+
+
+@pytest.mark.parametrize("name", ["jpeg_ls_lossless", "RLE", "jp2klossless", "implicit", "bigendian"])
+def test_the_process_opens_nothing_to_decode_a_real_slice_in_any_coding(decoder, name):
+    if name == "jpeg_ls_lossless":
+        pytest.importorskip("gdcm")
+    files = Path(pydicom.__file__).parent / "data" / "test_files"
+
+    image = decode(decoder, (files / f"MR_small_{name}.dcm").read_bytes())
+
+    assert np.array_equal(image, decode(decoder, (files / "MR_small.dcm").read_bytes()))
+
+
+def resident(pid):
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+BOMBS = {
+    "PNG of the largest slice": lambda: bomb(2048, 2048),
+    "deflated DICOM": lambda: deflated_bomb(100),
+    "DICOM whose frame unpacks to more": lambda: inflated_frame(),
+    "NIfTI in gzip": lambda: gzip_bomb(100),
+    "HDF5 that takes a gigabyte": lambda: (CORPUS / "hdf5_takes_a_gigabyte.mat").read_bytes(),
+    "JPEG-LS that makes gdcm abort": lambda: (CORPUS / "gdcm_aborts_on_jpeg_ls.dcm").read_bytes(),
+}
+
+
+def inflated_frame():
+    """A DICOM file whose JPEG has 10,000 x 10,000 pixels where its header says 32 x 40."""
+    buffer = io.BytesIO()
+    Image.new("L", (10_000, 10_000)).save(buffer, "JPEG")
+    whole = compressed_dicom("JPEG")
+    start = whole.index(struct.pack("<HH", 0x7FE0, 0x0010)) + 12
+    return whole[:start] + encapsulate([buffer.getvalue()])
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_behind_a_bomb_the_next_good_file_is_read_as_before_and_the_memory_is_back(decoder, kind):
+    before, memory = decode(decoder, image_bytes("PNG")), resident(decoder.pids[0])
+
+    with pytest.raises(InputError, match="upload: found "):
+        decode(decoder, BOMBS[kind]())
+
+    assert np.array_equal(decode(decoder, image_bytes("PNG")), before)
+    assert resident(decoder.pids[0]) < memory + 64 * 2**20
+
+
 def test_bad_files_are_refused_by_the_same_process_and_called_upload(decoder, tmp_path):
     before = decoder.pids
     bad = {
         "broken PNG": image_bytes("PNG")[:300],
-        "bomb": bomb(30_000, 30_000),
+        "bomb": bomb(15_000, 15_000),
         "truncated .mat": mat_bytes(tmp_path)[:3000],
         "text": b"hello",
     }

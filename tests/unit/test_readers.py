@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from neuralblack.data.mat_writer import write_cvind, write_mat
-from neuralblack.data.readers import READERS, read_slice
+from neuralblack.data.readers import BY_BYTES, DICOM, IMAGE, KINDS, MAT, NIFTI, READERS, read_slice, recognised
 from neuralblack.data.readers.figshare import read_cvind
 from neuralblack.data.slices import MAX_SIDE
 from neuralblack.errors import InputError
@@ -292,7 +292,33 @@ def test_unknown_suffix_lists_the_known_ones(tmp_path):
     path = tmp_path / "scan.gif"
     path.write_bytes(b"GIF89a")
 
-    assert ".mat, .png, .jpg" in error_of(path)
+    assert ".png, .jpg, .jpeg, .tif, .tiff, .mat, .dcm, .nii, .nii.gz" in error_of(path)
+
+
+def test_every_format_is_named_in_the_one_sentence_for_people():
+    assert KINDS == "PNG, JPEG, TIFF, MATLAB v7.3 (.mat), DICOM (.dcm) or NIfTI (.nii, .nii.gz)"
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in READERS if suffix != ".nii.gz"])
+def test_no_format_takes_another_one_for_its_own(suffix, mat):
+    whole = {
+        MAT: mat.read_bytes(),
+        IMAGE: b"\x89PNG\r\n\x1a\n" + bytes(600),
+        DICOM: bytes(128) + b"DICM" + bytes(600),
+        NIFTI: bytes(344) + b"n+1\0" + bytes(300),
+    }
+
+    reader = READERS[suffix]
+
+    assert [other.name for other in BY_BYTES if other.recognises(whole[reader])] == [reader.name]
+    assert recognised(whole[reader])
+
+
+def test_bytes_of_an_upload_are_not_repeated():
+    with pytest.raises(InputError) as error:
+        read_slice(b"SENTINEL, born 1970", where="upload", labelled=False)
+
+    assert "SENTINEL" not in str(error.value)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (15, 500), (MAX_SIDE + 1, 20)])

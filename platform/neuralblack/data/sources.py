@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from neuralblack.data.readers import IMAGE, READERS
+from neuralblack.data.readers import MAT, READERS, suffix_of
 from neuralblack.data.readers.figshare import read_cvind
 from neuralblack.errors import InputError
 from neuralblack.labels import FOLDER_NAMES, from_folder
@@ -97,10 +97,10 @@ def _source(folder: Path, name: str) -> Source:
     ignored: list[str] = []
     for path in _walk(folder):
         relative = path.relative_to(folder).as_posix()
-        reader = READERS.get(path.suffix.lower())
+        reader = READERS.get(suffix_of(path))
         if reader is None or path.is_dir():
             ignored.append(relative)
-        elif reader is IMAGE:
+        elif reader is not MAT:
             images.append(_file(path, f"{name}/{relative}"))
         elif path.name.lower() == FOLD_FILE:
             fold_files.append(_file(path, f"{name}/{relative}"))

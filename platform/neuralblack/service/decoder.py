@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.data.readers import KINDS
 from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.service.decoder_worker import FRESH, PIXELS, READY, REFUSED
@@ -35,7 +36,7 @@ class Decoder:
     """Turn an upload's bytes into the preprocessed slice, in one of a few persistent processes.
 
     One thread waits on each process with blocking pipes, so it works on any event loop (uvloop, a Serve replica's) and
-    needs no child watcher. A process costs about 60 MB and half a second to start; a slice about a millisecond more
+    needs no child watcher. A process costs about 70 MB and half a second to start; a slice about a millisecond more
     than reading it in the service itself.
     """
 
@@ -180,6 +181,6 @@ def _refusal(found: str) -> InputError:
     return InputError(
         "upload",
         found=found,
-        expected="one slice as PNG, JPEG, TIFF or MATLAB v7.3",
+        expected=f"one slice as {KINDS}",
         fix="export the slice again; if it opens elsewhere, save it as PNG",
     )

@@ -1,9 +1,9 @@
 """The process that reads uploads: it has little memory, little time, and can open no file.
 
-Started by `neuralblack.service.decoder`, never by hand. It imports what reading needs (numpy, Pillow, h5py) and
-answers messages on one pipe until that pipe closes: bytes in; out come two marks and the content. Behind `PIXELS` that
-is JSON with the facts of the picture and, as its last S x S bytes, raw uint8; behind `REFUSED` it is JSON. The second
-mark says whether this process should be replaced.
+Started by `neuralblack.service.decoder`, never by hand. It imports what reading needs (numpy, Pillow, h5py, pydicom,
+nibabel where it is installed) and answers messages on one pipe until that pipe closes: bytes in; out come two marks and
+the content. Behind `PIXELS` that is JSON with the facts of the picture and, as its last S x S bytes, raw uint8; behind
+`REFUSED` it is JSON. The second mark says whether this process should be replaced.
 """
 
 import io
@@ -18,8 +18,9 @@ from pathlib import Path
 from PIL import Image
 
 from neuralblack.data.preprocessing import Preprocessing, prepared
-from neuralblack.data.readers import read_slice
+from neuralblack.data.readers import KINDS, read_slice
 from neuralblack.errors import InputError
+from neuralblack.service.decoder_samples import samples
 
 READY, PIXELS, REFUSED = b"R", b"P", b"N"
 FRESH, SPENT = b"0", b"1"
@@ -68,7 +69,7 @@ def _decode(data: bytes, spec: Preprocessing) -> tuple[bytes, bytes]:
         refusal = InputError(
             "upload",
             found=f"a file that cannot be read ({type(error).__name__})",
-            expected="one slice as PNG, JPEG, TIFF or MATLAB v7.3",
+            expected=f"one slice as {KINDS}",
             fix="export the slice again",
         )
     return REFUSED, json.dumps({"found": refusal.found, "expected": refusal.expected, "fix": refusal.fix}).encode()
@@ -77,10 +78,8 @@ def _decode(data: bytes, spec: Preprocessing) -> tuple[bytes, bytes]:
 def _load_what_is_loaded_late(spec: Preprocessing) -> None:
     """Import every Pillow plugin and go each way once: behind `_limit` no module can be opened any more."""
     Image.init()
-    for kind in ("PNG", "JPEG", "TIFF"):
-        buffer = io.BytesIO()
-        Image.linear_gradient("L").save(buffer, kind)
-        kind_of_answer, content = _decode(buffer.getvalue(), spec)
+    for kind, data in samples():
+        kind_of_answer, content = _decode(data, spec)
         if kind_of_answer != PIXELS:
             raise RuntimeError(f"this decoder cannot read its own {kind}: {content.decode()}")
 

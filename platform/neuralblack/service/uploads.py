@@ -6,11 +6,12 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from neuralblack.data.readers import READERS
+from neuralblack.data.readers import KINDS, recognised
 from neuralblack.service.problems import Problem
 
 FRAME_BYTES = 64 * 1024  # of a multipart form around its file: boundaries and part headers
 FIELD = "file"
+OF_DICOM = "A DICOM file has DICM behind its first 128 bytes; one without is exported again as a file (PS3.10)."
 
 
 async def read_upload(request: Request, *, max_bytes: int) -> bytes:
@@ -24,13 +25,9 @@ async def read_upload(request: Request, *, max_bytes: int) -> bytes:
     else:
         data = b"".join([chunk async for chunk in _limited(request, max_bytes=max_bytes, of=max_bytes)])
     if not data:
-        raise Problem(400, "empty", "The upload is empty. Send one slice as PNG, JPEG, TIFF or MATLAB v7.3 (.mat).")
-    if not any(reader.recognises(data) for reader in READERS.values()):
-        raise Problem(
-            415,
-            "unsupported",
-            "The upload is of no kind this service reads: send PNG, JPEG, TIFF or MATLAB v7.3 (.mat).",
-        )
+        raise Problem(400, "empty", f"The upload is empty. Send one slice as {KINDS}.")
+    if not recognised(data):
+        raise Problem(415, "unsupported", f"The upload is of no kind this service reads: send {KINDS}. {OF_DICOM}")
     return data
 
 

@@ -1,10 +1,10 @@
 """Files in, slices out. A new format is one file in this folder and a line in READERS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuralblack.data.readers import figshare, images
+from neuralblack.data.readers import dicom, figshare, images, nifti
 from neuralblack.data.slices import Slice
 from neuralblack.errors import InputError
 
@@ -13,24 +13,63 @@ MAX_BYTES = 128 * 2**20  # a slice of 2048 x 2048 doubles with its mask has 36 M
 
 @dataclass(frozen=True)
 class Reader:
-    """One format: how its bytes are told from others, and how they become a Slice (raising InputError)."""
+    """One format: how its bytes are told from others, and how they become a Slice (raising InputError).
+
+    `kinds` is what people call it, for every sentence that says what may be sent; `fix` is for a file with its suffix
+    and other bytes.
+    """
 
     name: str
+    kinds: tuple[str, ...]
     recognises: Callable[[bytes], bool]
     read: Callable[..., Slice]  # (data, *, where, labelled)
+    fix: str = ""
 
 
-MAT = Reader("a MATLAB v7.3 slice", figshare.recognises, figshare.read)
-IMAGE = Reader("a PNG, JPEG or TIFF image", images.recognises, images.read)
+DICOM = Reader("a DICOM image", ("DICOM (.dcm)",), dicom.recognises, dicom.read, fix=dicom.MISSING_PREAMBLE)
+IMAGE = Reader("a PNG, JPEG or TIFF image", ("PNG", "JPEG", "TIFF"), images.recognises, images.read)
+MAT = Reader("a MATLAB v7.3 slice", ("MATLAB v7.3 (.mat)",), figshare.recognises, figshare.read)
+NIFTI = Reader("a NIfTI slice", ("NIfTI (.nii, .nii.gz)",), nifti.recognises, nifti.read)
 
 READERS: dict[str, Reader] = {  # by file suffix, lower case
-    ".mat": MAT,
     ".png": IMAGE,
     ".jpg": IMAGE,
     ".jpeg": IMAGE,
     ".tif": IMAGE,
     ".tiff": IMAGE,
+    ".mat": MAT,
+    ".dcm": DICOM,
+    ".nii": NIFTI,
+    ".nii.gz": NIFTI,
 }
+BY_BYTES = (DICOM, IMAGE, MAT, NIFTI)  # DICOM first: the 128 bytes before its mark may be a TIFF's header (PS3.10, 7.1)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Join words for a sentence.
+
+    >>> listed(["PNG", "TIFF", "DICOM (.dcm)"])
+    'PNG, TIFF or DICOM (.dcm)'
+    """
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+KINDS = listed([kind for reader in dict.fromkeys(READERS.values()) for kind in reader.kinds])
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that names a file's format, in lower case.
+
+    >>> suffix_of(Path("scan.1.NII.gz")), suffix_of(Path("scan.tar.gz")), suffix_of(Path("IM0001"))
+    ('.nii.gz', '.gz', '')
+    """
+    double = "".join(path.suffixes[-2:]).lower()
+    return double if double in READERS else path.suffix.lower()
+
+
+def recognised(data: bytes) -> bool:
+    """Say whether bytes are of a format that has a reader, from their marks alone; nothing is unpacked for it."""
+    return any(reader.recognises(data) for reader in BY_BYTES)
 
 
 def read_slice(source: Path | bytes, *, where: object, labelled: bool = True) -> Slice:
@@ -46,7 +85,7 @@ def read_slice(source: Path | bytes, *, where: object, labelled: bool = True) ->
     """
     if isinstance(source, bytes):
         return decode(source, suffix=None, where=where, labelled=labelled)
-    return decode(file_bytes(source, where=where), suffix=source.suffix, where=where, labelled=labelled)
+    return decode(file_bytes(source, where=where), suffix=suffix_of(source), where=where, labelled=labelled)
 
 
 def file_bytes(path: Path, *, where: object) -> bytes:
@@ -77,13 +116,14 @@ def decode(data: bytes, *, suffix: str | None, where: object, labelled: bool) ->
         raise InputError(
             where, found=f"a file named {suffix or 'without a suffix'}", expected=known, fix="convert it to one of them"
         )
-    readers = (MAT, IMAGE) if suffix is None else (READERS[suffix.lower()],)
+    readers = BY_BYTES if suffix is None else (READERS[suffix.lower()],)
     for reader in readers:
         if reader.recognises(data):
             return reader.read(data, where=where, labelled=labelled)
+    start = f" ({data[:8]!r} ...)" if suffix else ""  # an upload's bytes are not repeated
     raise InputError(
         where,
-        found="an empty file" if not data else f"bytes of another kind ({data[:8]!r} ...)",
+        found=f"bytes of another kind{start}" if data else "an empty file",
         expected=" or ".join(reader.name for reader in readers),
-        fix=f"export the slice as one of {known}",
+        fix=(readers[0].fix if suffix else "") or f"export the slice as one of {known}",
     )

@@ -1,0 +1,55 @@
+"""From the values that a DICOM file stores to those that a screen would show."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuralblack.errors import InputError
+
+
+def shown_values(values: NDArray[np.generic], header: Any, *, little: bool, where: object) -> NDArray[np.generic]:
+    """Apply what PS3.3 C.11.1 (modality) and C.11.2 (display) say about stored values (H, W).
+
+    Of several windows or tables the first is taken. `little` is the order of the bytes in tables. Raises InputError
+    where a window has no width, and pydicom's own errors where the header is broken.
+    """
+    from pydicom.pixels.processing import apply_modality_lut, apply_windowing
+
+    if header.get("ModalityLUTSequence"):
+        values = _looked_up(values, header.ModalityLUTSequence[0], little=little)
+    elif header.get("RescaleSlope") is not None and header.get("RescaleIntercept") is not None:
+        values = apply_modality_lut(values, header)
+    if header.get("VOILUTSequence"):
+        return _looked_up(values, header.VOILUTSequence[0], little=little)
+    if header.get("WindowCenter") is None or header.get("WindowWidth") is None:
+        return values
+    if not header.get("VOILUTFunction"):
+        header.VOILUTFunction = "LINEAR"
+    if np.min(header.WindowWidth) < 1 and header.VOILUTFunction == "LINEAR":  # PS3.3 C.11.2.1.2.1
+        raise InputError(
+            where,
+            found="a display window narrower than 1",
+            expected="a WindowWidth of 1 or more",
+            fix="set a window and export the slice again",
+        )
+    shown: NDArray[np.generic] = apply_windowing(values, header)
+    return shown
+
+
+def _looked_up(values: NDArray[np.generic], item: Any, *, little: bool) -> NDArray[np.generic]:
+    """Send values through a table (PS3.3 C.11.1.1): below its first entry they get the first, above its last the last.
+
+    Not pydicom's own: version 3.0 keeps the index in the type of the entries, so 12 bits wrap in a table of 8.
+    """
+    entries, first, _ = (int(number) for number in item.LUTDescriptor)
+    entries = entries or 2**16  # which two bytes cannot say
+    data = item.LUTData
+    if not isinstance(data, bytes):
+        table: NDArray[np.generic] = np.asarray(data, np.uint16)
+    elif len(data) < 2 * entries:
+        table = np.frombuffer(data, np.uint8)
+    else:
+        table = np.frombuffer(data, "<u2" if little else ">u2")
+    index = np.clip(values.astype(np.float64) - first, 0, entries - 1)
+    return table[index.astype(np.int64)]
