@@ -116,6 +116,8 @@ def page_service(*, heard: list[bytes] | None = None, **options: object) -> Iter
         while not server.started:
             assert time.monotonic() < deadline and thread.is_alive(), "uvicorn does not start"
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(START_S)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(START_S)
