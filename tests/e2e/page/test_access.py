@@ -6,7 +6,11 @@ import pytest
 from tests.e2e.page.fake_service import MENINGIOMA, REFUSED, broken_file, page_service, slice_file
 from tests.e2e.page.looks import choose
 
+from neuralblack.service.pages import PAGE
+
 pytestmark = pytest.mark.e2e
+
+FILES = resources.files("neuralblack.service") / "page"
 
 TEXTS = """() => [...document.querySelectorAll("h1, h2, p, span, small, button, strong, label, output, li, summary")]
     .filter(e => e.offsetParent && e.innerText)
@@ -124,7 +128,16 @@ def test_who_wants_no_motion_sees_none(browser, address):
     page.close()
 
 
-def test_all_files_of_the_page_together_are_small():
-    files = [file for file in (resources.files("neuralblack.service") / "page").iterdir() if file.is_file()]
+def test_all_files_of_the_page_are_served_and_small_together():
+    files = {file.name: file.read_bytes() for file in FILES.iterdir() if file.is_file()}
 
-    assert sum(len(file.read_bytes()) for file in files) < 100_000
+    assert set(files) == {name for name, _ in PAGE.values()}
+    assert sum(map(len, files.values())) < 100_000
+
+
+@pytest.mark.parametrize("name", ["app.js", "answers.js", "server.js", "viewer.js"])
+def test_no_script_makes_markup_of_a_text_or_knows_another_server(name):
+    script = (FILES / name).read_text()
+
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "://"):
+        assert word not in script

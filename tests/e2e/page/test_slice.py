@@ -3,7 +3,17 @@
 import time
 
 import pytest
-from tests.e2e.page.fake_service import ANSWERS, GLIOMA, MODEL, PLAIN, REFUSED, UNSURE, page_service, slice_file
+from tests.e2e.page.fake_service import (
+    ANSWERS,
+    GLIOMA,
+    MENINGIOMA,
+    MODEL,
+    PLAIN,
+    REFUSED,
+    UNSURE,
+    page_service,
+    slice_file,
+)
 from tests.e2e.page.looks import SPACE, choose, drop, percent, rows
 
 pytestmark = pytest.mark.e2e
@@ -67,9 +77,10 @@ def test_a_refusal_is_said_in_words_and_is_no_error(page, tmp_path):
     ("says", "words"),
     [
         (GLIOMA, ["At 90 % certainty: glioma or meningioma", "In 9 of 10 held-out slices the true class was among"]),
+        (MENINGIOMA, ["At 99 % certainty: meningioma", "In 99 of 100 held-out slices"]),
         (UNSURE, ["At 90 % certainty: glioma, meningioma or pituitary", "all that the model knows: it cannot tell"]),
     ],
-    ids=["two", "all"],
+    ids=["two", "one", "all"],
 )
 def test_what_cannot_be_ruled_out_is_named_and_how_often_that_holds(says, words, page, tmp_path):
     choose(page, slice_file(tmp_path / "scan.png", says))

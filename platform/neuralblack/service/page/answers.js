@@ -121,10 +121,10 @@ function certainty({ coverage, prediction_set: named, probabilities }) {
   if (typeof coverage !== "number" || !Array.isArray(named)) return [];
   const all = named.length === Object.keys(probabilities).length;
   const words = named.length === 0 ? "no class can be named" : either(named);
-  const tenths = Math.round(coverage * 100) % 10 === 0;
-  const often = tenths ? `${Math.round(coverage * 10)} of 10` : `${Math.round(coverage * 100)} of 100`;
+  const hundredths = Math.min(99, Math.floor(100 * coverage + 1e-6)); // a promise is rounded down, and is never 100 %
+  const often = hundredths % 10 === 0 ? `${hundredths / 10} of 10` : `${hundredths} of 100`;
   return [element("div", { class: "certainty" },
-    element("p", {}, element("strong", { text: `At ${Math.round(coverage * 100)}\u00a0% certainty: ${words}` })),
+    element("p", {}, element("strong", { text: `At ${hundredths}\u00a0% certainty: ${words}` })),
     element("p", { text: `In ${often} held-out slices the true class was among those named.` +
       (all ? " Here these are all that the model knows: it cannot tell." : "") }))];
 }
