@@ -275,6 +275,8 @@ def test_a_bug_is_one_sentence_for_the_client_and_says_nothing_of_the_upload_in_
         ("POST", "/predict/", 404, "not_found"),
         ("DELETE", "/health", 405, "wrong_method"),
         ("POST", "/predict?preview=true&preview=false", 422, "invalid_request"),
+        ("POST", "/predict?preveiw=true", 422, "invalid_request"),
+        ("POST", "/study?explain=true", 422, "invalid_request"),
         ("POST", "/predict?preview=perhaps", 422, "invalid_request"),
     ],
 )

@@ -25,7 +25,8 @@ def form(field="file", content=None):
 
 REQUESTS = {
     "whole": ("POST", "/predict", form()),
-    "pictures": ("POST", f"/predict?preview=true&patient={SENTINEL}", form()),
+    "pictures": ("POST", "/predict?preview=true", form()),
+    "unknown-parameter": ("POST", f"/predict?preview=true&{SENTINEL}={SENTINEL}", form()),
     "wrong-field": ("POST", "/predict", form(SENTINEL)),
     "no-slice": ("POST", "/predict", form(content=SENTINEL.encode())),
     "wrong-parameter": ("POST", f"/predict?preview={SENTINEL}", form()),

@@ -20,6 +20,7 @@ NOTICE = "Research use only; not a diagnosis."
 HEAT_MAP_NOTE = "It shows where the network looked, not where the tumour is."
 # Vermillion, of Okabe and Ito's palette (2008) for readers who are colour-blind or not.
 HEAT_MAP_RGB = (213, 94, 0)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))  # one, not one for each answer
 
 
 class Reason(Protocol):
@@ -217,10 +218,7 @@ def whys(reasons: Sequence[Reason]) -> list[dict[str, str]]:
 
 def json_response(content: dict[str, Any]) -> Response:
     """Send plain values; a number that is none is a bug of ours and raises ValueError."""
-    return Response(
-        json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(),
-        media_type="application/json",
-    )
+    return Response(_ENCODER.encode(content).encode(), media_type="application/json")
 
 
 def preview(question: object) -> str:

@@ -24,7 +24,7 @@ from neuralblack.service.meter import MEDIA_TYPE, Meter
 from neuralblack.service.overload import Places, turn
 from neuralblack.service.pages import add_page
 from neuralblack.service.problems import Problem, answer_problems
-from neuralblack.service.routes import OPEN, Bare, flag, guarded
+from neuralblack.service.routes import OPEN, Bare, flags, guarded
 from neuralblack.service.study import BODY_SLICES, MOST_SLICES, answer_study, read_study
 from neuralblack.service.uploads import read_upload
 
@@ -128,7 +128,7 @@ class _Service:
     async def predict(self, request: Request) -> Response:
         """Classify one slice: the body is the file, or a form with a field `file`."""
         with self._meter.trouble("predict"):
-            draw, explain = flag(request, "preview"), flag(request, "explain")
+            draw, explain = flags(request, "preview", "explain")
             self._must_be_ready()
             if explain and self._explain is None:
                 raise Problem(422, "no_explanation", "This model cannot show where it looked. Ask without explain.")
@@ -148,6 +148,7 @@ class _Service:
     async def study(self, request: Request) -> Response:
         """Give one verdict on several slices of one patient: a form with 1 to 64 fields `file`."""
         with self._meter.trouble("study"):
+            flags(request)
             self._must_be_ready()
             async with turn(self._places, deadline_s=self._deadline_s) as mine:
                 files = await read_study(request, max_bytes=self._max_bytes, most=self._most_slices)

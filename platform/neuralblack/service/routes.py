@@ -60,11 +60,19 @@ def guarded(token: str | None, refused: Callable[[str], None]) -> type[APIRoute]
     return Guarded
 
 
-def flag(request: Request, name: str) -> bool:
-    """Read a parameter that is true or false, and false where it is absent; raises Problem 422."""
-    given = request.query_params.getlist(name)
-    if not given:
-        return False
-    if len(given) > 1 or given[0].lower() not in FLAGS:
-        raise Problem(422, "invalid_request", f"The parameter {name} must be true or false.")
-    return FLAGS[given[0].lower()]
+def flags(request: Request, *names: str) -> tuple[bool, ...]:
+    """Read the parameters that a route takes, each true or false, and false where it is absent.
+
+    Raises:
+        Problem: 422 another value, one twice, or one that there is not: a misspelt name must not pass for an absent one.
+    """
+    if not request.scope["query_string"]:
+        return (False,) * len(names)
+    given = request.query_params.multi_items()
+    known = ", ".join(names) or "none"
+    if len(dict(given)) < len(given) or any(name not in names for name, _ in given):
+        raise Problem(422, "invalid_request", f"A parameter is unknown or there twice. Known here: {known}.")
+    if any(value.lower() not in FLAGS for _, value in given):
+        raise Problem(422, "invalid_request", f"A parameter is neither true nor false. Known here: {known}.")
+    values = {name: FLAGS[value.lower()] for name, value in given}
+    return tuple(values.get(name, False) for name in names)
