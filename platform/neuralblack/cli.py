@@ -160,7 +160,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Slices: PNG, JPEG, TIFF or .mat.")],
+    images: Annotated[list[Path], typer.Argument(help="Slices: PNG, JPEG, TIFF, .mat, DICOM or NIfTI.")],
     model: Annotated[Path | None, typer.Option(help="A model folder or a run; none given: the champion.")] = None,
     registry: Registry = Path("registry"),
     engine: Engine = "auto",

@@ -27,7 +27,8 @@ _FILE = {"type": "string", "format": "binary"}
 SLICE_BODY = {
     "required": True,
     "content": {
-        kind: {"schema": _FILE} for kind in ("image/png", "image/jpeg", "image/tiff", "application/octet-stream")
+        kind: {"schema": _FILE}
+        for kind in ("image/png", "image/jpeg", "image/tiff", "application/dicom", "application/octet-stream")
     }
     | {
         "multipart/form-data": {

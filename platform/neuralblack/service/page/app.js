@@ -1,140 +1,198 @@
-// The page: choose or drop a slice, see what the model sees and what it says. Texts go in as text, never as markup.
+// The page: choose or drop slices, see what the model sees and what it says.
+
+import { answerOf, element, emptyBars, plural, quiet, slicesOf, studyOf } from "./answers.js";
+import { Problem, ask, token } from "./server.js";
+import { offerHeat, setBusy, show } from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
-const [file, drop, slice, invitation, busy, name, again] =
-  ["file", "drop", "slice", "invitation", "busy", "name", "again"].map(at);
-const [answer, problem, state, model] = ["answer", "problem", "state", "model"].map(at);
+const [file, drop, kinds, name, again] = ["file", "drop", "kinds", "name", "again"].map(at);
+const [answer, problem, wait, state, model, study, slices] =
+  ["answer", "problem", "wait", "state", "model", "study", "slices"].map(at);
+const [door, secret, doorProblem, forget] = ["door", "token", "door-problem", "forget"].map(at);
 
-const DOWN = "The server does not answer. Check that it is running and that you are connected, then try again.";
-const PATIENCE_MS = 60_000;
-let facts = null;
-let current = null; // the request under way; a new slice ends it
+const MOST_SLICES = 64; // of a study, as the server counts
+let facts = null; // of the model, when they are known
+let current = null; // what ends the request under way; a new choice does
+let interrupted = null; // what to do again when there is a token
 
-function element(tag, { text, ...attributes } = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  made.append(...children);
-  return made;
-}
-
-// Never "100%" and never "0%": a probability from a model is neither.
-function percent(share) {
-  if (share > 0.999) return "> 99.9 %";
-  if (share < 0.001) return "< 0.1 %";
-  return `${(100 * share).toFixed(1)} %`;
-}
-
-function showProblem(sentence, requestId) {
-  problem.replaceChildren(element("p", { text: sentence }));
+function showProblem({ message, requestId }) {
+  problem.replaceChildren(element("p", { text: message }));
   if (requestId) problem.append(element("p", {}, element("small", { text: `Request ${requestId}` })));
   problem.hidden = false;
-  answer.replaceChildren();
 }
 
-function row(label, share, first = false) {
-  const track = element("div", { class: "track", "aria-hidden": "true" });
-  if (share !== null) {
-    track.append(element("div", { class: "bar" }));
-    track.firstChild.style.setProperty("--share", share);
-  }
-  return element(
-    "li",
-    { class: first ? "first" : "" },
-    element("div", { class: "row" }, element("span", { text: label }),
-      element("span", { class: "number", text: share === null ? "" : percent(share) })),
-    track,
-  );
+function waiting(words, seconds) {
+  // The words are read out once, from the answer's place; a countdown there would be read out every second.
+  if (wait.hidden && study.hidden) answer.replaceChildren(quiet(words));
+  wait.hidden = seconds === 0;
+  wait.textContent = `${study.hidden ? "" : words} Trying again in ${seconds} s. Another choice stops this.`;
 }
 
-function showClasses() {
-  answer.replaceChildren(
-    element("p", { class: "quiet", text: "The probability of each class will stand here." }),
-    element("ul", { class: "classes" }, ...facts.classes.map((label) => row(label, null))),
-  );
-}
-
-function showAnswer(body) {
-  const shares = Object.entries(body.probabilities).sort(([, a], [, b]) => b - a);
-  const rows = shares.map(([label, share]) => row(label, share, label === body.label));
-  answer.replaceChildren(
-    element("p", { class: "verdict" }, element("strong", { text: body.label }),
-      element("span", { text: `Most probable of ${shares.length} classes, at ${percent(body.probabilities[body.label])}` })),
-    element("ul", { class: "classes" }, ...rows),
-    element("p", { class: "after", text: body.notice }),
-    element("p", { class: "fine", text: `Model ${body.model.name}` }),
-    element("p", { class: "fine", text: `Request ${body.request_id}` }),
-  );
-}
-
-function showSlice(address, alt) {
-  slice.hidden = address === null;
-  invitation.hidden = address !== null;
-  drop.classList.toggle("full", address !== null);
-  if (address === null) slice.removeAttribute("src");
-  else slice.src = address;
-  slice.alt = alt ?? "";
-}
-
-async function classify(chosen, note = "") {
+// Do `work(signal)` alone: whatever was under way is over, and only the last one may show anything.
+async function run(work) {
   current?.abort();
   const mine = (current = new AbortController());
-  const patience = setTimeout(() => mine.abort("patience"), PATIENCE_MS);
-  name.textContent = chosen.name + note;
-  again.hidden = false;
-  problem.hidden = true;
-  showSlice(null);
-  answer.replaceChildren(element("p", { class: "quiet", text: "Reading the slice…" }));
-  busy.hidden = false;
+  problem.hidden = wait.hidden = true;
+  setBusy(true);
   try {
-    if (chosen.size === 0) throw new Error("This file is empty.");
-    if (facts && chosen.size > facts.max_bytes)
-      throw new Error(`This file is too large: ${(chosen.size / 2 ** 20).toFixed(1)} MiB, the limit is ` +
-        `${(facts.max_bytes / 2 ** 20).toFixed(0)} MiB. Send one slice, not a volume.`);
-    let response;
-    try {
-      // A raw body: the file's name stays here.
-      response = await fetch("predict?preview=true", { method: "POST", body: chosen, signal: mine.signal });
-    } catch (error) {
-      throw new Error(mine.signal.reason === "patience" ? "The server took too long. Try again later." : DOWN);
-    }
-    const body = await response.json().catch(() => ({}));
-    if (mine !== current) return;
-    if (!response.ok) {
-      showProblem(body.error ?? `The server answered with status ${response.status}. Try again later.`, body.request_id);
-      return;
-    }
-    showSlice(body.preview, "The slice as the model sees it");
-    showAnswer(body);
+    await work(mine.signal);
   } catch (error) {
-    if (mine === current) showProblem(error.message);
+    if (mine !== current) return;
+    if (!(error instanceof Problem)) console.error(error); // a fault of this page
+    if (study.hidden) answer.replaceChildren(); // one slice of a study that fails leaves the study's answer
+    if (error.status === 401) askForToken(() => run(work));
+    else showProblem(error);
   } finally {
-    clearTimeout(patience);
-    if (mine === current) busy.hidden = true;
+    if (mine === current) {
+      setBusy(false);
+      wait.hidden = true;
+    }
   }
+}
+
+function begin(text, words) {
+  name.textContent = name.title = text;
+  again.hidden = false;
+  study.hidden = true;
+  show();
+  answer.replaceChildren(quiet(words));
+}
+
+function choose(files) {
+  if (files.length === 1) return run((signal) => classify(files[0], signal));
+  // As people number them, whatever order the browser hands over.
+  const sorted = [...files].sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+  return run((signal) => classifyStudy(sorted, signal));
+}
+
+async function classify(chosen, signal) {
+  begin(chosen.name, "Reading the slice…");
+  checkSize(chosen, "This file");
+  // A raw body: the file's name stays here.
+  const body = await ask("predict?preview=true", { body: chosen, signal, waiting });
+  showSlice(chosen, body, signal);
+  answer.replaceChildren(...answerOf(body));
+}
+
+async function classifyStudy(files, signal) {
+  begin(plural(files.length, "slice"), `Reading ${files.length} slices…`);
+  const most = facts?.max_slices ?? MOST_SLICES;
+  if (files.length > most)
+    throw new Problem(`These are ${files.length} files; a study has at most ${most} slices. Choose fewer.`);
+  files.forEach((each) => checkSize(each, `The file ${each.name}`));
+  const bytes = files.reduce((sum, each) => sum + each.size, 0);
+  if (bytes > (facts?.max_study_bytes ?? Infinity))
+    throw new Problem(`These slices are too large together: ${mib(bytes)}, the limit is ${mib(facts.max_study_bytes)}. ` +
+      "Choose fewer.");
+  const form = new FormData();
+  files.forEach((each, index) => form.append("file", each, `slice-${index + 1}`)); // their names stay here
+  const patienceMs = 60_000 + 2_000 * files.length;
+  const body = await ask("study", { body: form, signal, waiting, patienceMs }).catch((error) => {
+    if (error.status !== 404) throw error;
+    throw new Problem("This service takes one slice at a time. Choose a single one.");
+  });
+  show({ words: "Choose a slice from the list to see it." });
+  answer.replaceChildren(...studyOf(body));
+  const look = (index, button) => run((signal) => lookAt(files[index], button, signal));
+  slices.replaceChildren(...slicesOf(body, files.map((each) => each.name), look));
+  study.hidden = false;
+}
+
+// Show one slice of a study; the study's own answer stays.
+async function lookAt(chosen, button, signal) {
+  slices.querySelector("[aria-current]")?.removeAttribute("aria-current");
+  button.setAttribute("aria-current", "true");
+  drop.scrollIntoView({ block: "nearest" });
+  offerHeat(null);
+  showSlice(chosen, await ask("predict?preview=true", { body: chosen, signal, waiting }), signal);
+  name.textContent = name.title = chosen.name;
+}
+
+function showSlice(chosen, body, signal) {
+  show(body.preview ? { address: body.preview, alt: "The slice as the model sees it" } : { words: "There is no picture of this file." });
+  if (body.status === "refused" || facts?.explains === false) return;
+  offerHeat((waiting) => ask("predict?explain=true&preview=true", { body: chosen, signal, waiting }).catch((error) => {
+    if (error.status === 401) askForToken(null);
+    throw error;
+  }));
+}
+
+function checkSize(chosen, words) {
+  if (chosen.size === 0) throw new Problem(`${words} is empty.`);
+  if (facts && chosen.size > facts.max_bytes)
+    throw new Problem(`${words} is too large: ${mib(chosen.size)}, the limit is ${mib(facts.max_bytes)}. ` +
+      "Send one slice, not a volume.");
+}
+
+const mib = (bytes) => `${Number((bytes / 2 ** 20).toFixed(1))} MiB`;
+
+function setState(words, ready = false) {
+  state.textContent = words;
+  state.classList.toggle("ready", ready);
 }
 
 async function findModel(wait = 1000) {
   try {
-    const response = await fetch("ready");
-    if (response.ok) {
-      facts = await (await fetch("model")).json();
-      state.textContent = "Model ready";
-      state.classList.add("ready");
+    const ready = await fetch("ready");
+    if (!ready.ok) {
+      setState("The model is being loaded…");
+    } else if ((await ready.json()).token && !token.isKept()) {
+      return askForToken(interrupted); // without being told so by a 401 first
+    } else {
+      facts = await ask("model");
+      setState("Model ready", true);
       model.textContent = `Model ${facts.name} · tells apart ${facts.classes.join(", ")}`;
       model.title = `SHA-256 of its manifest: ${facts.hash}`;
-      if (current === null) showClasses();
+      if (Array.isArray(facts.formats)) kinds.textContent = facts.formats.join(", ");
+      if (current === null) answer.replaceChildren(...emptyBars(facts.classes));
+      forget.hidden = !token.isKept();
+      if (!door.hidden) enter();
       return;
     }
-    state.textContent = "The model is being loaded…";
-  } catch {
-    state.textContent = "The server does not answer";
+  } catch (error) {
+    if (error.status === 401) return askForToken(interrupted);
+    setState("The server does not answer");
   }
   setTimeout(findModel, wait, Math.min(wait * 1.5, 10_000));
 }
 
+function askForToken(then) {
+  interrupted = then;
+  doorProblem.textContent = token.isKept() ? "The service does not accept this token." : "";
+  token.forget();
+  forget.hidden = true;
+  door.hidden = false;
+  setState("A token is needed");
+  secret.focus();
+}
+
+function enter() {
+  door.hidden = true;
+  secret.value = "";
+  const goOn = interrupted;
+  interrupted = null;
+  if (goOn) goOn();
+  else file.focus();
+}
+
+door.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = secret.value.trim();
+  if (token.isPossible(text)) {
+    doorProblem.textContent = "";
+    token.keep(text);
+    findModel();
+  } else {
+    doorProblem.textContent = text ? "A token is one word of plain letters, digits and signs." : "Type the token first.";
+  }
+});
+forget.addEventListener("click", () => {
+  token.forget();
+  location.reload(); // nothing that it opened stays on the screen
+});
+
 file.addEventListener("change", () => {
-  if (file.files.length > 0) classify(file.files[0]);
+  if (file.files.length > 0) choose([...file.files]);
   file.value = ""; // so that the same file can be chosen again
 });
 again.addEventListener("click", () => file.click());
@@ -144,6 +202,6 @@ for (const kind of ["dragleave", "drop"])
   document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.remove("over"); });
 document.addEventListener("drop", (event) => {
   const files = event.dataTransfer?.files ?? [];
-  if (files.length > 0) classify(files[0], files.length > 1 ? ` (the first of ${files.length} files)` : "");
+  if (files.length > 0) choose([...files]);
 });
 findModel();

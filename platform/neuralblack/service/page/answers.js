@@ -1,0 +1,138 @@
+// Answers as elements: bars, verdicts, refusals, the slices of a study. Texts go in as text, never as markup.
+
+export function element(tag, { text, ...attributes } = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  made.append(...children);
+  return made;
+}
+
+// Never "100%" and never "0%": a probability from a model is neither.
+export function percent(share) {
+  if (share > 0.999) return ">\u00a099.9\u00a0%";
+  if (share < 0.001) return "<\u00a00.1\u00a0%";
+  return `${(100 * share).toFixed(1)}\u00a0%`;
+}
+
+// "a, b or c"
+function either(words) {
+  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} or ${words.at(-1)}`;
+}
+
+export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+export function quiet(text) {
+  return element("p", { class: "quiet", text });
+}
+
+export function emptyBars(classes) {
+  return [quiet("The probability of each class will stand here."),
+    element("ul", { class: "classes" }, ...classes.map((label) => row(label, null)))];
+}
+
+export function answerOf(body) {
+  if (body.status === "refused") return refusalOf(body);
+  const count = Object.keys(body.probabilities).length;
+  const share = percent(body.probabilities[body.label]);
+  return [verdict(body.label, `Most probable of ${count} classes, at ${share}`), bars(body), ...certainty(body), ...end(body)];
+}
+
+export function studyOf(body) {
+  const read = body.slices.filter((slice) => slice.status === "ok");
+  if (body.status === "refused") return refusalOf(body, `None of the ${plural(body.slices.length, "slice")} gives an answer.`);
+  const share = percent(body.probabilities[body.label]);
+  return [
+    verdict(body.label, `Most probable over ${plural(read.length, "slice")}, at ${share}`),
+    agreement(body, read),
+    bars(body),
+    ...certainty(body),
+    ...end(body),
+  ];
+}
+
+// One element for each slice of a study; `look(index)` is called for the one whose picture is asked for.
+export function slicesOf(body, names, look) {
+  return body.slices.map((slice) => {
+    const [answer, reason] = ownAnswer(slice, body.label);
+    const line = [
+      element("span", { class: "index", text: slice.index + 1 }),
+      element("span", { class: "file", title: names[slice.index], text: names[slice.index] }),
+      element("span", { class: "own", text: answer }),
+      ...(reason ? [element("span", { class: "reason", text: reason })] : []),
+    ];
+    const kind = slice.status !== "ok" ? "apart" : slice.label === body.label ? "" : "differs";
+    if (slice.status === "unreadable") return element("li", { class: kind }, element("div", { class: "line" }, ...line));
+    const button = element("button", { type: "button", class: "line" }, ...line);
+    button.addEventListener("click", () => look(slice.index, button));
+    return element("li", { class: kind }, button);
+  });
+}
+
+function ownAnswer(slice, verdict) {
+  const reason = (slice.reasons ?? []).map(({ sentence }) => sentence).join(" ");
+  if (slice.status === "refused") return ["No answer", reason];
+  if (slice.status === "unreadable") return ["Cannot be read", reason || slice.error];
+  return [`${slice.label}, ${percent(slice.probabilities[slice.label])}`, slice.label === verdict ? "" : "Differs from the result"];
+}
+
+function agreement(body, read) {
+  const agreeing = read.filter(({ label }) => label === body.label).length;
+  const all = agreeing === read.length;
+  const sentences = [read.length === 1 ? "Only one slice could be classified."
+    : all ? `All ${read.length} slices agree.` : `${agreeing} of ${read.length} slices agree.`];
+  const count = (status) => body.slices.filter((slice) => slice.status === status).length;
+  if (count("refused")) sentences.push(`No answer for ${plural(count("refused"), "slice")}.`);
+  if (count("unreadable")) sentences.push(`${plural(count("unreadable"), "file")} could not be read.`);
+  return element("p", { class: "agreement", text: sentences.join(" ") });
+}
+
+function verdict(strong, under, kind = "") {
+  return element("p", { class: `verdict ${kind}` }, element("strong", { text: strong }), element("span", { text: under }));
+}
+
+function refusalOf(body, under = "The service does not classify this slice.") {
+  const reasons = (body.reasons ?? []).map(({ sentence }) => element("li", { text: sentence }));
+  return [verdict("No answer", under, "none"), element("ul", { class: "reasons" }, ...reasons), ...end(body)];
+}
+
+function bars(body) {
+  const shares = Object.entries(body.probabilities).sort(([, a], [, b]) => b - a);
+  return element("ul", { class: "classes" }, ...shares.map(([label, share]) => row(label, share, label === body.label)));
+}
+
+function row(label, share, first = false) {
+  const track = element("div", { class: "track", "aria-hidden": "true" });
+  if (share !== null) {
+    track.append(element("div", { class: "bar" }));
+    track.firstChild.style.setProperty("--share", share);
+  }
+  return element(
+    "li",
+    { class: first ? "first" : "" },
+    element("div", { class: "row" }, element("span", { text: label }),
+      element("span", { class: "number", text: share === null ? "" : percent(share) })),
+    track,
+  );
+}
+
+// Only a calibrated model can say how often the classes that it names hold the truth.
+function certainty({ coverage, prediction_set: named, probabilities }) {
+  if (typeof coverage !== "number" || !Array.isArray(named)) return [];
+  const all = named.length === Object.keys(probabilities).length;
+  const words = named.length === 0 ? "no class can be named" : either(named);
+  const hundredths = Math.min(99, Math.floor(100 * coverage + 1e-6)); // a promise is rounded down, and is never 100 %
+  const often = hundredths % 10 === 0 ? `${hundredths / 10} of 10` : `${hundredths} of 100`;
+  return [element("div", { class: "certainty" },
+    element("p", {}, element("strong", { text: `At ${hundredths}\u00a0% certainty: ${words}` })),
+    element("p", { text: `In ${often} held-out slices the true class was among those named.` +
+      (all ? " Here these are all that the model knows: it cannot tell." : "") }))];
+}
+
+function end(body) {
+  return [
+    element("p", { class: "after", text: body.notice }),
+    element("p", { class: "fine", text: `Model ${body.model.name}` }),
+    element("p", { class: "fine", text: `Request ${body.request_id}` }),
+  ];
+}

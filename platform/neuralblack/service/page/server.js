@@ -1,0 +1,92 @@
+// Ask the server: with the token, with patience, and again when it says it is busy.
+
+const TOKEN = "neuralblack-token"; // its key in the session storage, which the browser empties with the tab
+const PATIENCE_MS = 60_000;
+const TRIES = 5; // in all
+const LONGEST_WAIT_S = 60; // nobody sits in front of a page for longer; then the sentence is better
+const DOWN = "The server does not answer. Check that it is running and that you are connected, then try again.";
+
+// What went wrong, in a sentence for people; `status` is 0 where no answer came.
+export class Problem extends Error {
+  constructor(sentence, { status = 0, requestId = "" } = {}) {
+    super(sentence);
+    Object.assign(this, { status, requestId });
+  }
+}
+
+let kept = "";
+try {
+  kept = sessionStorage.getItem(TOKEN) ?? "";
+} catch { /* storage is switched off: the token lives as long as this page */ }
+
+export const token = {
+  isKept: () => kept !== "",
+  isPossible: (text) => /^[\x21-\x7e]+$/.test(text), // anything else cannot stand in a header
+  keep(text) {
+    kept = text;
+    try {
+      sessionStorage.setItem(TOKEN, text);
+    } catch { /* as above */ }
+  },
+  forget() {
+    kept = "";
+    try {
+      sessionStorage.removeItem(TOKEN);
+    } catch { /* as above */ }
+  },
+};
+
+// The answer to one question; `body` makes it a POST. Throws a Problem, or the signal's reason when that ended it.
+// `waiting(words, seconds)` is called every second while the server is busy, with 0 when it is asked again.
+export async function ask(path, { body, signal, waiting = () => {}, patienceMs = PATIENCE_MS } = {}) {
+  for (let left = TRIES - 1; ; left--) {
+    const answer = await send(path, body, signal, patienceMs);
+    if (answer.ok) return answer.content;
+    if (left === 0 || answer.pauseS === null) throw sentence(answer);
+    const words = answer.status === 429 ? "The service is busy." : "The service cannot answer at the moment.";
+    for (let seconds = answer.pauseS; seconds > 0; seconds--) {
+      waiting(words, seconds);
+      await pause(1000, signal);
+    }
+    waiting(words, 0);
+  }
+}
+
+async function send(path, body, signal, patienceMs) {
+  const patience = AbortSignal.timeout(patienceMs);
+  try {
+    const response = await fetch(path, {
+      method: body ? "POST" : "GET",
+      body,
+      headers: token.isKept() ? { Authorization: `Bearer ${kept}` } : {},
+      signal: signal ? AbortSignal.any([signal, patience]) : patience,
+    });
+    const content = await response.json().catch(() => null); // a proxy's own answer may be anything
+    patience.throwIfAborted();
+    signal?.throwIfAborted();
+    return { ok: response.ok && content !== null, status: response.status, content, pauseS: pauseOf(response) };
+  } catch {
+    signal?.throwIfAborted();
+    throw new Problem(patience.aborted ? "The server took too long. Try again later." : DOWN);
+  }
+}
+
+function pauseOf(response) {
+  const stated = response.headers.get("Retry-After") ?? "";
+  if (![429, 503].includes(response.status) || !/^\d+$/.test(stated)) return null;
+  return Number(stated) > LONGEST_WAIT_S ? null : Math.max(1, Number(stated));
+}
+
+function sentence({ status, content }) {
+  const words = typeof content?.error === "string" ? content.error
+    : `The server answered with status ${status} and no reason. Try again later.`;
+  return new Problem(words, { status, requestId: content?.request_id });
+}
+
+function pause(ms, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => { clearTimeout(timer); reject(signal.reason); };
+    const timer = setTimeout(() => { signal?.removeEventListener("abort", stop); resolve(); }, ms);
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}

@@ -1,0 +1,143 @@
+"""The page for everybody: every state can be read, reached and named, on a phone, in the dark, in little data."""
+
+from importlib import resources
+
+import pytest
+from tests.e2e.page.fake_service import MENINGIOMA, REFUSED, broken_file, page_service, slice_file
+from tests.e2e.page.looks import choose
+
+from neuralblack.service.pages import PAGE
+
+pytestmark = pytest.mark.e2e
+
+FILES = resources.files("neuralblack.service") / "page"
+
+TEXTS = """() => [...document.querySelectorAll("h1, h2, p, span, small, button, strong, label, output, li, summary")]
+    .filter(e => e.offsetParent && e.innerText)
+    .map(e => {
+      let ground = e;
+      while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+      return [e.innerText, getComputedStyle(e).color, getComputedStyle(ground).backgroundColor];
+    })"""
+FAULTS = """() => {
+    const seen = [...document.querySelectorAll("input, button")].filter(e => e.offsetParent);
+    const named = e => e.innerText?.trim() || e.labels?.length || e.getAttribute("aria-label");
+    const ids = [...document.querySelectorAll("[id]")].map(e => e.id);
+    const points = [...document.querySelectorAll("[aria-labelledby], [aria-describedby]")]
+      .flatMap(e => [e.getAttribute("aria-labelledby"), e.getAttribute("aria-describedby")])
+      .flatMap(each => each?.split(" ") ?? []);
+    const box = e => (e.closest("label") ?? e).getBoundingClientRect();
+    return [
+      ...seen.filter(e => !named(e)).map(e => `no name: ${e.outerHTML}`),
+      ...seen.filter(e => box(e).height < 16 || box(e).width < 24).map(e => `too small: ${e.outerHTML}`),
+      ...[...document.images].filter(e => !e.hasAttribute("alt")).map(e => `no alt: ${e.outerHTML}`),
+      ...ids.filter((id, index) => ids.indexOf(id) !== index).map(id => `twice: ${id}`),
+      ...points.filter(id => !document.getElementById(id)).map(id => `points nowhere: ${id}`),
+      ...[...document.querySelectorAll("[tabindex]")].filter(e => e.tabIndex > 0).map(e => `order: ${e.outerHTML}`),
+    ];
+}"""
+
+
+def contrast(one, other):
+    """The contrast ratio of two CSS colours rgb(...), by WCAG 2.2."""
+
+    def luminance(colour):
+        channels = [float(value) / 255 for value in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.fixture(scope="module")
+def closed():
+    with page_service(token="0123456789abcdef-token") as url:
+        yield url
+
+
+@pytest.fixture
+def every_state(address, closed, tmp_path):
+    """Lead a page through its states; yields each one's name."""
+    scan = slice_file(tmp_path / "a rather long name of a file that somebody exported from a viewer.png")
+    cat = slice_file(tmp_path / "cat.png", REFUSED)
+    other = slice_file(tmp_path / "other.png", MENINGIOMA)
+    broken = broken_file(tmp_path / "broken.png")
+
+    def lead(page):
+        page.goto(address)
+        page.wait_for_selector(".state.ready")
+        yield "empty"
+        choose(page, scan)
+        yield "slice"
+        page.check("#look")
+        page.wait_for_selector("#heat-map:not([hidden])")
+        yield "heat map"
+        choose(page, cat, until=".reasons")
+        yield "refused"
+        choose(page, scan, cat, other, broken, until="#slices li")
+        yield "study"
+        choose(page, broken, until="#problem:not([hidden])")
+        yield "problem"
+        page.goto(closed)
+        page.wait_for_selector("#door:not([hidden])")
+        page.fill("#token", "two words")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#door-problem:not(:empty)")
+        yield "token"
+
+    return lead
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_is_cut_off(width, browser, every_state):
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    too_wide = [name for name in every_state(page) if page.evaluate("document.documentElement.scrollWidth") > width]
+    page.close()
+
+    assert too_wide == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(scheme, browser, every_state):
+    page = browser.new_page(color_scheme=scheme, reduced_motion="reduce")  # no colour on its way to another
+    faint, count = [], 0
+    for name in every_state(page):
+        texts = page.evaluate(TEXTS)
+        count += len(texts)
+        faint += [(name, text) for text, ink, ground in texts if contrast(ink, ground) < 4.5]
+    page.close()
+
+    assert count > 12 * 7
+    assert faint == []
+
+
+def test_every_control_has_a_name_a_size_and_its_place(browser, every_state):
+    page = browser.new_page()
+    faults = [(name, fault) for name in every_state(page) for fault in page.evaluate(FAULTS)]
+    page.close()
+
+    assert faults == []
+
+
+def test_who_wants_no_motion_sees_none(browser, address):
+    page = browser.new_page(reduced_motion="reduce")
+    page.goto(address)
+
+    assert page.evaluate("getComputedStyle(document.getElementById('drop')).transitionDuration") == "0s"
+    page.close()
+
+
+def test_all_files_of_the_page_are_served_and_small_together():
+    files = {file.name: file.read_bytes() for file in FILES.iterdir() if file.is_file()}
+
+    assert set(files) == {name for name, _ in PAGE.values()}
+    assert sum(map(len, files.values())) < 100_000
+
+
+@pytest.mark.parametrize("name", ["app.js", "answers.js", "server.js", "viewer.js"])
+def test_no_script_makes_markup_of_a_text_or_knows_another_server(name):
+    script = (FILES / name).read_text()
+
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "://"):
+        assert word not in script
