@@ -133,7 +133,7 @@ def resident(pid):
 
 
 BOMBS = {
-    "PNG of the largest slice": lambda: bomb(2048, 2048),
+    "PNG of more than the largest slice": lambda: bomb(2049, 2049),
     "deflated DICOM": lambda: deflated_bomb(100),
     "DICOM whose frame unpacks to more": lambda: inflated_frame(),
     "NIfTI in gzip": lambda: gzip_bomb(100),
