@@ -44,7 +44,7 @@ def test_scans_become_a_champion_that_predicts(tmp_path):
     champion = neuralblack("promote", run, "--registry", registry).split()[1]
     scan = scans / "figshare" / "1.mat"
     line = json.loads(neuralblack("predict", scan, "--registry", registry, "--json"))
-    assert line["model"] == champion
+    assert line["model"]["name"] == champion
     assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
     assert sum(line["probabilities"].values()) == pytest.approx(1)
 

@@ -12,6 +12,7 @@ from neuralblack.errors import InputError
 from neuralblack.evaluation.baselines import measure_baselines
 from neuralblack.evaluation.evaluate import evaluate
 from neuralblack.evaluation.pictures import choose_examples
+from neuralblack.inference.predictor import Judgement
 
 HISTORY = [
     {"epoch": epoch, "train_loss": 1.2 - epoch / 10, "train_accuracy": 0.4, "loss": 1.1, "accuracy": 0.5, "lr": 1e-3}
@@ -28,6 +29,10 @@ class NearestMean:
         self.classes, self.spec = classes, dataset.spec
         labels = np.array(dataset.labels)[rows]
         self.means = np.stack([dataset.images[rows][labels == name].mean(0).ravel() for name in classes])
+
+    def judge(self, images):
+        shares = self.probabilities(images)
+        return Judgement(shares, shares >= 0.2, np.arange(len(images)) == 0)  # the first of a batch is refused
 
     def probabilities(self, images):
         distance = ((images.reshape(len(images), 1, -1) - self.means) ** 2).mean(2) / 400
@@ -59,6 +64,14 @@ def test_three_files_are_written_and_the_numbers_are_what_is_returned(written):
 
     assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "predictions.parquet", "report.html"]
     assert json.loads((out / "metrics.json").read_text("utf-8")) == result
+
+
+def test_calibration_sets_and_refusals_are_counted(written):
+    _, result, page = written
+
+    assert 0 <= result["ece"] <= 1 and result["refused"] == 1
+    assert 1 <= result["prediction_sets"]["mean_size"] <= 4 and 0 < result["prediction_sets"]["covered"] <= 1
+    assert "calibration error" in page and "refused by the gate" in page
 
 
 def test_predictions_add_up_to_the_confusion_matrix(written, dataset, split):

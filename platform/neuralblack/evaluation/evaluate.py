@@ -43,8 +43,24 @@ class Classifier(Protocol):
     def name(self) -> str:
         """What people call it."""
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, S, S) -> (N, K)."""
+    def judge(self, images: NDArray[np.uint8]) -> "Judged":
+        """Say of (N, S, S) slices what `Judged` holds."""
+
+
+class Judged(Protocol):
+    """What a model says of N slices; `inference.predictor.Judgement` is one."""
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(N, K), of all slices."""
+
+    @property
+    def in_set(self) -> NDArray[np.bool_]:
+        """(N, K), whether a class is in a slice's prediction set."""
+
+    @property
+    def refused(self) -> NDArray[np.bool_]:
+        """(N,), whether the gate would have given no answer."""
 
 
 def evaluate(
@@ -74,7 +90,9 @@ def evaluate(
         progress: called with slices done and slices in all.
 
     Returns:
-        What metrics.json holds: `metrics.summarise`, and version, model, dataset, patients, left_out, baselines.
+        What metrics.json holds: `metrics.summarise` of all slices, and version, model, dataset, patients, left_out,
+        baselines, prediction_sets (covered: the share that holds the true class; mean_size in classes) and refused
+        (slices that the gate would not have answered, though they are counted above).
 
     Raises:
         InputError: slices prepared in another way, none the model could know, or a folder with something else in it.
@@ -92,11 +110,16 @@ def evaluate(
             expected=f"slices of {', '.join(predictor.classes)}",
             fix="choose another fold or dataset",
         )
-    probabilities = _classify(predictor, dataset, known, progress)
+    probabilities, in_set, refused = _classify(predictor, dataset, known, progress)
     labels = class_numbers(dataset, known, predictor.classes)
     result = {
         **summarise(labels, probabilities, predictor.classes),
         "version": VERSION,
+        "prediction_sets": {
+            "covered": float(in_set[np.arange(len(labels)), labels].mean()),
+            "mean_size": float(in_set.sum(1).mean()),
+        },
+        "refused": int(refused.sum()),
         "model": {"name": predictor.name, "hash": predictor.hash},
         "dataset": {"hash": dataset.hash, "preprocessing": dataset.spec.model_dump()},
         "patients": len({dataset.patients[row] for row in known}),
@@ -131,13 +154,17 @@ def _words(spec: Preprocessing) -> str:
 
 def _classify(
     predictor: Classifier, dataset: Dataset, rows: NDArray[np.int64], progress: Callable[[int, int], None] | None
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     parts = []
     for start in range(0, len(rows), BATCH):
-        parts.append(predictor.probabilities(dataset.images[rows[start : start + BATCH]]))
+        parts.append(predictor.judge(dataset.images[rows[start : start + BATCH]]))
         if progress:
             progress(min(start + BATCH, len(rows)), len(rows))
-    return np.concatenate(parts)
+    return (
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.in_set for part in parts]),
+        np.concatenate([part.refused for part in parts]),
+    )
 
 
 def _table(

@@ -82,6 +82,10 @@ def _opening(result: Mapping[str, Any]) -> str:
         "accuracy": percent(result["accuracy"]),
         "macro F1": percent(result["macro_f1"]),
         "log loss (nats)": "n/a" if loss is None else f"{loss:.3f}",
+        "calibration error": "n/a" if result["ece"] is None else f"{result['ece']:.3f}",
+        "classes in a prediction set": f"{result['prediction_sets']['mean_size']:.2f}",
+        "true class in the set": percent(result["prediction_sets"]["covered"]),
+        "refused by the gate": f"{result['refused']:,}",
         "slices": f"{result['slices']:,}",
         "patients": f"{result['patients']:,}",
     }
