@@ -189,6 +189,23 @@ def predict(
 
 
 @app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(help="A run, or its model folder.")],
+    data: Annotated[Path, typer.Argument(help="The dataset that it was trained on.")],
+) -> None:
+    """Add an int8 network for OpenVINO to a model, if it keeps macro-F1 within 0.2 points and every golden slice.
+
+    Example: neuralblack quantize runs/first data/slices
+    """
+    from neuralblack.inference.quantize import quantize as quantize_model
+
+    folder = quantize_model(model, data)
+    facts = folder.card["int8"]
+    typer.echo(f"macro-F1 {facts['macro_f1_int8']:.4f} in int8, {facts['macro_f1_fp32']:.4f} in fp32")
+    typer.echo(f"model {folder.id} in {folder.path}")
+
+
+@app.command()
 def promote(
     run: Annotated[Path, typer.Argument(help="A run, or a model folder.")], registry: Registry = Path("registry")
 ) -> None:

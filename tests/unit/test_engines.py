@@ -8,15 +8,17 @@ import torch
 
 from neuralblack.config import TrainConfig
 from neuralblack.data.preprocessing import Preprocessing
-from neuralblack.errors import InputError
-from neuralblack.inference import engines
+from neuralblack.errors import InputError, RunError
+from neuralblack.inference import engines, quantize
 from neuralblack.inference.engines import ENGINES, Outputs, build_engine
 from neuralblack.inference.golden import BOUNDS, Golden, check_engine, golden_slices
 from neuralblack.inference.whole_network import WholeNetwork, resize_matrix
 from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.inputs import to_input, to_unit
 from neuralblack.models.table import MODELS, build_model
-from neuralblack.registry.model_folder import save_model
+from neuralblack.registry.model_folder import open_model, save_model
+from neuralblack.registry.promotion import promote
+from neuralblack.training.runs import train_here
 
 CLASSES = ("glioma", "meningioma", "pituitary")
 
@@ -47,6 +49,14 @@ def folder(tiny, tmp_path):
         split={"parts": {}},
         history=[],
     )
+
+
+@pytest.fixture
+def run(dataset, tiny, tmp_path):
+    """A finished run of one epoch."""
+    config = TrainConfig(model=tiny, weights="none", epochs=1, batch_size=16, precision="fp32")
+    train_here(config, data=dataset.path, run=tmp_path / "run")
+    return tmp_path / "run"
 
 
 def random_slices(count: int, size: int = 64) -> torch.Tensor:
@@ -223,3 +233,57 @@ def needs(name: str) -> None:
         pytest.importorskip("openvino")
     if name.endswith("bf16") and name.startswith("openvino") and not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("this CPU has no bf16")
+
+
+def test_quantising_keeps_the_folder_as_it_is_where_accuracy_is_lost(run, dataset, monkeypatch):
+    needs("openvino-int8")
+    before = open_model(run / "model").hash
+    monkeypatch.setattr(quantize, "ALLOWED", -2.0)  # no network gains so much
+
+    with pytest.raises(RunError, match="does not keep the accuracy, nothing is written: macro-F1 0"):
+        quantize.quantize(run, dataset.path, calibration=4)
+
+    assert open_model(run / "model").hash == before
+
+
+def test_a_quantised_network_is_part_of_its_folder_and_what_auto_takes(run, dataset, monkeypatch):
+    needs("openvino-int8")
+    before = open_model(run / "model")
+    monkeypatch.setattr(quantize, "ALLOWED", 1.0)  # one epoch of training teaches nothing that could be lost
+
+    folder = quantize.quantize(run, dataset.path, calibration=4)
+
+    assert folder.id != before.id
+    assert folder.card["int8"]["slices"] > 0
+    assert {"int8.xml", "int8.bin"} <= {path.name for path in folder.path.iterdir()}
+    assert next(name for name, _ in engines.candidates(folder, torch.device("cpu"))) == "openvino-int8"
+    assert build_engine(folder, name="openvino-int8")(random_slices(3)).logits.shape == (3, 4)
+    with (folder.path / "int8.bin").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(InputError, match=r"int8\.bin"):
+        open_model(folder.path)
+
+
+def test_a_model_in_a_registry_is_not_quantised_because_its_name_is_its_hash(run, dataset, tmp_path):
+    needs("openvino-int8")
+    model = promote(run, tmp_path / "registry")
+
+    with pytest.raises(InputError, match="quantise the run, then promote it"):
+        quantize.quantize(model.path, dataset.path)
+
+
+@pytest.mark.parametrize("name", ["cuda-bf16", "compile-fp32"])
+def test_an_engine_that_cannot_run_here_says_what_it_needs(folder, name, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+    with pytest.raises(InputError, match="a GPU" if name == "cuda-bf16" else r"no no-such-compiler.*C\+\+ compiler"):
+        build_engine(folder, name=name, device="cpu")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["compile-fp32", "compile-bf16"])
+def test_a_compiled_network_says_what_eager_says(folder, name):
+    engine = build_engine(folder, name=name, device="cpu")
+
+    assert engine(random_slices(13)).logits.shape == (13, 3)
+    assert "golden slices" in engine.reason

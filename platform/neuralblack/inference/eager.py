@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from neuralblack.inference.outputs import Forward, Outputs
+from neuralblack.models.execution import exact_convolutions
 from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import network_of
@@ -18,7 +19,8 @@ def eager(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -> F
 
     @torch.inference_mode()
     def run(images: Tensor) -> Outputs:
-        maps = backbone(to_input(images.to(device), network).to(dtype)).float()
+        with exact_convolutions():
+            maps = backbone(to_input(images.to(device), network).to(dtype)).float()
         return Outputs(head(maps).cpu(), maps.mean((2, 3)).cpu())
 
     return run

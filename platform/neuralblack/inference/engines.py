@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from neuralblack.errors import InputError
+from neuralblack.inference.compiled import compiled
+from neuralblack.inference.cuda import cuda
 from neuralblack.inference.eager import eager
 from neuralblack.inference.golden import Golden, check_engine, golden_slices
 from neuralblack.inference.openvino_engine import installed, openvino
@@ -25,9 +27,13 @@ ENGINES: dict[str, Build | None] = {
     "auto": None,
     "eager-fp32": lambda folder, device: eager(folder, dtype=torch.float32, device=device),
     "eager-bf16": lambda folder, device: eager(folder, dtype=torch.bfloat16, device=device),
+    "compile-fp32": lambda folder, device: compiled(folder, dtype=torch.float32, device=device),
+    "compile-bf16": lambda folder, device: compiled(folder, dtype=torch.bfloat16, device=device),
     "openvino-fp32": lambda folder, device: openvino(folder, precision="fp32"),
     "openvino-bf16": lambda folder, device: openvino(folder, precision="bf16"),
     "openvino-int8": lambda folder, device: openvino(folder, precision="int8"),
+    "cuda-fp32": lambda folder, device: cuda(folder, dtype=torch.float32, device=device),
+    "cuda-bf16": lambda folder, device: cuda(folder, dtype=torch.bfloat16, device=device),
 }
 
 
@@ -55,7 +61,7 @@ def build_engine(folder: ModelFolder, *, name: str = "auto", device: str | None 
     """
     if name not in ENGINES:
         raise InputError("engine", found=repr(name), expected="one of " + ", ".join(ENGINES), fix="--engine NAME")
-    place, golden = choose_device(device), golden_slices(folder)
+    place, golden = _place(name, device), golden_slices(folder)
     if name == "auto":
         engine = _first_that_passes(folder, place, golden)
     else:
@@ -64,9 +70,19 @@ def build_engine(folder: ModelFolder, *, name: str = "auto", device: str | None 
     return engine
 
 
+def _place(name: str, device: str | None) -> torch.device:
+    """Choose the device; OpenVINO is for the CPU, whatever else there is."""
+    place = choose_device("cpu" if device is None and name.startswith("openvino") else device)
+    if place.type != "cpu" and name.startswith("openvino"):
+        raise InputError(f"engine {name}", found=f"the device {place}", expected="cpu", fix="leave the device out")
+    return place
+
+
 def candidates(folder: ModelFolder, device: torch.device) -> Iterator[tuple[str, str]]:
     """Name the engines that `auto` tries, best first, each with the reason for it."""
     bf16 = has_bf16(device)
+    if device.type == "cuda":
+        yield ("cuda-bf16", "this GPU computes bf16 natively") if bf16 else ("cuda-fp32", "this GPU has no bf16")
     if device.type == "cpu" and installed():
         if "int8" in folder.card:
             yield "openvino-int8", "the model folder has an int8 network that kept its accuracy"

@@ -1,13 +1,14 @@
 """Golden slices: what an engine must answer before it takes traffic, compared with PyTorch in float32."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from neuralblack.data.phantoms import VIEWS, Patient, draw_phantom
-from neuralblack.data.preprocessing import preprocess
+from neuralblack.data.preprocessing import Preprocessing, preprocess
 from neuralblack.errors import InputError
 from neuralblack.inference.eager import eager
 from neuralblack.inference.outputs import Forward
@@ -39,7 +40,7 @@ def golden_slices(folder: ModelFolder) -> Golden:
     kept = load_reference(folder)
     if "golden_images" in kept:
         return Golden(kept["golden_images"], kept["golden_logits"])
-    images = drawn_slices(folder)
+    images = drawn_slices(folder.spec)
     logits = eager(folder, dtype=torch.float32, device=torch.device("cpu"))(images).logits
     sure = with_margin(logits)
     return Golden(images[sure], logits[sure])
@@ -74,11 +75,12 @@ def check_engine(name: str, run: Forward, golden: Golden) -> float:
     return worst
 
 
-def drawn_slices(folder: ModelFolder) -> Tensor:
-    """Draw AT_A_TIME made-up slices, the same every time: (G, S, S) uint8, prepared as this model wants them."""
+@cache
+def drawn_slices(spec: Preprocessing) -> Tensor:
+    """Draw AT_A_TIME made-up slices, the same every time: (G, S, S) uint8, prepared as a model wants them."""
     views = list(VIEWS)
     cut = [
         draw_phantom(Patient.draw(CLASSES[seed % len(CLASSES)], seed=seed), views[seed % len(views)], size=256).image
         for seed in range(AT_A_TIME)
     ]
-    return torch.from_numpy(np.stack([preprocess(image, folder.spec, where="a made-up slice") for image in cut]))
+    return torch.from_numpy(np.stack([preprocess(image, spec, where="a made-up slice") for image in cut]))

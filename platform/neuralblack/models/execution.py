@@ -1,5 +1,6 @@
 """Where and in which number format a network runs, with the reason for the choice."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,12 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """Let cuDNN try its algorithms but not round float32 to TF32, which it does by default; no change on a CPU."""
+    manager: AbstractContextManager[None] = torch.backends.cudnn.flags(benchmark=True, allow_tf32=False)
+    return manager
 
 
 def _name(dtype: torch.dtype) -> str:
