@@ -31,7 +31,8 @@ from neuralblack.registry.model_folder import ModelFolder, is_model_id, load_ref
 log = logging.getLogger(__name__)
 
 CALIBRATION = 300  # slices of the training part, nncf's own default
-ALLOWED = 0.002  # of macro-F1 on the validation part
+ALLOWED = 0.002  # of macro-F1 on the validation part, up or down: a gain says other answers, not better ones
+STEM = "backbone.stem."  # in the names of its operations; every row of MODELS has this stage
 GOLDEN = 32  # slices of the validation part where the folder has none of its own
 BATCH = 32
 
@@ -46,7 +47,7 @@ def quantize(path: Path, data: Path, *, calibration: int = CALIBRATION) -> Model
         calibration: how many slices.
 
     Raises:
-        RunError: int8 loses more than ALLOWED of macro-F1 or changes a golden slice's top class; nothing is written.
+        RunError: int8 moves macro-F1 by more than ALLOWED or changes a golden slice's top class; nothing is written.
         InputError: no nncf, another dataset, a model in a registry.
     """
     import_openvino("nncf")  # before anything takes long
@@ -63,7 +64,7 @@ def quantize(path: Path, data: Path, *, calibration: int = CALIBRATION) -> Model
         f"macro-F1 {facts['macro_f1_int8']:.4f} in int8, {facts['macro_f1_fp32']:.4f} in fp32; "
         f"{facts['golden_changed']} of {facts['golden']} golden slices changed their class"
     )
-    if facts["macro_f1_int8"] < facts["macro_f1_fp32"] - ALLOWED or facts["golden_changed"]:
+    if abs(facts["macro_f1_int8"] - facts["macro_f1_fp32"]) > ALLOWED or facts["golden_changed"]:
         raise RunError(f"int8 does not keep the accuracy, nothing is written: {said}")
     log.info("int8 keeps the accuracy: %s", said)
     with _rewritten(folder) as place:
@@ -86,8 +87,12 @@ def quantised(folder: ModelFolder, images: NDArray[np.uint8]) -> Any:
     nncf, model = import_openvino("nncf"), converted(whole_network(folder))
     operations = model.get_ordered_ops()
     first = [operation.get_type_name() for operation in operations].index("Convolution")
-    # The resize stays exact: its matrices are no weights, and the plugin cannot fuse their scales.
+    # The resize stays exact: its matrices are no weights, and the plugin cannot fuse their scales. The stem stays in
+    # floating point: with Lite0 on 562 validation slices, 10 changed their class with it in int8, 5 without.
     outside = [op.friendly_name for op in operations[:first] if op.get_type_name() in ("MatMul", "Multiply", "Add")]
+    outside += [
+        op.friendly_name for op in operations if STEM in op.friendly_name and "Convolution" in op.get_type_name()
+    ]
     return nncf.quantize(
         model,
         nncf.Dataset([image[None] for image in images]),
