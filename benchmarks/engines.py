@@ -8,6 +8,7 @@ slow minute of the machine hits all of them; a cell is the median over the round
 """
 
 import multiprocessing
+import os
 import platform
 import statistics
 import sys
@@ -39,7 +40,8 @@ from neuralblack.registry.model_folder import ModelFolder, model_path, open_mode
 CPU = torch.device("cpu")
 ON_A_CPU = [name for name in ENGINES if name.startswith(("eager", "openvino"))]
 CELL_S = 0.1  # a cell repeats its batch for so long in a round
-TOGETHER_S = 5.0  # two processes measure at the same time for so long
+TOGETHER_S = 3.0  # two processes measure at the same time for so long
+PAIRS = 2  # such pairs with pinning, and without
 
 
 def main(
@@ -146,23 +148,33 @@ def seconds(call: Callable[[], Any]) -> float:
 
 def pinning(folder: ModelFolder) -> list[str]:
     """Run two processes of one thread at the same time, as two replicas do, with OpenVINO's pinning on and off."""
-    context = multiprocessing.get_context("spawn")
+    rates: dict[bool, list[list[float]]] = {True: [], False: []}
+    for _ in range(PAIRS):
+        for pinned in rates:  # in turn, and each pair anew: pinning holds for a process
+            rates[pinned].append(pair(folder.path, pinned))
     rows = [
-        "\nTwo processes at once, one thread each, batch 8, OpenVINO fp32:\n",
+        "\nTwo processes at once, one thread each, batch 8, openvino-fp32:\n",
         "| pinning | slices/s |",
         "|---|---|",
     ]
-    for pinned in (True, False):
-        start, said = context.Barrier(2), context.Queue()
-        pair = [context.Process(target=replica, args=(folder.path, pinned, start, said)) for _ in range(2)]
-        for process in pair:
-            process.start()
-        rates = [said.get(timeout=300) for _ in pair]
-        for process in pair:
-            process.join()
-        rows.append(f"| {'on' if pinned else 'off'} | {rates[0]:.1f} + {rates[1]:.1f} |")
+    for pinned, pairs in rates.items():
+        said = "; ".join(" + ".join(f"{rate:.1f}" for rate in both) for both in pairs)
+        rows.append(f"| {'on' if pinned else 'off'} | {said} |")
         print(rows[-1], flush=True)
     return rows
+
+
+def pair(path: Path, pinned: bool) -> list[float]:
+    """Start two replicas and hear how many slices a second each answered."""
+    context = multiprocessing.get_context("spawn")
+    start, said = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=replica, args=(path, pinned, start, said)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    rates = [said.get(timeout=300) for _ in processes]
+    for process in processes:
+        process.join()
+    return rates
 
 
 def replica(path: Path, pinned: bool, start: Any, said: Any) -> None:
@@ -185,7 +197,7 @@ def head(rounds: int) -> str:
         [
             "# Engines\n",
             f"`python {' '.join(sys.argv)}`, {datetime.now(UTC):%Y-%m-%d}\n",
-            f"{cpu_name()}, {torch.get_num_threads()} CPUs; Python {platform.python_version()}, "
+            f"{cpu_name()}, {len(os.sched_getaffinity(0))} CPUs; Python {platform.python_version()}, "
             + ", ".join(f"{name} {version_of(name)}" for name in ("torch", "openvino", "nncf"))
             + ".",
             f"Slices a second, medians of {rounds} interleaved rounds; in brackets the ratio to eager-fp32 of the same",
