@@ -20,7 +20,7 @@ app = typer.Typer(
 
 Set = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of TrainConfig.")]
 Registry = Annotated[Path, typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder.")]
-Engine = Annotated[str, typer.Option(help="auto, eager-fp32 or eager-bf16.")]
+Engine = Annotated[str, typer.Option(help="auto, openvino-bf16, eager-fp32...; an unknown one lists them all.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that train together; 0: in this process, to debug.")]
 Trials = Annotated[int, typer.Option(min=1, help="Configurations to try.")]
 Concurrent = Annotated[int, typer.Option(min=0, help="Trials at a time; 0: as many as there is room for.")]
@@ -188,6 +188,23 @@ def predict(
             typer.echo(f"{image}\t{answer.status}\t{' '.join(reason.sentence for reason in answer.reasons)}")
         else:
             typer.echo(f"{image}\t{answer.label}\t{answer.probability:.3f}")
+
+
+@app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(help="A run, or its model folder.")],
+    data: Annotated[Path, typer.Argument(help="The dataset that it was trained on.")],
+) -> None:
+    """Add an int8 network for OpenVINO to a model, if it keeps macro-F1 within 0.2 points and every golden slice.
+
+    Example: neuralblack quantize runs/first data/slices
+    """
+    from neuralblack.inference.quantize import quantize as quantize_model
+
+    folder = quantize_model(model, data)
+    facts = folder.card["int8"]
+    typer.echo(f"macro-F1 {facts['macro_f1_int8']:.4f} in int8, {facts['macro_f1_fp32']:.4f} in fp32")
+    typer.echo(f"model {folder.id} in {folder.path}")
 
 
 @app.command()
