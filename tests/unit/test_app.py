@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.service.app import build_app
 from neuralblack.service.decoder import DecoderDownError
@@ -64,7 +65,7 @@ class Service:
 
     async def decode(self, data):
         self.decoded.append(data)
-        return SLICE
+        return Prepared(SLICE)
 
     async def classify(self, slice_):
         return YES

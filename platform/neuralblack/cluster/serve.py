@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from fastapi import FastAPI
-from numpy.typing import NDArray
 from ray import get_runtime_context, serve
 from ray.serve._private import replica
 from ray.util import get_node_ip_address
 
 from neuralblack.cluster.serve_config import LOOPBACK, LiveOptions, ServeArgs
 from neuralblack.config import checked
+from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.inference.predictor import Prediction, Predictor
 from neuralblack.service.app import build_app
@@ -39,7 +39,7 @@ class Classifier:
         self.decoder = Decoder(self.predictor.spec, workers=args.decoders)
         self.decoder.start()
         self.max_bytes = args.max_upload_mib * 2**20
-        self.batcher: Batcher[NDArray[np.uint8], Prediction] | None = None
+        self.batcher: Batcher[Prepared, Prediction] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the app. Serve calls this in the replica's event loop, behind the constructor."""
@@ -95,7 +95,7 @@ def load_predictor(args: ServeArgs) -> Predictor:
             fix="promote its run again; files were exchanged",
         )
     for count in (1, 2, LiveOptions().max_batch_size):  # kernels are chosen at the first use of a shape
-        predictor([np.zeros((predictor.spec.size, predictor.spec.size), np.uint8)] * count)
+        predictor.probabilities(np.zeros((count, predictor.spec.size, predictor.spec.size), np.uint8))
     log.info("model %s is loaded and warm", predictor.name)
     return predictor
 
