@@ -44,6 +44,7 @@ class Serve(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json" if "json" in words else "text/plain")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Asked", self.headers["X-Request-ID"])
+        self.send_header("X-Patience", self.headers.get("X-Request-Timeout-Seconds", "the server's"))
         if status in (429, 503):
             self.send_header("Retry-After", "7")
         self.end_headers()
@@ -202,6 +203,12 @@ def test_a_request_id_that_cannot_be_repeated_safely_is_replaced(name, behind):
     response = httpx.get(f"{behind}/json/200", headers={"X-Request-ID": name})
 
     assert re.fullmatch("[0-9a-f-]{36}", response.headers["X-Asked"])
+
+
+def test_a_client_cannot_lift_the_time_limit(behind):
+    response = httpx.get(f"{behind}/json/200", headers={"X-Request-Timeout-Seconds": "0"})
+
+    assert response.headers["X-Patience"] == "the server's"
 
 
 def test_an_upload_that_does_not_arrive_is_ended_without_reaching_a_replica(behind):

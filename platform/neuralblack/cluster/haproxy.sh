@@ -7,6 +7,7 @@
 #   one error body: what Serve or HAProxy says in plain text becomes {"error", "code", "request_id"} like the app's own.
 #       Out of reach in HAProxy 2.8: what is no HTTP request at all gets its built-in 400 or 408;
 #   log-format: `option httplog` would write addresses and query strings, where somebody may have put a name;
+#   no X-Request-Timeout-Seconds: with it a client could lift the time limit that Serve puts on its request;
 #   statistics and metrics: on loopback, not on every interface;
 #   NEURALBLACK_BIND_HOST: where the service itself listens, while replicas stay on loopback behind it.
 #
@@ -42,6 +43,7 @@ s/^    option httplog$/    log-format "%HM %ST %Ta %b\/%s %ts"/
     /^    bind /a\
     http-request set-header X-Request-ID %[unique-id] unless { req.hdr(X-Request-ID) -m reg ^[A-Za-z0-9._-]{1,64}$ }\
     http-request set-var(txn.id) req.hdr(X-Request-ID)\
+    http-request del-header X-Request-Timeout-Seconds\
     acl ours res.hdr(Content-Type) -m beg application/json\
     http-response set-var(txn.retry) str(2)\
     http-response set-var(txn.retry) res.hdr(Retry-After) if { res.hdr(Retry-After) -m found }\
