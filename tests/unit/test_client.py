@@ -123,8 +123,11 @@ def test_what_is_wrong_with_a_file_is_not_asked_twice(service, content, status, 
 
 
 def test_a_wrong_token_is_said(service):
-    with Client(service, token="wrong") as client, pytest.raises(ServiceError, match="401 unauthorised"):
-        client.model()
+    with Client(service, token="wrong") as client:
+        with pytest.raises(ServiceError, match="401 unauthorised"):
+            client.model()
+        with pytest.raises(ServiceError, match="401 unauthorised"):
+            client.predict(bytes(5_000_000))  # answered before it is read: the client is not cut off
 
 
 def test_overload_is_waited_out_for_as_long_as_the_service_asks():

@@ -51,11 +51,11 @@ class Prediction(Protocol):
 
     @property
     def prediction_set(self) -> tuple[str, ...] | None:
-        """The classes that cannot be ruled out; None where refused or not calibrated."""
+        """The classes that cannot be ruled out, most probable first; None where refused."""
 
     @property
     def coverage(self) -> float | None:
-        """The share of held-out slices whose set holds the truth, 0..1; None where there is no set."""
+        """The share of held-out slices whose set holds the truth, 0..1; None where refused or not calibrated."""
 
     @property
     def reasons(self) -> Sequence[Reason]:
@@ -112,10 +112,11 @@ class Answer(BaseModel):
         {}, description="One for each class the model knows; they sum to 1. Absent where refused."
     )
     prediction_set: list[str] = Field(
-        [], description="The classes that cannot be ruled out. Absent where refused or not calibrated."
+        [], description="The classes that cannot be ruled out, the most probable first. Absent where refused."
     )
     coverage: float = Field(
-        0.0, description="Share of held-out slices whose set holds the truth. Absent where there is no set."
+        0.0,
+        description="Share of held-out slices whose set holds the truth. Absent where refused or not calibrated.",
     )
     reasons: list[Why] = Field([], description="Why it is refused. Only there where it is.")
     model: ModelName
