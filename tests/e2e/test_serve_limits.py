@@ -138,7 +138,7 @@ def test_a_killed_haproxy_comes_back_by_itself(service, slices):
 
 
 @pytest.mark.soak
-def test_the_only_replica_killed_costs_at_most_what_it_was_working_on(service, slices):
+def test_the_only_replica_killed_costs_what_it_was_working_on_and_later_requests_wait_for_the_next(service, slices):
     with Load(service.url, [slices[0].read_bytes()]) as load:
         load.await_results(50)
         (victim,) = replicas_of(service.process.pid)
@@ -151,8 +151,9 @@ def test_the_only_replica_killed_costs_at_most_what_it_was_working_on(service, s
         load.await_results(50)
 
     lost = [result for result in load.results if result[0] != 200]
-    print(f"the only replica killed: {lost} of {len(load.results)} requests lost, answers again after {seconds:.1f} s")
-    assert len(lost) <= load.clients
+    print(f"the only replica killed: {len(lost)} of {len(load.results)} lost, answers again after {seconds:.1f} s")
+    assert {status for status, _ in lost} <= {502, 503}
+    assert len(lost) <= 2 * load.clients  # who asks again at once may meet it a second time before HAProxy knows
 
 
 def named_png():
