@@ -3,12 +3,17 @@
 neuralblack serve serve_configs/local.yaml --registry registry
 """
 
+import asyncio
 import logging
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from ray import get_runtime_context, serve
 from ray.serve._private import replica
 from ray.util import get_node_ip_address
@@ -19,8 +24,10 @@ from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.inference.predictor import Prediction, Predictor
 from neuralblack.service.app import build_app
+from neuralblack.service.auth import token_from
 from neuralblack.service.batcher import Batcher
 from neuralblack.service.decoder import Decoder
+from neuralblack.service.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +40,29 @@ class Classifier:
 
     def __init__(self, args: ServeArgs) -> None:
         stay_on_loopback()
-        torch.set_num_threads(max(1, int(get_runtime_context().get_assigned_resources().get("CPU", 1))))
+        self.args = args
+        self.token = token_from(os.environ, anonymous=args.anonymous)  # inherited from `ray start`; before any work
+        torch.set_num_threads(threads_of(args, get_runtime_context().get_assigned_resources().get("CPU", 1)))
         self.predictor = load_predictor(args)
         self.decoder = Decoder(self.predictor.spec, workers=args.decoders)
         self.decoder.start()
-        self.max_bytes = args.max_upload_mib * 2**20
         self.batcher: Batcher[Prepared, Prediction] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the app. Serve calls this in the replica's event loop, behind the constructor."""
-        batcher = self.batcher = Batcher(self.predictor, max_size=LiveOptions().max_batch_size)
+        meter = Meter()
+        self.batcher = Batcher(self.predictor, max_size=LiveOptions().max_batch_size, observe=meter.batch)
         return build_app(
             self.decoder,
-            batcher,
+            self.batcher,
             ready=lambda: True,  # the constructor has loaded and warmed the model, or there is no replica
             model=facts(self.predictor),
-            max_bytes=self.max_bytes,
+            explain=explainer(self.predictor),
+            token=self.token,
+            max_bytes=self.args.max_upload_mib * 2**20,
+            max_pending=self.args.max_pending,
+            deadline_s=self.args.deadline_s,
+            meter=meter,
             id_header=False,
         )
 
@@ -76,6 +90,13 @@ def app(args: dict[str, Any]) -> serve.Application:
     return deployment.bind(resolved)
 
 
+def threads_of(args: ServeArgs, cpus: float) -> int:
+    """Count the network's threads in a replica to which Ray has given `cpus`, which may be a fraction."""
+    if args.threads == 0:
+        return os.cpu_count() or 1
+    return args.threads or max(1, int(cpus))
+
+
 def load_predictor(args: ServeArgs) -> Predictor:
     """Load and warm the model that `args` name; raises InputError naming the file that is missing or differs."""
     predictor = Predictor.load(args.registry / "models" / args.model, engine=args.engine)
@@ -90,6 +111,16 @@ def load_predictor(args: ServeArgs) -> Predictor:
         predictor.probabilities(np.zeros((count, predictor.spec.size, predictor.spec.size), np.uint8))
     log.info("model %s is loaded and warm", predictor.name)
     return predictor
+
+
+def explainer(predictor: Predictor) -> Callable[[Prepared, str], Awaitable[NDArray[np.uint8]]]:
+    """Draw heat maps one at a time in a thread of their own, so that batches go on beside them."""
+    thread = ThreadPoolExecutor(1, "heat-map")
+
+    async def explain(question: Prepared, label: str) -> NDArray[np.uint8]:
+        return await asyncio.get_running_loop().run_in_executor(thread, predictor.explain, question.pixels, label)
+
+    return explain
 
 
 def stay_on_loopback() -> None:

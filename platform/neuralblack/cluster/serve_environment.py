@@ -45,7 +45,8 @@ def environment(folder: Path, *, ports: int, bind_host: str | None = None) -> di
         ),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine 5 s are too few: Serve kills its own proxy
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead HAProxy is back in 4 s instead of 30
+        # Three misses, and Serve starts HAProxy again: seconds instead of 30. A slow answer (10 s) is no miss.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     }
     binary = _haproxy_binary()
     if binary is None:
@@ -63,7 +64,8 @@ def environment(folder: Path, *, ports: int, bind_host: str | None = None) -> di
         # A request that met a dying replica goes to another, once: a request that kills replicas kills two at most.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "262144",  # bytes; only what fits can be sent again
+        # Bytes. Only a request that fits, body and all, can be sent again; a connection at work takes two at most.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "524288",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "c.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "a.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "m.sock"),
