@@ -1,82 +1,30 @@
 """The HTTP face without Ray, torch or a socket: what it answers, and how it says no."""
 
-import asyncio
-import base64
-import io
 import json
 import logging
 from dataclasses import dataclass
 
-import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from tests.service import (
+    MAX_BYTES,
+    MODEL,
+    NAMED,
+    NO,
+    SHARES,
+    SLICE,
+    YES,
+    Prediction,
+    Service,
+    assert_problem,
+    picture,
+    png,
+)
 
 from neuralblack.errors import InputError
-from neuralblack.service.app import build_app
 from neuralblack.service.decoder import DecoderDownError
 
-MODEL = {
-    "name": "tiny-0123456789ab",
-    "hash": "0123456789ab" * 5,
-    "preprocessing": 1,
-    "classes": ["glioma", "pituitary"],
-}
-MAX_BYTES = 100_000
 SECRET = "Jane Doe"
-SLICE = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    label: str
-    probabilities: dict[str, float]
-
-
-class Service:
-    """The app over fakes: the decoder takes any bytes, the classifier always says pituitary."""
-
-    def __init__(self, *, ready=True, decode=None, classify=None):
-        self.decoded = []
-        self.app = build_app(
-            decode or self.decode, classify or self.classify, ready=lambda: ready, model=MODEL, max_bytes=MAX_BYTES
-        )
-
-    async def decode(self, data):
-        self.decoded.append(data)
-        return SLICE
-
-    async def classify(self, slice_):
-        return Prediction("pituitary", {"glioma": 0.25, "pituitary": 0.75})
-
-    def request(self, method, address, **options):
-        async def ask():
-            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-                return await client.request(method, address, **options)
-
-        return asyncio.run(ask())
-
-    def predict(self, **options):
-        return self.request("POST", options.pop("address", "/predict"), **options)
-
-
-def png(size=64):
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def assert_problem(response, status, code, *words):
-    """Every refusal has the one shape."""
-    assert response.status_code == status
-    body = response.json()
-    assert set(body) == {"error", "code", "request_id"}
-    assert body["code"] == code
-    assert body["request_id"] == response.headers["x-request-id"]
-    assert body["error"]
-    for word in words:
-        assert word in body["error"]
 
 
 def test_a_raw_body_is_classified():
@@ -89,7 +37,9 @@ def test_a_raw_body_is_classified():
         "status": "ok",
         "label": "pituitary",
         "probabilities": {"glioma": 0.25, "pituitary": 0.75},
-        "model": {"name": MODEL["name"], "hash": MODEL["hash"]},
+        "prediction_set": ["pituitary"],
+        "coverage": 0.9,
+        "model": NAMED,
         "preprocessing": 1,
         "request_id": "mine-1",
         "notice": "Research use only; not a diagnosis.",
@@ -109,9 +59,89 @@ def test_a_form_gives_the_same_bytes_to_the_decoder():
 def test_a_preview_is_the_slice_as_the_model_sees_it():
     answer = Service().predict(address="/predict?preview=true", content=png()).json()
 
-    kind, _, data = answer["preview"].partition(",")
-    assert kind == "data:image/png;base64"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), SLICE)
+    assert np.array_equal(picture(answer["preview"]), SLICE)
+
+
+def test_a_refusal_has_reasons_and_no_label():
+    async def refuse(question):
+        return NO
+
+    response = Service(classify=refuse).predict(address="/predict?preview=true", content=png())
+
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["status"] == "refused"
+    assert answer["reasons"] == [{"code": "colour", "sentence": "The picture has colours."}]
+    assert not answer.keys() & {"label", "probabilities", "prediction_set", "coverage", "heat_map"}
+    assert answer["model"] == NAMED and answer["preview"] and answer["notice"]
+
+
+def test_what_is_not_calibrated_promises_no_coverage():
+    async def classify(question):
+        return Prediction(probabilities=SHARES, prediction_set=None, coverage=None)
+
+    answer = Service(classify=classify).predict(content=png()).json()
+
+    assert answer["label"] == "pituitary"
+    assert not answer.keys() & {"prediction_set", "coverage"}
+
+
+def test_a_decoder_may_give_more_than_pixels():
+    @dataclass(frozen=True)
+    class Decoded:
+        pixels: np.ndarray
+        colour: bool
+
+    asked = []
+
+    async def decode(data):
+        return Decoded(SLICE, colour=True)
+
+    async def classify(question):
+        asked.append(question.colour)
+        return YES
+
+    answer = Service(decode=decode, classify=classify).predict(address="/predict?preview=true", content=png()).json()
+
+    assert asked == [True] and np.array_equal(picture(answer["preview"]), SLICE)
+
+
+def test_a_heat_map_lies_over_the_slice_and_says_what_it_is_not():
+    asked = []
+
+    async def explain(question, label):
+        asked.append(label)
+        return SLICE
+
+    service = Service(explain=explain)
+    answer = service.predict(address="/predict?explain=true&preview=1", content=png()).json()
+
+    assert asked == ["pituitary"]
+    map_ = picture(answer["heat_map"])
+    assert map_.shape == (64, 64, 4) and np.array_equal(map_[..., 3], SLICE)
+    assert len(np.unique(map_[..., :3].reshape(-1, 3), axis=0)) == 1
+    assert answer["heat_map_note"] == "It shows where the network looked, not where the tumour is."
+    assert "heat_map" not in service.predict(content=png()).json()
+    assert service.request("GET", "/model").json()["explains"] is True
+
+
+def test_a_refused_slice_is_not_explained():
+    async def refuse(question):
+        return NO
+
+    async def explain(question, label):
+        raise AssertionError("there is no label to explain")
+
+    answer = Service(classify=refuse, explain=explain).predict(address="/predict?explain=true", content=png()).json()
+
+    assert answer["status"] == "refused" and "heat_map" not in answer
+
+
+def test_a_model_that_cannot_explain_says_so_before_it_reads():
+    service = Service()
+
+    assert_problem(service.predict(address="/predict?explain=true", content=png()), 422, "no_explanation")
+    assert service.decoded == []
 
 
 def test_nothing_is_predicted_before_the_model_is_ready():
@@ -128,7 +158,7 @@ def test_ready_names_the_model():
     response = Service().request("GET", "/ready")
 
     assert response.status_code == 200
-    assert response.json()["model"] == {"name": MODEL["name"], "hash": MODEL["hash"]}
+    assert response.json()["model"] == NAMED
 
 
 async def chunks(size):
@@ -242,6 +272,9 @@ def test_a_bug_is_one_sentence_for_the_client_and_says_nothing_of_the_upload_in_
     [
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/predict", 405, "wrong_method"),
+        ("POST", "/predict/", 404, "not_found"),
+        ("DELETE", "/health", 405, "wrong_method"),
+        ("POST", "/predict?preview=true&preview=false", 422, "invalid_request"),
         ("POST", "/predict?preview=perhaps", 422, "invalid_request"),
     ],
 )

@@ -103,6 +103,53 @@ def test_who_hung_up_takes_no_place_in_a_batch():
     assert [answers[index] for index in (0, 2, 4)] == [0, 20, 40]
 
 
+def test_who_hangs_up_while_the_model_works_breaks_nobody_elses_answer():
+    async def run():
+        model = Model()
+        batcher = Batcher(model, max_size=8)
+        first = await busy(batcher, model)
+        first.cancel()
+        tasks = await waiting(batcher, 1, 2)
+        model.gate.set()
+        answers = await asyncio.gather(*tasks)
+        await batcher.close()
+        return model.sizes, answers
+
+    assert asyncio.run(run()) == ([1, 2], [10, 20])
+
+
+def test_a_queue_of_people_who_hung_up_costs_the_model_nothing():
+    async def run():
+        model = Model()
+        batcher = Batcher(model, max_size=8)
+        first = await busy(batcher, model)
+        tasks = await waiting(batcher, *range(1, 20))
+        for task in tasks:
+            task.cancel()
+        model.gate.set()
+        assert await first == 0
+        assert await batcher(7) == 70
+        await batcher.close()
+        return model.sizes
+
+    assert asyncio.run(run()) == [1, 1]
+
+
+def test_every_batch_is_observed():
+    async def run():
+        seen = []
+        model = Model()
+        batcher = Batcher(model, max_size=4, observe=lambda size, seconds: seen.append((size, seconds >= 0)))
+        first = await busy(batcher, model)
+        tasks = await waiting(batcher, 1, 2, 3)
+        model.gate.set()
+        await asyncio.gather(first, *tasks)
+        await batcher.close()
+        return seen
+
+    assert asyncio.run(run()) == [(1, True), (3, True)]
+
+
 def test_an_error_reaches_its_batch_and_the_next_batch_goes_on():
     async def run():
         model = Model()

@@ -1,88 +1,65 @@
 """The HTTP face of a model. It knows neither Ray nor torch, so tests call it in their own process."""
 
-import base64
-import io
 from collections.abc import Awaitable, Callable, Mapping
-from importlib import resources
-from typing import Annotated, Literal, Protocol
+from time import perf_counter
+from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request
 from numpy.typing import NDArray
-from PIL import Image
-from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
+from neuralblack.service.answers import (
+    HEAT_MAP_NOTE,
+    NOTICE,
+    Prediction,
+    heat_map,
+    json_response,
+    preview,
+    result,
+)
 from neuralblack.service.decoder import DecoderDownError
+from neuralblack.service.described import DESCRIBED, describe
+from neuralblack.service.meter import MEDIA_TYPE, Meter
+from neuralblack.service.overload import Places, turn
+from neuralblack.service.pages import add_page
 from neuralblack.service.problems import Problem, answer_problems
-from neuralblack.service.uploads import FIELD, read_upload
+from neuralblack.service.routes import OPEN, Bare, flag, guarded
+from neuralblack.service.study import BODY_SLICES, MOST_SLICES, answer_study, read_study
+from neuralblack.service.uploads import read_upload
 
-NOTICE = "Research use only; not a diagnosis."
-PAGE = {  # address -> file in page/, media type
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-
-
-class Classified(Protocol):
-    """What the app needs of a prediction; `inference.predictor.Prediction` is one."""
-
-    @property
-    def label(self) -> str:
-        """The most probable class."""
-
-    @property
-    def probabilities(self) -> dict[str, float]:
-        """One probability for each class of the model, 0..1, of sum 1."""
-
-
-class ModelName(BaseModel):
-    """Which model answered."""
-
-    name: str = Field(description="The name on the model's card.")
-    hash: str = Field(description="The hash of its manifest, which covers every weight.")
-
-
-class Answer(BaseModel):
-    """The prediction for one slice."""
-
-    status: Literal["ok"] = "ok"
-    label: str = Field(description="The most probable class.")
-    probabilities: dict[str, float] = Field(description="One for each class the model knows; they sum to 1.")
-    model: ModelName
-    preprocessing: int = Field(description="Version of the preprocessing between the file and the model.")
-    request_id: str = Field(description="Also in the header X-Request-ID; quote it when something is wrong.")
-    notice: str = NOTICE
-    preview: str | None = Field(None, description="The slice as the model sees it, a PNG as data URI; on request.")
-
-
-class Trouble(BaseModel):
-    """Why there is no prediction."""
-
-    error: str = Field(description="A sentence for people.")
-    code: str = Field(description="A word for programs.")
-    request_id: str
+Question = Any  # what the decoder gives and the classifier takes: the app only draws its pixels
 
 
 def build_app(
-    decode: Callable[[bytes], Awaitable[NDArray[np.uint8]]],
-    classify: Callable[[NDArray[np.uint8]], Awaitable[Classified]],
+    decode: Callable[[bytes], Awaitable[Question]],
+    classify: Callable[[Question], Awaitable[Prediction]],
     *,
     ready: Callable[[], bool],
     model: Mapping[str, object],
+    explain: Callable[[Question, str], Awaitable[NDArray[np.uint8]]] | None = None,
+    token: str | None = None,
     max_bytes: int = 20 * 2**20,
+    max_pending: int | None = None,
+    deadline_s: float | None = None,
+    meter: Meter | None = None,
     id_header: bool = True,
 ) -> FastAPI:
-    """Build the service around two functions.
+    """Build the service around two functions, or three.
 
     Args:
-        decode: an upload's bytes -> the preprocessed slice (S, S) uint8, in a limited process; raises InputError.
-        classify: such a slice -> its prediction, batched with those of other requests.
+        decode: an upload's bytes -> the preprocessed slice (S, S) uint8, or what holds it as `pixels`, in a limited
+            process; raises InputError, or DecoderDownError where it is not the file's fault.
+        classify: what `decode` gave -> its prediction, batched with those of other requests.
         ready: whether the model is loaded and warm. Until then there are no predictions, only 503.
         model: facts about it for the page and the answers; at least `name`, `hash` and `preprocessing` (its version).
-        max_bytes: largest upload.
+        explain: what `decode` gave and its label -> where the network looked, (S, S) uint8 with 255 where it did most;
+            None: this model or engine cannot say.
+        token: who asks must send it; None: everybody may. `auth.token_from` decides.
+        max_bytes: largest slice; a study may have `BODY_SLICES` times as many.
+        max_pending: slices worked on at once, from the head of a request to its answer; more get 429.
+        deadline_s: for one request, its upload and its time in the queue included; after that 408 or 503.
+        meter: what counts; none given: the app's own.
         id_header: False where the server adds X-Request-ID to every response by itself, as Serve does.
     """
     app = FastAPI(
@@ -90,95 +67,143 @@ def build_app(
         description=f"Brain-tumour subtypes from MRI slices. {NOTICE}",
         docs_url=None,  # FastAPI's pages for /openapi.json load their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would trust the request's Host, and be a shape of its own
     )
     answer_problems(app, id_header=id_header)
-    name = ModelName(name=str(model["name"]), hash=str(model["hash"]))
-    version = int(str(model["preprocessing"]))
-
-    @app.post(
-        "/predict",
-        response_model_exclude_none=True,
-        responses={status: {"model": Trouble} for status in (400, 413, 415, 422, 500, 503)},
-        openapi_extra={"requestBody": _BODY},
+    service = _Service(
+        decode,
+        classify,
+        explain,
+        ready=ready,
+        model=model,
+        max_bytes=max_bytes,
+        places=Places(max_pending),
+        deadline_s=deadline_s,
+        meter=meter or Meter(),
+        token=token is not None,
     )
-    async def predict(
-        request: Request,
-        preview: Annotated[bool, Query(description="Also return the slice as the model sees it.")] = False,
-    ) -> Answer:
-        """Classify one slice: the body is the file (PNG, JPEG, TIFF, MATLAB v7.3), or a form with a field `file`."""
-        if not ready():
-            raise _not_ready()
-        data = await read_upload(request, max_bytes=max_bytes)
-        try:
-            slice_ = await decode(data)
-        except DecoderDownError:
-            raise Problem(
-                503, "decoder_down", "The service cannot read files at the moment. Try again soon.", retry_after_s=5
-            ) from None
-        prediction = await classify(slice_)
-        return Answer(
-            label=prediction.label,
-            probabilities=prediction.probabilities,
-            model=name,
-            preprocessing=version,
-            request_id=request.state.request_id,
-            preview=_data_uri(slice_) if preview else None,
-        )
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        """Say that this process answers; it need not be able to classify yet."""
-        return {"status": "ok"}
-
-    @app.get("/ready", responses={503: {"model": Trouble}})
-    async def readiness() -> JSONResponse:
-        """Say whether a slice sent now would be classified, and by which model."""
-        if not ready():
-            raise _not_ready()
-        return JSONResponse({"status": "ready", "model": name.model_dump()})
-
-    @app.get("/model")
-    async def facts() -> dict[str, object]:
-        """Describe the model that answers here."""
-        return {**model, "max_bytes": max_bytes, "notice": NOTICE}
-
-    page = resources.files("neuralblack.service") / "page"
-    for address, (file, kind) in PAGE.items():
-        _add_file(app, address, page.joinpath(file).read_bytes(), kind)
+    guard = guarded(token, service.unauthorised)
+    for path, method, endpoint in (
+        ("/predict", "POST", service.predict),
+        ("/study", "POST", service.study),
+        ("/model", "GET", service.facts),
+        ("/metrics", "GET", service.metrics),
+        ("/health", "GET", service.health),
+        ("/ready", "GET", service.readiness),
+    ):
+        route_class = Bare if path in OPEN else guard
+        app.router.add_api_route(path, endpoint, methods=[method], route_class_override=route_class, **DESCRIBED[path])
+    add_page(app)
+    describe(app, token=token is not None)
     return app
 
 
-_BODY = {
-    "required": True,
-    "content": {
-        kind: {"schema": {"type": "string", "format": "binary"}}
-        for kind in ("image/png", "image/jpeg", "image/tiff", "application/octet-stream")
-    }
-    | {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "properties": {FIELD: {"type": "string", "format": "binary"}},
-            }
+class _Service:
+    """What the routes share, and what each of them does."""
+
+    def __init__(
+        self,
+        decode: Callable[[bytes], Awaitable[Question]],
+        classify: Callable[[Question], Awaitable[Prediction]],
+        explain: Callable[[Question, str], Awaitable[NDArray[np.uint8]]] | None,
+        *,
+        ready: Callable[[], bool],
+        model: Mapping[str, object],
+        max_bytes: int,
+        places: Places,
+        deadline_s: float | None,
+        meter: Meter,
+        token: bool,
+    ) -> None:
+        self._decode, self._classify, self._explain, self._ready = decode, classify, explain, ready
+        self._max_bytes, self._places, self._deadline_s = max_bytes, places, deadline_s
+        self._meter, self._token = meter, token
+        self._most_slices = min(MOST_SLICES, places.most or MOST_SLICES)
+        self._facts = dict(model)
+        digits = str(model["hash"])
+        self._model = {"name": str(model["name"]), "version": digits[:12], "hash": digits}
+        self._tail = {"model": self._model, "preprocessing": int(str(model["preprocessing"]))}
+        meter.describe(name=self._model["name"], version=self._model["version"], pending=lambda: places.taken)
+
+    async def predict(self, request: Request) -> Response:
+        """Classify one slice: the body is the file, or a form with a field `file`."""
+        with self._meter.trouble("predict"):
+            draw, explain = flag(request, "preview"), flag(request, "explain")
+            self._must_be_ready()
+            if explain and self._explain is None:
+                raise Problem(422, "no_explanation", "This model cannot show where it looked. Ask without explain.")
+            async with turn(self._places, deadline_s=self._deadline_s) as mine:
+                data = await read_upload(request, max_bytes=self._max_bytes)
+                mine.uploaded = True
+                question, prediction = await self._ask(data)
+                answer = result(prediction) | self._end(request)
+                if draw:
+                    answer["preview"] = preview(question)
+                if explain and self._explain is not None and prediction.label is not None:
+                    answer["heat_map"] = heat_map(await self._explain(question, prediction.label))
+                    answer["heat_map_note"] = HEAT_MAP_NOTE
+        self._meter.request("predict", answer["status"])
+        return json_response(answer)
+
+    async def study(self, request: Request) -> Response:
+        """Give one verdict on several slices of one patient: a form with 1 to 64 fields `file`."""
+        with self._meter.trouble("study"):
+            self._must_be_ready()
+            async with turn(self._places, deadline_s=self._deadline_s) as mine:
+                files = await read_study(request, max_bytes=self._max_bytes, most=self._most_slices)
+                mine.uploaded = True
+                mine.take(len(files) - 1)
+
+                async def one(data: bytes) -> Prediction:
+                    return (await self._ask(data))[1]
+
+                answer = await answer_study(files, one, max_bytes=self._max_bytes) | self._end(request)
+        self._meter.request("study", answer["status"])
+        return json_response(answer)
+
+    async def facts(self, request: Request) -> Response:
+        """Describe the model that answers here, and what it takes."""
+        limits = {
+            "max_bytes": self._max_bytes,
+            "max_study_bytes": BODY_SLICES * self._max_bytes,
+            "max_slices": self._most_slices,
         }
-    },
-}
+        explains = {"explains": self._explain is not None}
+        return json_response(self._facts | self._model | limits | explains | {"notice": NOTICE})
 
+    async def metrics(self, request: Request) -> Response:
+        """Say what this replica has counted, in Prometheus' text format."""
+        return Response(self._meter.text(), headers={"Content-Type": MEDIA_TYPE})
 
-def _not_ready() -> Problem:
-    return Problem(503, "not_ready", "The model is still being loaded. Try again in a few seconds.", retry_after_s=2)
+    async def health(self, request: Request) -> Response:
+        """Say that this process answers; it need not be able to classify yet."""
+        return json_response({"status": "ok"})
 
+    async def readiness(self, request: Request) -> Response:
+        """Say whether a slice sent now would be classified, by which model, and whether a token is asked for."""
+        self._must_be_ready()
+        return json_response({"status": "ready", "model": self._model, "token": self._token})
 
-def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
-    async def file() -> Response:
-        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+    def unauthorised(self, path: str) -> None:
+        """Count a request without the token."""
+        self._meter.request(path.strip("/"), "unauthorised")
 
-    app.add_api_route(address, file, methods=["GET", "HEAD"], include_in_schema=False)
+    async def _ask(self, data: bytes) -> tuple[Question, Prediction]:
+        started = perf_counter()
+        try:
+            question = await self._decode(data)
+        except DecoderDownError:
+            sentence = "The service cannot read files at the moment. Try again soon."
+            raise Problem(503, "decoder_down", sentence, retry_after_s=5) from None
+        decoded = perf_counter()
+        prediction = await self._classify(question)
+        self._meter.slice(prediction, started=started, decoded=decoded)
+        return question, prediction
 
+    def _must_be_ready(self) -> None:
+        if not self._ready():
+            sentence = "The model is still being loaded. Try again in a few seconds."
+            raise Problem(503, "not_ready", sentence, retry_after_s=2)
 
-def _data_uri(slice_: NDArray[np.uint8]) -> str:
-    """Draw a slice (S, S) uint8 as a PNG that a page can show without another request."""
-    buffer = io.BytesIO()
-    Image.fromarray(slice_).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    def _end(self, request: Request) -> dict[str, Any]:
+        return self._tail | {"request_id": request.state.request_id, "notice": NOTICE}

@@ -1,8 +1,11 @@
 """Batches that fill by themselves: whatever waits when the model is free goes in together."""
 
 import asyncio
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import perf_counter
 from typing import Generic, TypeVar
 
 Question = TypeVar("Question")
@@ -12,60 +15,94 @@ Answer = TypeVar("Answer")
 class Batcher(Generic[Question, Answer]):
     """Answer in batches: whatever waits when the model is free goes in together.
 
-    No timer: one lone request never waits, and under load batches fill by themselves. Build it inside a running
-    event loop; `max_size` may be changed at any time and holds from the next batch on.
+    No timer: one lone request never waits, and under load batches fill by themselves. The model's own thread takes the
+    next batch from the queue, so the model never waits for the event loop while there is something to do. Build it
+    inside a running event loop; `max_size` may be changed at any time and holds from the next batch on.
     """
 
-    def __init__(self, model: Callable[[list[Question]], list[Answer]], *, max_size: int) -> None:
+    def __init__(
+        self,
+        model: Callable[[list[Question]], list[Answer]],
+        *,
+        max_size: int,
+        observe: Callable[[int, float], None] | None = None,
+    ) -> None:
+        """Start the model's thread.
+
+        Args:
+            model: questions -> as many answers, in their order; called in one thread, never twice at once.
+            max_size: questions in one call.
+            observe: hears the size of each batch and the seconds it took, in the model's thread.
+        """
         self.max_size = max_size
-        self._model = model
-        self._waiting: asyncio.Queue[tuple[Question, asyncio.Future[Answer]]] = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1, "model")  # one batch at a time, off the event loop
-        self._worker = asyncio.create_task(self._work())
+        self._model, self._observe = model, observe
+        self._loop = asyncio.get_running_loop()
+        self._waiting: SimpleQueue[tuple[Question, asyncio.Future[Answer]] | None] = SimpleQueue()
+        self._open: set[asyncio.Future[Answer]] = set()
+        self._closed = False
+        # A daemon, or a process that forgets to close its batcher would never end.
+        threading.Thread(target=self._work, name="model", daemon=True).start()
 
     async def __call__(self, question: Question) -> Answer:
         """Wait for the answer to one question; raises what the model raised, or RuntimeError after `close`."""
-        if self._worker.done():
+        if self._closed:
             raise RuntimeError("the batcher is closed")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait((question, future))
-        return await future
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        self._open.add(future)
+        self._waiting.put((question, future))
+        try:
+            return await future
+        finally:
+            self._open.discard(future)
 
     async def close(self) -> None:
         """Stop: whoever still waits hears that the service is closing. A batch that runs is left to end."""
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
-        while not self._waiting.empty():
-            _tell([self._waiting.get_nowait()], RuntimeError("the batcher is closed"))
-        self._thread.shutdown(wait=False)
+        self._closed = True
+        self._waiting.put(None)
+        for future in self._open:
+            if not future.done():
+                future.set_exception(RuntimeError("the batcher is closed"))
 
-    async def _work(self) -> None:
-        while True:
-            batch = [await self._waiting.get()]
-            while len(batch) < self.max_size and not self._waiting.empty():
-                batch.append(self._waiting.get_nowait())
-            batch = [pair for pair in batch if not pair[1].done()]  # the caller hung up
+    def _work(self) -> None:
+        while (batch := self._next()) is not None:
             if batch:
-                await self._answer(batch)
+                self._answer(batch)
 
-    async def _answer(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
-        questions = [question for question, _ in batch]
+    def _next(self) -> list[tuple[Question, asyncio.Future[Answer]]] | None:
+        """Wait for a question and take all that wait with it, without those whose caller hung up; None at the end."""
+        batch = []
+        item = self._waiting.get()
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._model, questions)
-            if len(answers) != len(questions):
-                raise RuntimeError(f"the model gave {len(answers)} answers to {len(questions)} questions")
+            while item is not None:
+                if not item[1].done():
+                    batch.append(item)
+                if len(batch) >= self.max_size:
+                    return batch
+                item = self._waiting.get_nowait()
+        except Empty:
+            return batch
+        return None  # closed: everybody who waits has been told
+
+    def _answer(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
+        began = perf_counter()
+        outcome: list[Answer] | Exception
+        try:
+            outcome = self._model([question for question, _ in batch])
+            if len(outcome) != len(batch):
+                raise RuntimeError(f"the model gave {len(outcome)} answers to {len(batch)} questions")
+            if self._observe is not None:
+                self._observe(len(batch), perf_counter() - began)
         except Exception as error:  # everyone in this batch hears of it; the next batch goes on
-            _tell(batch, error)
-        except asyncio.CancelledError:
-            _tell(batch, RuntimeError("the batcher is closed"))
-            raise
+            outcome = error
+        with suppress(RuntimeError):  # the loop has ended and nobody listens
+            self._loop.call_soon_threadsafe(_tell, [future for _, future in batch], outcome)
+
+
+def _tell(futures: list[asyncio.Future[Answer]], outcome: list[Answer] | Exception) -> None:
+    for index, future in enumerate(futures):
+        if future.done():
+            continue  # the caller hung up meanwhile
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
         else:
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
-
-
-def _tell(batch: list[tuple[Question, asyncio.Future[Answer]]], error: Exception) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(error)
+            future.set_result(outcome[index])

@@ -4,10 +4,10 @@ import logging
 import re
 import traceback
 import uuid
+from collections.abc import Mapping
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -33,18 +33,28 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Problem(Exception):  # noqa: N818 - it is an answer, not a failure of ours
     """A request ends here, with a status, a code for programs and a sentence for people."""
 
-    def __init__(self, status: int, code: str, sentence: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        sentence: str,
+        *,
+        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.status, self.code, self.sentence, self.retry_after_s = status, code, sentence, retry_after_s
+        self.headers = dict(headers or {})
 
     def response(self, request_id: str) -> JSONResponse:
         """Write it down."""
-        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        headers = self.headers | ({} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)})
         content = {"error": self.sentence, "code": self.code, "request_id": request_id}
         return JSONResponse(content, self.status, headers)
 
@@ -56,14 +66,15 @@ def answer_problems(app: FastAPI, *, id_header: bool = True) -> None:
     """
 
     def found(request: Request, error: Exception) -> Response:
-        return _problem(error).response(request.state.request_id)
+        return as_problem(error).response(request.state.request_id)
 
     for kind in (Problem, InputError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, found)
     app.add_middleware(_Frame, id_header=id_header)
 
 
-def _problem(error: Exception) -> Problem:
+def as_problem(error: Exception) -> Problem:
+    """Find the answer to an error; what we did not foresee is 500, without its words."""
     match error:
         case Problem():
             return error
@@ -74,7 +85,7 @@ def _problem(error: Exception) -> Problem:
             return Problem(422, "invalid_request", f"The request does not fit: {wrong}.")
         case HTTPException() if error.status_code in SENTENCES:
             code, sentence = SENTENCES[error.status_code]
-            return Problem(error.status_code, code, sentence)
+            return Problem(error.status_code, code, sentence, headers=error.headers)  # 405 says what is allowed
         case HTTPException():
             return Problem(error.status_code, "refused", "The request was refused; see the interface's /openapi.json.")
         case _:
@@ -99,11 +110,9 @@ class _Frame:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(scope=message)
+                headers = message["headers"] = [*message.get("headers", ()), *_RAW_HEADERS]
                 if self.id_header:
-                    headers["X-Request-ID"] = request_id
-                for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.append((b"x-request-id", request_id.encode()))
             await send(message)
 
         try:
@@ -116,10 +125,10 @@ class _Frame:
             log.error("request %s: %s\n%s", request_id, type(error).__name__, frames)
             if started:
                 raise RuntimeError(f"request {request_id} failed behind the start of its answer") from None
-            await _problem(error).response(request_id)(scope, receive, send_framed)
+            await as_problem(error).response(request_id)(scope, receive, send_framed)
 
 
 def _request_id(scope: Scope) -> str:
     """Take over the client's or the proxy's id where it is harmless, else make one."""
-    given = Request(scope).headers.get("x-request-id", "")
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,249 @@
+"""What the service answers: the shapes of its interface, and the bytes that follow them.
+
+The shapes describe the interface in /openapi.json; the answers themselves are plain dictionaries, because checking our
+own answer against our own shape costs more than all the rest of a request. A test holds one against the other.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+NOTICE = "Research use only; not a diagnosis."
+HEAT_MAP_NOTE = "It shows where the network looked, not where the tumour is."
+# Vermillion, of Okabe and Ito's palette (2008) for readers who are colour-blind or not.
+HEAT_MAP_RGB = (213, 94, 0)
+
+
+class Reason(Protocol):
+    """Why a slice is refused; `inference.predictor.Reason` is one."""
+
+    @property
+    def code(self) -> str:
+        """A word for programs."""
+
+    @property
+    def sentence(self) -> str:
+        """A sentence for people."""
+
+
+class Prediction(Protocol):
+    """What the app needs of a prediction; `inference.predictor.Prediction` is one."""
+
+    @property
+    def status(self) -> str:
+        """Either "ok" or "refused"."""
+
+    @property
+    def label(self) -> str | None:
+        """The most probable class; None where refused."""
+
+    @property
+    def probabilities(self) -> dict[str, float] | None:
+        """One calibrated probability for each class of the model, 0..1, of sum 1; None where refused."""
+
+    @property
+    def prediction_set(self) -> tuple[str, ...] | None:
+        """The classes that cannot be ruled out; None where refused or not calibrated."""
+
+    @property
+    def coverage(self) -> float | None:
+        """The share of held-out slices whose set holds the truth, 0..1; None where there is no set."""
+
+    @property
+    def reasons(self) -> Sequence[Reason]:
+        """Why it is refused; empty where it is not."""
+
+
+class ModelName(BaseModel):
+    """Which model answered."""
+
+    name: str = Field(description="The name on the model's card.")
+    version: str = Field(description="The first 12 digits of the hash.")
+    hash: str = Field(description="The hash of its manifest, which covers every weight.")
+
+
+class Why(BaseModel):
+    """One reason for a refusal."""
+
+    code: str = Field(description="A word for programs.")
+    sentence: str = Field(description="A sentence for people.")
+
+
+_MODEL: dict[str, Any] = {
+    "name": "lite0-0f6c1d2e3a4b",
+    "version": "9d3c51f0a2b7",
+    "hash": "9d3c51f0a2b7".ljust(64, "0"),
+}
+_TAIL: dict[str, Any] = {"model": _MODEL, "preprocessing": 1, "request_id": "3f0a9c", "notice": NOTICE}
+_SHARES: dict[str, Any] = {"glioma": 0.06, "meningioma": 0.03, "pituitary": 0.91}
+_REASON: dict[str, Any] = {"code": "colour", "sentence": "The picture has colours; an MRI slice has none."}
+
+
+class Answer(BaseModel):
+    """The answer for one slice: a prediction, or a refusal with its reasons and without a label."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "ok",
+                    "label": "pituitary",
+                    "probabilities": _SHARES,
+                    "prediction_set": ["pituitary"],
+                    "coverage": 0.9,
+                    **_TAIL,
+                },
+                {"status": "refused", "reasons": [_REASON], **_TAIL},
+            ]
+        }
+    )
+
+    status: Literal["ok", "refused"] = Field(description="`refused`: this does not look like a slice the model knows.")
+    label: str = Field("", description="The most probable class. Absent where refused.")
+    probabilities: dict[str, float] = Field(
+        {}, description="One for each class the model knows; they sum to 1. Absent where refused."
+    )
+    prediction_set: list[str] = Field(
+        [], description="The classes that cannot be ruled out. Absent where refused or not calibrated."
+    )
+    coverage: float = Field(
+        0.0, description="Share of held-out slices whose set holds the truth. Absent where there is no set."
+    )
+    reasons: list[Why] = Field([], description="Why it is refused. Only there where it is.")
+    model: ModelName
+    preprocessing: int = Field(description="Version of the preprocessing between the file and the model.")
+    request_id: str = Field(description="Also in the header X-Request-ID; quote it when something is wrong.")
+    notice: str
+    preview: str = Field("", description="The slice as the model sees it, a grey PNG as data URI; on request.")
+    heat_map: str = Field(
+        "", description="A PNG as data URI to lay over the preview: one colour, as opaque as it counted; on request."
+    )
+    heat_map_note: str = Field("", description="What the heat map is not.")
+
+
+class StudySlice(BaseModel):
+    """What one slice of a study came to."""
+
+    index: int = Field(description="Its place in the request, from 0.")
+    status: Literal["ok", "refused", "unreadable"]
+    label: str = Field("", description="Its own most probable class. Only there where ok.")
+    probabilities: dict[str, float] = Field({}, description="Only there where ok.")
+    reasons: list[Why] = Field([], description="Only there where not ok.")
+
+
+class Disagreement(BaseModel):
+    """How far the slices of a study agree."""
+
+    agreeing: float = Field(
+        0.0, description="Share of the slices that count whose own label is the verdict. Absent where none counts."
+    )
+    slices: int = Field(description="All slices of the request.")
+    refused: int = Field(description="Those that do not look like a slice the model knows; they don't count.")
+    unreadable: int = Field(description="Those that could not be read; they don't count.")
+
+
+class StudyAnswer(BaseModel):
+    """One verdict over the slices of one patient. It has no prediction set: no guarantee holds for a mean."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "ok",
+                    "label": "pituitary",
+                    "probabilities": _SHARES,
+                    "disagreement": {"agreeing": 1.0, "slices": 2, "refused": 1, "unreadable": 0},
+                    "slices": [
+                        {"index": 0, "status": "ok", "label": "pituitary", "probabilities": _SHARES},
+                        {"index": 1, "status": "refused", "reasons": [_REASON]},
+                    ],
+                    **_TAIL,
+                }
+            ]
+        }
+    )
+
+    status: Literal["ok", "refused"]
+    label: str = Field("", description="The most probable class of all slices together. Absent where refused.")
+    probabilities: dict[str, float] = Field(
+        {}, description="Softmax of the mean of the slices' log-probabilities. Absent where refused."
+    )
+    reasons: list[Why] = Field([], description="Why there is no verdict. Only there where refused.")
+    disagreement: Disagreement
+    slices: list[StudySlice]
+    model: ModelName
+    preprocessing: int
+    request_id: str
+    notice: str
+
+
+class Trouble(BaseModel):
+    """Why there is no answer."""
+
+    error: str = Field(description="A sentence for people.")
+    code: str = Field(description="A word for programs.")
+    request_id: str = Field(description="Also in the header X-Request-ID; quote it when something is wrong.")
+
+
+def result(prediction: Prediction) -> dict[str, Any]:
+    """Write down one slice's result: what a refusal lacks is absent, not null."""
+    if prediction.status != "ok":
+        return {"status": "refused", "reasons": whys(prediction.reasons)}
+    written: dict[str, Any] = {
+        "status": "ok",
+        "label": prediction.label,
+        "probabilities": prediction.probabilities,
+    }
+    if prediction.prediction_set is not None:
+        written["prediction_set"] = list(prediction.prediction_set)
+    if prediction.coverage is not None:
+        written["coverage"] = prediction.coverage
+    return written
+
+
+def whys(reasons: Sequence[Reason]) -> list[dict[str, str]]:
+    """Write down reasons."""
+    return [{"code": reason.code, "sentence": reason.sentence} for reason in reasons]
+
+
+def json_response(content: dict[str, Any]) -> Response:
+    """Send plain values; a number that is none is a bug of ours and raises ValueError."""
+    return Response(
+        json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(),
+        media_type="application/json",
+    )
+
+
+def preview(question: object) -> str:
+    """Draw a question's slice as a grey PNG that a page can show without another request."""
+    return _data_uri(Image.fromarray(pixels_of(question)))
+
+
+def heat_map(strength: NDArray[np.uint8]) -> str:
+    """Draw a heat map (S, S) uint8, 255 where most was looked at, as a PNG of one colour that is as opaque as strong.
+
+    So it can be laid over the preview as it is, and a slider needs to change only the picture's opacity.
+    """
+    colour = np.empty((*strength.shape, 4), np.uint8)
+    colour[..., :3] = HEAT_MAP_RGB
+    colour[..., 3] = strength
+    return _data_uri(Image.fromarray(colour))
+
+
+def pixels_of(question: object) -> NDArray[np.uint8]:
+    """Find the slice (S, S) uint8 in what the decoder gave: its `pixels`, or itself."""
+    return np.asarray(getattr(question, "pixels", question), np.uint8)
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,190 @@
+"""A client for Python programs: standard library only, keeps its connection, and tries again where that helps."""
+
+import http.client
+import json
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from email.message import Message
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+from uuid import uuid4
+
+from neuralblack.errors import InputError
+
+TRY_AGAIN = (429, 503)  # overloaded; being loaded, or too slow this time
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
+MEDIA_TYPE = "application/octet-stream"  # the service looks at the bytes
+
+
+class ServiceError(RuntimeError):
+    """The service gave no answer, and trying again did not help."""
+
+    def __init__(self, status: int, code: str, sentence: str, request_id: str) -> None:
+        super().__init__(f"{status} {code}: {sentence}" + (f" (request {request_id})" if request_id else ""))
+        self.status, self.code, self.sentence, self.request_id = status, code, sentence, request_id
+
+
+class Client:
+    """Ask a NeuralBlack service.
+
+    One slice:
+
+        client = Client("http://127.0.0.1:8000", token=os.environ.get("NEURALBLACK_TOKEN"))
+        answer = client.predict("slice.png")
+        print(answer["label"] if answer["status"] == "ok" else answer["reasons"])
+
+    The slices of one patient:
+
+        answer = client.study(sorted(Path("patient").glob("*.png")))
+        print(answer["label"], answer["disagreement"]["agreeing"])
+
+    Answers are those of /openapi.json. Asking changes nothing on the server, so every request may be repeated; it is
+    where the service is overloaded (429), not ready or too slow (503), or cannot be reached. A file's name is never
+    sent. Use one client in one thread.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        retries: int = 5,
+        timeout_s: float = 30.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: http:// or https://, host, port, and a path where the service is behind one.
+            token: the service's, where it asks for one.
+            retries: attempts after the first.
+            timeout_s: for connecting and for each piece of an answer.
+            sleep: what waits between attempts.
+
+        Raises:
+            InputError: not such a URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(
+                "url", found=url, expected="http:// or https:// and a host", fix="such as http://127.0.0.1:8000"
+            )
+        self._prefix = parts.path.rstrip("/")
+        if parts.scheme == "https":
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=timeout_s, context=ssl.create_default_context()
+            )
+        else:
+            self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._retries, self._sleep = retries, sleep
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+    def predict(self, slice_: str | Path | bytes, *, explain: bool = False, preview: bool = False) -> dict[str, Any]:
+        """Classify one slice, a file or its bytes; raises InputError (no such file) or ServiceError."""
+        wanted = {name: "true" for name, flag in (("explain", explain), ("preview", preview)) if flag}
+        address = "/predict" + ("?" + urlencode(wanted) if wanted else "")
+        return self._ask("POST", address, _content(slice_), {"Content-Type": MEDIA_TYPE})
+
+    def study(self, slices: Sequence[str | Path | bytes]) -> dict[str, Any]:
+        """Get one verdict on the slices of one patient; raises InputError (no such file) or ServiceError."""
+        boundary = uuid4().hex  # no file holds it but by a miracle
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="slice"\r\n'
+        head += f"Content-Type: {MEDIA_TYPE}\r\n\r\n"
+        parts = [head.encode() + _content(slice_) + b"\r\n" for slice_ in slices]
+        body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+        return self._ask("POST", "/study", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+
+    def model(self) -> dict[str, Any]:
+        """Look up the facts of the model that answers; raises ServiceError."""
+        return self._ask("GET", "/model")
+
+    def ready(self) -> bool:
+        """Say whether a slice sent now would be classified; asks once."""
+        try:
+            status, _, _ = self._once("GET", "/ready", b"", {})
+        except (OSError, http.client.HTTPException):
+            return False
+        return status == 200
+
+    def _ask(
+        self, method: str, address: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries
+            asked_for = 0.0
+            try:
+                status, answer_headers, content = self._once(method, address, body, headers or {})
+            except (OSError, http.client.HTTPException) as error:
+                if last:
+                    sentence = f"The service cannot be reached ({type(error).__name__})."
+                    raise ServiceError(0, "unreachable", sentence, "") from error
+            else:
+                if status == 200 and (answer := _object(content)):
+                    return answer
+                if last or status not in TRY_AGAIN:
+                    raise _error(status, answer_headers, content)
+                asked_for = _seconds(answer_headers.get("Retry-After"))
+            self._sleep(asked_for + _jitter(attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _once(self, method: str, address: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Message, bytes]:
+        """Ask once. A kept connection that the server has closed meanwhile counts as an attempt, too."""
+        try:
+            self._connection.request(method, self._prefix + address, body or None, {**self._headers, **headers})
+            response = self._connection.getresponse()
+            return response.status, response.headers, response.read()
+        except BaseException:
+            self._connection.close()  # half a conversation is of no use to the next request
+            raise
+
+
+def _content(slice_: str | Path | bytes) -> bytes:
+    if isinstance(slice_, bytes):
+        return slice_
+    try:
+        return Path(slice_).read_bytes()
+    except OSError as error:
+        raise InputError(
+            slice_, found=error.strerror or "no file", expected="a slice", fix="give the path of a file"
+        ) from None
+
+
+def _jitter(attempt: int) -> float:
+    """Draw a wait in seconds, "full jitter": clients that were refused together must not come back together.
+
+    Brooker, "Exponential backoff and jitter", AWS Architecture Blog, 2015.
+    """
+    return random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt))
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Read Retry-After where it is a number of seconds, bounded; it may be a date, which our service never sends."""
+    return min(float(retry_after), 60.0) if retry_after and retry_after.isdecimal() else 0.0
+
+
+def _error(status: int, headers: Message, content: bytes) -> ServiceError:
+    body = _object(content)
+    request_id = body.get("request_id") or headers.get("X-Request-ID") or ""
+    sentence = body.get("error") or "The answer is not one of the service's; something stands in between."
+    return ServiceError(status, str(body.get("code") or "unknown"), str(sentence), str(request_id))
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

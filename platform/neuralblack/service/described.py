@@ -1,0 +1,120 @@
+"""What /openapi.json says beyond the code: bodies, every status that can come, and who needs a token."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
+
+from neuralblack.service.answers import Answer, StudyAnswer, Trouble
+from neuralblack.service.auth import SCHEME
+from neuralblack.service.uploads import FIELD
+
+WORK = (400, 401, 408, 413, 422, 429, 500, 503)
+MEANING = {
+    400: "Nothing was sent, or a form that cannot be read.",
+    401: "The token is missing or wrong.",
+    408: "The upload did not arrive in time.",
+    413: "The upload is too large.",
+    415: "The upload is of no kind this service reads.",
+    422: "The file cannot be read as a slice, or a parameter does not fit.",
+    429: "The service has as much to do as it can hold; Retry-After says when to come back.",
+    500: "The service failed; its log says more under the request's id.",
+    503: "The model is being loaded, or the answer would take too long; Retry-After says when to come back.",
+}
+RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+_FILE = {"type": "string", "format": "binary"}
+SLICE_BODY = {
+    "required": True,
+    "content": {
+        kind: {"schema": _FILE} for kind in ("image/png", "image/jpeg", "image/tiff", "application/octet-stream")
+    }
+    | {
+        "multipart/form-data": {
+            "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _FILE}},
+        }
+    },
+}
+STUDY_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {FIELD: {"type": "array", "minItems": 1, "items": _FILE}},
+            }
+        }
+    },
+}
+
+
+def troubles(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error answers, all of one shape."""
+    return {
+        status: {"model": Trouble, "description": MEANING[status]}
+        | ({"headers": RETRY} if status in (429, 503) else {})
+        for status in statuses
+    }
+
+
+def _flag(name: str, description: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": {"type": "boolean", "default": False},
+        "description": description,
+    }
+
+
+def _object(description: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": description, "content": {"application/json": {"schema": {"type": "object"}}}}}
+
+
+# What FastAPI is told of each route.
+DESCRIBED: dict[str, dict[str, Any]] = {
+    "/predict": {
+        "response_model": Answer,
+        "responses": troubles(*WORK, 415),
+        "openapi_extra": {
+            "requestBody": SLICE_BODY,
+            "parameters": [
+                _flag("preview", "Also return the slice as the model sees it."),
+                _flag("explain", "Also return where the network looked for its label."),
+            ],
+        },
+    },
+    "/study": {
+        "response_model": StudyAnswer,
+        "responses": troubles(*WORK),
+        "openapi_extra": {"requestBody": STUDY_BODY},
+    },
+    "/model": {"response_model": None, "responses": _object("Facts for people and pages.") | troubles(401, 500)},
+    "/metrics": {
+        "response_class": Response,
+        "responses": {
+            200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+        }
+        | troubles(401, 500),
+    },
+    "/health": {"response_model": None, "responses": _object("It answers.") | troubles(500)},
+    "/ready": {"response_model": None, "responses": _object("It can classify.") | troubles(500, 503)},
+}
+
+
+def describe(app: FastAPI, *, token: bool) -> None:
+    """Let the app describe itself once, with the token where one is asked for: the routes that can say 401."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            schema["components"]["securitySchemes"] = SCHEME
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    if "401" in operation["responses"]:
+                        operation["security"] = [{"bearer": []}] if token else [{"bearer": []}, {}]
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

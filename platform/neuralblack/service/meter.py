@@ -1,0 +1,91 @@
+"""What one replica counts about itself, as Prometheus reads it. Numbers only: nothing here comes from a user's words.
+
+Behind a load balancer each scrape meets one replica; scrape the replicas themselves, or let the cluster's own metrics
+add them up.
+"""
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.requests import ClientDisconnect
+
+from neuralblack.service.answers import Prediction
+from neuralblack.service.problems import as_problem
+
+MEDIA_TYPE = CONTENT_TYPE_LATEST
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Meter:
+    """The counters of one app; hand `batch` to its batcher as well."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()  # its own: two apps in a process don't mix
+        self._requests = Counter(
+            "neuralblack_requests",
+            "Requests by what came of them: ok, refused, or the code of the error.",
+            ["route", "outcome"],
+            registry=self.registry,
+        )
+        self._labels = Counter("neuralblack_labels", "Slices by predicted class.", ["label"], registry=self.registry)
+        self._refusals = Counter(
+            "neuralblack_refusals", "Refused slices by the code of each reason.", ["reason"], registry=self.registry
+        )
+        self._decode = Histogram(
+            "neuralblack_decode_seconds", "Reading a slice.", buckets=SECONDS, registry=self.registry
+        )
+        self._model = Histogram(
+            "neuralblack_model_seconds",
+            "Waiting for the model and its answer.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._batches = Summary("neuralblack_batch_slices", "Slices in a forward pass.", registry=self.registry)
+        self._batch_seconds = Summary("neuralblack_batch_seconds", "A forward pass.", registry=self.registry)
+        self._pending = Gauge("neuralblack_pending", "Slices that are worked on.", registry=self.registry)
+        self._info = Gauge(
+            "neuralblack_model_info", "The model that answers; always 1.", ["name", "version"], registry=self.registry
+        )
+
+    def describe(self, *, name: str, version: str, pending: Callable[[], float]) -> None:
+        """Say which model this is, and how to look up the slices that are worked on."""
+        self._info.labels(name, version).set(1)
+        self._pending.set_function(pending)
+
+    def request(self, route: str, outcome: str) -> None:
+        """Count a request."""
+        self._requests.labels(route, outcome).inc()
+
+    @contextmanager
+    def trouble(self, route: str) -> Generator[None, None, None]:
+        """Count the request by the error that ends it, if one does."""
+        try:
+            yield
+        except (asyncio.CancelledError, ClientDisconnect):
+            self.request(route, "hung_up")
+            raise
+        except Exception as error:
+            self.request(route, as_problem(error).code)
+            raise
+
+    def slice(self, prediction: Prediction, *, started: float, decoded: float) -> None:
+        """Count an answered slice; both times are of `perf_counter`, the end is now."""
+        self._decode.observe(decoded - started)
+        self._model.observe(perf_counter() - decoded)
+        if prediction.label is not None:
+            self._labels.labels(prediction.label).inc()
+        for reason in prediction.reasons:
+            self._refusals.labels(reason.code).inc()
+
+    def batch(self, size: int, seconds: float) -> None:
+        """Count a forward pass; called from the model's thread."""
+        self._batches.observe(size)
+        self._batch_seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        """Write all of it down."""
+        return generate_latest(self.registry)

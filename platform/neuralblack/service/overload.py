@@ -1,0 +1,72 @@
+"""The bound on what is worked on at once: who finds no place is told so at once, and nobody waits for ever."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from neuralblack.service.problems import Problem
+
+
+class Places:
+    """Places for slices, from the head of their request to their answer. Used from one event loop."""
+
+    def __init__(self, most: int | None = None) -> None:
+        """Set up `most` places; None: as many as come."""
+        self.most, self.taken = most, 0
+
+    def take(self, count: int) -> None:
+        """Take places, or raise Problem 429 where so many are not free."""
+        if self.most is not None and self.taken + count > self.most:
+            raise Problem(
+                429,
+                "overloaded",
+                "The service has as much to do as it can hold. Send the request again in a moment.",
+                retry_after_s=1,
+            )
+        self.taken += count
+
+    def leave(self, count: int) -> None:
+        """Give places back."""
+        self.taken -= count
+
+
+class Turn:
+    """One request's stay."""
+
+    def __init__(self, places: Places) -> None:
+        self._places, self.count, self.uploaded = places, 0, False
+        self.take(1)
+
+    def take(self, more: int) -> None:
+        """Take more places for what turned out to be several slices; raises Problem 429."""
+        self._places.take(more)
+        self.count += more
+
+
+@asynccontextmanager
+async def turn(places: Places, *, deadline_s: float | None) -> AsyncGenerator[Turn, None]:
+    """Hold a place while a request is worked on, for `deadline_s` at most; None: as long as it takes.
+
+    What is cancelled by the deadline leaves the batcher's queue too, so a queue that is too long shrinks by itself.
+
+    Raises:
+        Problem: 429 no place; 408 the upload, or 503 our own work, was not done in time.
+    """
+    mine = Turn(places)
+    limit = asyncio.timeout(deadline_s)
+    try:
+        async with limit:
+            yield mine
+    except TimeoutError:
+        if not limit.expired():
+            raise  # somebody else's time-out
+        if not mine.uploaded:
+            raise Problem(408, "slow_upload", f"The upload did not arrive within {deadline_s:g} s.") from None
+        raise Problem(
+            503,
+            "too_slow",
+            f"The service could not answer within {deadline_s:g} s. Send the request again in a moment.",
+            retry_after_s=2,
+        ) from None
+    finally:
+        places.leave(mine.count)

@@ -1,0 +1,27 @@
+"""The files of the page, each at its address."""
+
+from importlib import resources
+
+from fastapi import FastAPI
+from starlette.responses import Response
+
+PAGE = {  # address -> file in page/, media type
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+
+def add_page(app: FastAPI) -> None:
+    """Serve the page from memory; it is open to everybody and knows nothing."""
+    page = resources.files("neuralblack.service") / "page"
+    for address, (file, kind) in PAGE.items():
+        _add_file(app, address, page.joinpath(file).read_bytes(), kind)
+
+
+def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
+    async def file() -> Response:
+        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    app.add_api_route(address, file, methods=["GET", "HEAD"], include_in_schema=False)

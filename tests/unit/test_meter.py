@@ -1,0 +1,69 @@
+"""What a replica counts about itself: numbers, and never a word of a user."""
+
+from prometheus_client.parser import text_string_to_metric_families
+from tests.service import MODEL, NO, YES, Service, png
+
+from neuralblack.service.meter import Meter
+
+
+def scraped(service):
+    response = service.request("GET", "/metrics")
+    assert response.status_code == 200 and response.headers["content-type"].startswith("text/plain")
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_what_came_of_them():
+    answers = iter([YES, NO, YES])
+
+    async def classify(question):
+        return next(answers)
+
+    service = Service(classify=classify)
+    for _ in range(3):
+        service.predict(content=png())
+    service.predict(content=b"%PDF")
+    service.predict(address="/predict?explain=true", content=png())
+    service.predict(content=png())  # the classifier has no answer left: a bug
+    seen = scraped(service)
+
+    assert seen["neuralblack_requests_total", "ok", "predict"] == 2
+    assert seen["neuralblack_requests_total", "predict", "refused"] == 1
+    assert seen["neuralblack_requests_total", "predict", "unsupported"] == 1
+    assert seen["neuralblack_requests_total", "no_explanation", "predict"] == 1
+    assert seen["neuralblack_requests_total", "internal", "predict"] == 1
+    assert seen["neuralblack_labels_total", "pituitary"] == 2
+    assert seen["neuralblack_refusals_total", "colour"] == 1
+    assert seen["neuralblack_decode_seconds_count",] == seen["neuralblack_model_seconds_count",] == 3
+    assert seen["neuralblack_pending",] == 0
+    assert seen["neuralblack_model_info", MODEL["hash"][:12], MODEL["name"]] == 1
+
+
+def test_who_has_no_token_is_counted_too():
+    meter = Meter()
+    Service(token="x" * 16, meter=meter).predict(content=png())
+
+    assert 'neuralblack_requests_total{outcome="unauthorised",route="predict"} 1.0' in meter.text().decode()
+
+
+def test_batches_are_counted_by_whoever_forms_them():
+    meter = Meter()
+    service = Service(meter=meter)
+    meter.batch(8, 0.5)
+    meter.batch(2, 0.25)
+    seen = scraped(service)
+
+    assert seen["neuralblack_batch_slices_count",] == 2 and seen["neuralblack_batch_slices_sum",] == 10
+    assert seen["neuralblack_batch_seconds_sum",] == 0.75
+
+
+def test_slices_of_a_study_are_counted_one_by_one():
+    service = Service()
+    service.request("POST", "/study", files=[("file", ("a", png()))] * 3)
+    seen = scraped(service)
+
+    assert seen["neuralblack_requests_total", "ok", "study"] == 1
+    assert seen["neuralblack_labels_total", "pituitary"] == 3
