@@ -1,6 +1,5 @@
 """What a service's YAML becomes before Ray sees it; no Ray is started here."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -57,6 +56,31 @@ def test_batches_can_fill_and_replicas_can_scale(name):
         assert scaling["target_ongoing_requests"] <= deployment["max_ongoing_requests"] / 2
 
 
+@pytest.mark.parametrize("name", ["local.yaml", "production.yaml"])
+def test_a_hundred_and_twenty_eight_clients_are_never_refused_and_refusals_are_the_apps_own(name):
+    application = yaml.safe_load((CONFIGS / name).read_text())["applications"][0]
+    deployment = application["deployments"][0]
+
+    assert 128 <= application["args"]["max_pending"] <= deployment["max_ongoing_requests"] - 4 * 96
+    assert deployment["backpressure_config"]["status_code"] == 429  # Serve's own refusals, behind the app's
+
+
+def test_only_the_local_service_answers_without_a_token_and_only_on_loopback():
+    local, production = (yaml.safe_load((CONFIGS / name).read_text()) for name in ("local.yaml", "production.yaml"))
+
+    assert local["applications"][0]["args"]["anonymous"] is True
+    assert local["http_options"]["host"] == "127.0.0.1"
+    assert "anonymous" not in production["applications"][0]["args"]
+
+
+def test_production_has_more_replicas_than_one_request_can_kill(tmp_path):
+    deployment = yaml.safe_load((CONFIGS / "production.yaml").read_text())["applications"][0]["deployments"][0]
+    retries = int(surroundings.environment(tmp_path, ports=20_000)["RAY_SERVE_HAPROXY_RETRIES"])
+
+    assert deployment["autoscaling_config"]["min_replicas"] > retries + 1
+    assert deployment["max_surge_percent"] == 100
+
+
 def test_host_and_port_are_taken_from_the_command_line(registry):
     http = resolve_config(CONFIGS / "local.yaml", registry=registry, host="192.0.2.1", port=81)["http_options"]
 
@@ -79,9 +103,22 @@ def changed(tmp_path, change):
         (lambda app: app["deployments"][0].update(user_config={"batch": 8}), ["user_config", "batch"]),
         (lambda app: app["args"].update(engin="auto"), ["args", "engin"]),
         (lambda app: app["args"].update(decoders=0), ["args", "decoders", "found 0"]),
+        (lambda app: app["args"].update(deadline_s=30), ["deadline_s", "found 30", "request_timeout_s, 30"]),
+        (lambda app: app["args"].update(max_pending=1024), ["max_pending", "max_ongoing_requests, 1024"]),
+        (lambda app: app["deployments"][0].pop("max_ongoing_requests"), ["max_pending", "max_ongoing_requests, 5"]),
         (lambda app: app.update(import_path="other:app"), ["no application of this package"]),
     ],
-    ids=["unknown option", "empty batches", "unknown live option", "misspelt argument", "no decoder", "another app"],
+    ids=[
+        "unknown option",
+        "empty batches",
+        "unknown live option",
+        "misspelt argument",
+        "no decoder",
+        "deadline behind Serve's",
+        "limit behind Serve's",
+        "no slots",
+        "another app",
+    ],
 )
 def test_a_mistake_in_the_yaml_is_named_and_nothing_is_written(change, words, registry, tmp_path):
     with pytest.raises(InputError) as error:
@@ -123,28 +160,6 @@ def test_every_port_socket_and_file_of_a_service_is_its_own(tmp_path):
     assert all(first[name] != second[name] for name in ours)
     ports = [int(first[name]) for name in ours if name.endswith("_PORT")]
     assert min(ports) >= 20_000 and max(ports) < 20_256 and len(set(ports)) == len(ports)
-
-
-def test_haproxy_gets_what_rays_own_configuration_lacks(tmp_path):
-    """The script against the words of Ray's template: this fails when a new Ray writes them differently."""
-    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
-
-    file = tmp_path / "haproxy.cfg"
-    rendered = HAPROXY_CONFIG_TEMPLATE.replace("{{ config.metrics_port }}", "9101")
-    rendered = rendered.replace("{{ config.stats_port }}", "8404")
-    rendered = rendered.replace("{{ config.frontend_host }}:{{ config.frontend_port }}", "127.0.0.1:8000")
-    file.write_text(rendered)
-    script = Path(running.__file__).with_name("haproxy.sh")
-    environment = os.environ | {"NEURALBLACK_HAPROXY": "true", "NEURALBLACK_BIND_HOST": "192.0.2.1"}
-
-    for _ in range(2):  # a second start of the same file changes nothing more
-        subprocess.run(["sh", script, "-db", "-f", file], env=environment, check=True)
-
-    lines = [line.strip() for line in file.read_text().splitlines()]
-    assert lines.count("option http-buffer-request") == lines.count("timeout http-request 10s") == 1
-    assert lines[lines.index("defaults") + 1] == "option http-buffer-request"
-    binds = [line for line in lines if line.startswith("bind ") and "grpc" not in line]
-    assert binds == ["bind 127.0.0.1:9101", "bind 192.0.2.1:8000", "bind 127.0.0.1:8404"]
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_starts(registry):

@@ -4,16 +4,53 @@
 #
 #   http-buffer-request, timeout http-request: a request takes a replica's slot when it is there, not while it drips in
 #       (50 uploads of a byte a second stop the default), and one that met a dying replica can be sent again whole;
+#   one error body: what Serve or HAProxy says in plain text becomes {"error", "code", "request_id"} like the app's own.
+#       Out of reach in HAProxy 2.8: what is no HTTP request at all gets its built-in 400 or 408;
+#   log-format: `option httplog` would write addresses and query strings, where somebody may have put a name;
 #   statistics and metrics: on loopback, not on every interface;
 #   NEURALBLACK_BIND_HOST: where the service itself listens, while replicas stay on loopback behind it.
+#
+# Readiness is the application's /ready. /-/healthz is of no use here: it says 200 while no replica can answer.
 set -eu
 file=$3
 if ! grep -q 'option http-buffer-request' "$file"; then
+    # Before the first application is up (or just after HAProxy itself died) every address is Serve's plain 404.
+    nothing='status 503 content-type application/json hdr Retry-After 2 hdr X-Request-ID "%[var(txn.id)]" lf-string '\''{"error": "The service is starting. Try again in a few seconds.", "code": "not_ready", "request_id": "%[var(txn.id)]"}'\'
+    if grep -q '^ *use_backend' "$file"; then
+        nothing='status 404 content-type application/json hdr X-Request-ID "%[var(txn.id)]" lf-string '\''{"error": "There is nothing at this address.", "code": "not_found", "request_id": "%[var(txn.id)]"}'\'
+    fi
     sed -i \
-        -e 's/^defaults$/defaults\n    option http-buffer-request\n    timeout http-request 10s/' \
         -e '/^frontend prometheus/,/^frontend http_frontend/ s/bind [*]*:/bind 127.0.0.1:/' \
         -e '/^listen stats/,$ s/bind [*]*:/bind 127.0.0.1:/' \
         ${NEURALBLACK_BIND_HOST:+-e "/^frontend http_frontend/,/^backend/ s/bind 127\.0\.0\.1:/bind $NEURALBLACK_BIND_HOST:/"} \
+        -e "s|http-request return status 404 content-type text/plain lf-string \"Path.*|http-request return $nothing|" \
         "$file"
+    sed -i -f /dev/stdin "$file" <<'END'
+/^defaults$/a\
+    option http-buffer-request\
+    timeout http-request 10s\
+    unique-id-format %[uuid]\
+    http-error status 400 content-type application/json hdr X-Request-ID "%[unique-id]" lf-string '{"error": "The request cannot be read.", "code": "bad_request", "request_id": "%[unique-id]"}'\
+    http-error status 408 content-type application/json hdr X-Request-ID "%[unique-id]" lf-string '{"error": "The upload took too long to arrive.", "code": "slow_upload", "request_id": "%[unique-id]"}'\
+    http-error status 500 content-type application/json hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "The service failed at this request.", "code": "internal", "request_id": "%[var(txn.id)]"}'\
+    http-error status 502 content-type application/json hdr Retry-After 2 hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "The replica at work on this request ended. Try again.", "code": "unavailable", "request_id": "%[var(txn.id)]"}'\
+    http-error status 503 content-type application/json hdr Retry-After 2 hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "No replica can answer at the moment. Try again in a few seconds.", "code": "unavailable", "request_id": "%[var(txn.id)]"}'\
+    http-error status 504 content-type application/json hdr Retry-After 2 hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "The answer took too long. Try again in a few seconds.", "code": "too_slow", "request_id": "%[var(txn.id)]"}'
+/^ *errorfile /d
+s/^    option httplog$/    log-format "%HM %ST %Ta %b\/%s %ts"/
+/^frontend http_frontend/,/^frontend [^h]/ {
+    /^    bind /a\
+    http-request set-header X-Request-ID %[unique-id] unless { req.hdr(X-Request-ID) -m reg ^[A-Za-z0-9._-]{1,64}$ }\
+    http-request set-var(txn.id) req.hdr(X-Request-ID)\
+    acl ours res.hdr(Content-Type) -m beg application/json\
+    http-response set-var(txn.retry) str(2)\
+    http-response set-var(txn.retry) res.hdr(Retry-After) if { res.hdr(Retry-After) -m found }\
+    http-response return status 503 content-type application/json hdr Retry-After 2 hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "The service is starting. Try again in a few seconds.", "code": "not_ready", "request_id": "%[var(txn.id)]"}' if !ours { status 404 }\
+    http-response return status 503 content-type application/json hdr Retry-After "%[var(txn.retry)]" hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "The answer took too long. Try again in a few seconds.", "code": "too_slow", "request_id": "%[var(txn.id)]"}' if !ours { status 408 504 }\
+    http-response return status 429 content-type application/json hdr Retry-After "%[var(txn.retry)]" hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "More requests wait than the service can answer soon. Try again in a few seconds.", "code": "overloaded", "request_id": "%[var(txn.id)]"}' if !ours { status 429 }\
+    http-response return status 500 content-type application/json hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "The service failed at this request.", "code": "internal", "request_id": "%[var(txn.id)]"}' if !ours { status 500 }\
+    http-response return status 503 content-type application/json hdr Retry-After "%[var(txn.retry)]" hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "No replica can answer at the moment. Try again in a few seconds.", "code": "unavailable", "request_id": "%[var(txn.id)]"}' if !ours { status 502 503 }
+}
+END
 fi
 exec "$NEURALBLACK_HAPROXY" "$@"

@@ -4,6 +4,7 @@ neuralblack serve serve_configs/local.yaml --registry registry
 """
 
 import logging
+import os
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class Classifier:
 
     def __init__(self, args: ServeArgs) -> None:
         stay_on_loopback()
-        torch.set_num_threads(max(1, int(get_runtime_context().get_assigned_resources().get("CPU", 1))))
+        torch.set_num_threads(threads_of(args, get_runtime_context().get_assigned_resources().get("CPU", 1)))
         self.predictor = load_predictor(args)
         self.decoder = Decoder(self.predictor.spec, workers=args.decoders)
         self.decoder.start()
@@ -74,6 +75,13 @@ def app(args: dict[str, Any]) -> serve.Application:
         )
     deployment: Any = Classifier  # which is what the decorators have made of it
     return deployment.bind(resolved)
+
+
+def threads_of(args: ServeArgs, cpus: float) -> int:
+    """Count the network's threads in a replica to which Ray has given `cpus`, which may be a fraction."""
+    if args.threads == 0:
+        return os.cpu_count() or 1
+    return args.threads or max(1, int(cpus))
 
 
 def load_predictor(args: ServeArgs) -> Predictor:

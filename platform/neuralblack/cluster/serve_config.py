@@ -13,6 +13,7 @@ from neuralblack.registry.aliases import resolve
 
 IMPORT_PATH = "neuralblack.cluster.serve:app"
 LOOPBACK = "127.0.0.1"
+SERVE_SLOTS = 5  # what max_ongoing_requests is where nobody says it
 
 
 class ServeArgs(BaseModel, frozen=True, extra="forbid"):
@@ -26,6 +27,18 @@ class ServeArgs(BaseModel, frozen=True, extra="forbid"):
     engine: str = Field("auto", description="A key of neuralblack.inference.engines.ENGINES.")
     decoders: int = Field(1, ge=1, le=64, description="Processes that read uploads, for each replica.")
     max_upload_mib: int = Field(20, ge=1, le=1024, description="Largest upload; more is refused while it arrives.")
+    anonymous: bool = Field(
+        False, description="Answer whoever asks; without it every replica needs NEURALBLACK_TOKEN in its environment."
+    )
+    max_pending: int = Field(
+        160, ge=1, description="Requests that a replica works on or keeps waiting; more hear 429 at once."
+    )
+    deadline_s: float = Field(
+        25, gt=0, description="From a request's arrival to its answer; a later one is 503, and not computed."
+    )
+    threads: int | None = Field(
+        None, ge=0, description="The network's threads; none given: as num_cpus says; 0: all cores of the machine."
+    )
 
 
 class LiveOptions(BaseModel, frozen=True, extra="forbid"):
@@ -94,6 +107,29 @@ def check_schema(config: dict[str, Any], *, where: object) -> None:
                     fix="correct its spelling",
                 )
             checked(LiveOptions, deployment.get("user_config") or {}, where=f"{where} user_config")
+        _check_order(config, application, where=where)
+
+
+def _check_order(config: dict[str, Any], application: dict[str, Any], *, where: object) -> None:
+    """Let the app's own limits be met before Serve's: only the app can say in its own words what is the matter."""
+    args = checked(ServeArgs, application["args"], where=f"{where} args")
+    last = (config.get("http_options") or {}).get("request_timeout_s")
+    if last is not None and args.deadline_s >= last:
+        raise InputError(
+            f"{where} args deadline_s",
+            found=f"{args.deadline_s:g}",
+            expected=f"less than request_timeout_s, {last:g}",
+            fix="change one of them",
+        )
+    for deployment in application.get("deployments", []):
+        slots = deployment.get("max_ongoing_requests", SERVE_SLOTS)
+        if args.max_pending >= slots:
+            raise InputError(
+                f"{where} args max_pending",
+                found=args.max_pending,
+                expected=f"less than max_ongoing_requests, {slots}",
+                fix="raise max_ongoing_requests: a slot costs nothing, and a refusal needs one too",
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def environment(folder: Path, *, ports: int, bind_host: str | None = None) -> di
         # A request that met a dying replica goes to another, once: a request that kills replicas kills two at most.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "262144",  # bytes; only what fits can be sent again
+        # Bytes. Only a request that fits, body and all, can be sent again; a connection at work takes two at most.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "524288",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "c.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "a.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "m.sock"),
