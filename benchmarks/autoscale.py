@@ -93,7 +93,7 @@ def scaled_config(*, most: int, engine: str) -> dict[str, Any]:
     application["args"] |= {"engine": engine, "decoders": 1}
     (deployment,) = application["deployments"]
     deployment["ray_actor_options"] = {"num_cpus": 0.5}  # a thread each
-    deployment["max_ongoing_requests"], deployment["user_config"] = 32, {"max_batch_size": 8}
+    deployment["user_config"] = {"max_batch_size": 8}
     deployment["autoscaling_config"] = {
         "min_replicas": 1,
         "max_replicas": most,

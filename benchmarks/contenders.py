@@ -175,13 +175,9 @@ class Service:
 
 
 def parse_batches(text: str) -> tuple[float, float]:
-    r"""Find batches and slices in Prometheus' text: a histogram or summary with `batch` in its name.
-
-    >>> parse_batches('x_batch_size_sum{replica="a"} 12\nx_batch_size_count{replica="a"} 4\nx_batch_size_count 1\n')
-    (5.0, 12.0)
-    """
+    """Find batches and slices in the service's /metrics, Prometheus' text; of the one replica that was asked."""
     totals = {"count": 0.0, "sum": 0.0}
-    for kind, value in re.findall(r"^\w*batch_size_(count|sum)(?:\{.*\})? ([0-9.eE+-]+)", text, re.MULTILINE):
+    for kind, value in re.findall(r"^neuralblack_batch_slices_(count|sum) ([0-9.eE+-]+)", text, re.MULTILINE):
         totals[kind] += float(value)
     return totals["count"], totals["sum"]
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.aims import OURS, median_of
 from benchmarks.clients import Sample, run_crowd, run_paced
 from benchmarks.contenders import TOKEN, Service
 from benchmarks.materials import PICTURES
 from benchmarks.processes import memory_mib, role
+from benchmarks.rounds import Plan, Records
 
 SHARE = 0.7  # of capacity
 CROWD = 512
@@ -75,3 +77,42 @@ def memory_rows(service: Service) -> list[dict[str, Any]]:
         {"service": service.name, "part": part, "processes": int(count), "rss_mib": rss, "pss_mib": pss}
         for part, (count, rss, pss) in totals.items()
     ]
+
+
+def answers_to(service: Service, plan: Plan) -> dict[str, int]:
+    """Post every picture once: how often each status was answered. A gate that refuses them would make it easy."""
+    found = Counter[str]()
+    for kind, paths in plan.pictures.items():
+        for path in paths:
+            answer = service.answer(path, kind=PICTURES[kind][0])
+            found["none" if answer is None else str(answer.get("status", "ok"))] += 1
+    return dict(found)
+
+
+def measure_extras(services: Sequence[Service], plan: Plan, records: Records) -> dict[str, Any]:
+    """Measure what needs another client than wrk, of those that are not stopped between the rounds."""
+    few = [cell for cell in plan.cells if cell.clients <= 32]
+    cell = max(few or plan.cells, key=lambda cell: (cell.kind == "jpeg", cell.clients))
+    rows: dict[str, Any] = {"paced": [], "crowd": [], "memory": [], "capacity": str(cell), "answers": {}}
+    pictures = plan.pictures[cell.kind]
+    for service in services:
+        capacity = median_of(records.of(service.name, cell, "rate"))
+        if service.contender.between == "stopped" or not capacity:
+            continue
+        service.resume()
+        rows["answers"][service.name] = answers_to(service, plan)
+        rows["memory"] += memory_rows(service)
+        if service.name != "eager":
+            for even in (True, False):
+                seconds = 3 * plan.seconds
+                row = paced_row(service, pictures, kind=cell.kind, capacity=capacity, seconds=seconds, even=even)
+                rows["paced"].append(row)
+                plan.say(
+                    f"  {service.name} at 70%, {row['arrivals']}: p50 {row['p50_ms']:.1f}, p99 {row['p99_ms']:.1f} ms"
+                )
+        if service.name == OURS:
+            row = crowd_row(service, pictures, kind=cell.kind, seconds=2 * plan.seconds)
+            rows["crowd"].append(row)
+            plan.say(f"  {service.name} with {row['clients']} clients: {row['statuses']}")
+        service.pause()
+    return rows

@@ -136,7 +136,7 @@ def _extras(extras: dict[str, Any]) -> list[str]:
             )
             for row in extras["paced"]
         ]
-        parts += ["## At 70% of capacity, open loop", PACED, table(head, rows)]
+        parts += ["## At 70% of capacity, open loop", PACED.format(**extras), table(head, rows)]
     if extras.get("crowd"):
         head = ("service", "clients", "statuses", "longest 429 s", "p50 ms of 200", "p99 ms of 200")
         rows = [
@@ -169,7 +169,7 @@ def _extras(extras: dict[str, Any]) -> list[str]:
 
 PACED = (
     "Requests come when they are due, whatever became of the earlier ones; latency counts from then. Evenly is how wrk2"
-    " paces, at random (Poisson) how independent users come. Capacity is the median rate in the cell named above."
+    " paces, at random (Poisson) how independent users come. Capacity is the service's median rate in {capacity}."
 )
 
 

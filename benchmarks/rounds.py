@@ -11,6 +11,8 @@ from benchmarks.floor import Floor
 from benchmarks.materials import PICTURES
 from benchmarks.wrk import run_wrk
 
+from neuralblack.errors import RunError
+
 WARM_REQUESTS = 6
 
 
@@ -59,6 +61,7 @@ class Plan:
     pictures: dict[str, list[Path]]
     batch: int = 1  # the floor's best
     say: Callable[[str], None] = print
+    save: Callable[[], None] = lambda: None  # after every round
 
     def cells_of(self, service: Service) -> list[Cell]:
         """The cells that a service takes part in."""
@@ -86,11 +89,12 @@ def run_rounds(services: list[Service], plan: Plan, records: Records, floor: Flo
         for service in services:
             if service.contender.between == "stopped":
                 _measure_alone(service, cells, plan, records, number)
+        plan.save()
         plan.say(f"round {number + 1} of {plan.rounds} is done")
 
 
 def measure(service: Service, cell: Cell, plan: Plan, number: int) -> dict[str, Any]:
-    """Measure one cell: warm, load, drain. CPU and batches are those of the loaded time and of what was left over."""
+    """Measure one cell: warm, load, drain. CPU is that of the loaded time, for each answer that came within it."""
     media, pictures = PICTURES[cell.kind][0], plan.pictures[cell.kind]
     for _ in range(WARM_REQUESTS):  # a paused process has cold caches
         service.answer(pictures[0], kind=media)
@@ -131,13 +135,15 @@ def _measure_floor(floor: Floor | None, plan: Plan, records: Records, number: in
 
 def _measure_alone(service: Service, cells: list[Cell], plan: Plan, records: Records, number: int) -> None:
     first = cells[0]
-    service.start(plan.pictures[first.kind][0], kind=PICTURES[first.kind][0])
     try:
+        service.start(plan.pictures[first.kind][0], kind=PICTURES[first.kind][0])
         warm(service, plan)
         service.measure_idle(seconds=2)
         for cell in cells:
             if cell in plan.cells_of(service):
                 records.cells.append(measure(service, cell, plan, number))
+    except RunError as error:
+        plan.say(f"  {number + 1} {service.name}: left out of this round: {error}")
     finally:
         service.stop()
 

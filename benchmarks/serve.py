@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from benchmarks.aims import OURS, check_aims, median_of
+from benchmarks.aims import Aim, check_aims
 from benchmarks.contenders import CONTENDERS, ROOT, Service, Setting, environment
 from benchmarks.empty import EMPTY
-from benchmarks.extras import crowd_row, memory_rows, paced_row
+from benchmarks.extras import answers_to, measure_extras
 from benchmarks.floor import Floor
 from benchmarks.machine import Disturbance, busy_cores, describe_machine
 from benchmarks.materials import MODELS, PICTURES, champion, untrained_registry, write_pictures
@@ -53,6 +54,7 @@ def main(
 ) -> None:
     """Run everything and print the aims, reached or not."""
     find_wrk()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that services are stopped then, too
     names, wanted, wanted_empty = _names(services), _cells(cells), _cells(empty_cells) if empty else []
     stopped = sum(CONTENDERS[name].between == "stopped" for name in names)
     print(_estimate(names, stopped, wanted, wanted_empty, rounds, seconds, floor_seconds, extra))
@@ -66,33 +68,47 @@ def main(
         setting = Setting(folder, where, found.path, engine, threads, config.resolve())
         facts.append(("model", f"{found.id}{'' if registry else ', untrained'}, engine {engine}, {threads} threads"))
         pictures = {kind: write_pictures(folder, kind=kind) for kind in PICTURES}
-        plan = Plan(wanted, rounds, seconds, floor_seconds, pictures)
-        records, extras = _measure(names, setting, plan, extra=extra)
-        nothing = Records()
+        records, nothing, extras = Records(), Records(), dict[str, Any]()
+
+        def save() -> None:
+            rows = [*facts, ("services", _idle(extras)), ("meanwhile", disturbance.describe())]
+            rows += [(f"{name}'s answers to the pictures", found) for name, found in extras.get("answers", {}).items()]
+            if out:
+                text = markdown(rows, records, nothing, wanted, wanted_empty, extras, aims_of())
+                _write(out, text, {"facts": dict(rows), **asdict(records), "empty": nothing.cells, **extras})
+
+        def aims_of() -> list[Aim]:
+            return check_aims(records, wanted, extras, int8="int8" in engine)
+
+        # Saved after every round: what a later one breaks costs no earlier one.
+        _measure(
+            names, setting, Plan(wanted, rounds, seconds, floor_seconds, pictures, save=save), records, extras, extra
+        )
+        save()
         if empty:
-            bare = Setting(folder, untrained_registry(folder, model=model), found.path, EMPTY, threads, setting.config)
-            bare.model = champion(bare.registry).path
+            bare = untrained_registry(folder / "empty", model=model) if registry else where  # no golden slices to miss
+            setting = Setting(folder, bare, champion(bare).path, EMPTY, threads, setting.config)
             print("with an empty engine:")
-            _run(
-                [Service(name, bare) for name in names],
-                Plan(wanted_empty, rounds, min(seconds, 3), 0, pictures),
-                nothing,
-            )
-    facts += [("services", _idle(extras)), ("meanwhile", disturbance.describe())]
-    aims = check_aims(records, wanted, extras, int8="int8" in engine)
+            plan = Plan(wanted_empty, rounds, min(seconds, 3), 0, pictures, save=save)
+            _run([Service(name, setting) for name in names], plan, nothing)
+            save()
+        aims = aims_of()
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(markdown(facts, records, nothing, wanted, wanted_empty, extras, aims), "utf-8")
-        raw = {"facts": dict(facts), **asdict(records), "empty": nothing.cells, **extras}
-        out.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
         print(f"report {out}")
     for aim in aims:
         print(f"{'reached' if aim.reached else 'MISSED '}  {aim.sentence}: {aim.measured}")
 
 
-def _measure(names: list[str], setting: Setting, plan: Plan, *, extra: bool) -> tuple[Records, dict[str, Any]]:
+def _write(out: Path, text: str, raw: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, "utf-8")
+    out.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", "utf-8")
+
+
+def _measure(
+    names: list[str], setting: Setting, plan: Plan, records: Records, extras: dict[str, Any], extra: bool
+) -> None:
     """Measure rounds and extras with the real engine."""
-    records, extras = Records(), dict[str, Any]()
     log = setting.folder / "floor.log"
     floor = Floor(setting.model, setting.engine, threads=setting.threads, environment=environment(), log=log)
     try:
@@ -101,16 +117,17 @@ def _measure(names: list[str], setting: Setting, plan: Plan, *, extra: bool) -> 
         extras["batches"] = batches
         print(f"the floor: {floor.engine['name']}, " + ", ".join(f"batch {b} {r:.1f}/s" for b, r in batches.items()))
 
-        def besides(services: list[Service]) -> None:
+        services = [Service(name, setting) for name in names]
+
+        def besides() -> None:
             extras["idle"] = {service.name: service.idle_cores for service in services}
             extras["start_s"] = {service.name: service.started_s for service in services}
             if extra:
-                extras.update(_extras(services, plan, records))
+                extras.update(measure_extras(services, plan, records))
 
-        _run([Service(name, setting) for name in names], plan, records, floor=floor, besides=besides)
+        _run(services, plan, records, floor=floor, besides=besides)
     finally:
         floor.close()
-    return records, extras
 
 
 def _run(
@@ -119,7 +136,7 @@ def _run(
     records: Records,
     *,
     floor: Floor | None = None,
-    besides: Callable[[list[Service]], None] | None = None,
+    besides: Callable[[], None] | None = None,
 ) -> None:
     """Start what may run all the time, measure, stop everything whatever happens."""
     kind = plan.cells[0].kind
@@ -131,44 +148,17 @@ def _run(
             warm(service, plan)
             service.drain()
             service.measure_idle()
-            answer = service.answer(plan.pictures[kind][0], kind=PICTURES[kind][0]) or {}
-            service.pause()
             print(
-                f"{service.name}: up after {service.started_s:.0f} s, {service.idle_cores:.2f} cores when idle, "
-                f"answers {answer.get('status', 'ok')} {answer.get('label', '')}"
+                f"{service.name}: up after {service.started_s:.0f} s, {service.idle_cores:.2f} cores when idle; "
+                f"its answers to the pictures: {answers_to(service, plan)}"
             )
+            service.pause()
         run_rounds(services, plan, records, floor)
         if besides:
-            besides(services)
+            besides()
     finally:
         for service in services:
             service.stop()
-
-
-def _extras(services: list[Service], plan: Plan, records: Records) -> dict[str, Any]:
-    """Measure what needs another client than wrk; only for the services that run."""
-    cell = max(
-        (cell for cell in plan.cells if cell.clients <= 32), key=lambda cell: (cell.kind == "jpeg", cell.clients)
-    )
-    pictures, paced, crowd, memory = plan.pictures[cell.kind], [], [], []
-    for service in services:
-        capacity = median_of(records.of(service.name, cell, "rate"))
-        if service.name == OURS or (service.name in ("uvicorn", "litserve")):
-            service.resume()
-            memory += memory_rows(service)
-            for even in (True, False):
-                paced.append(
-                    paced_row(
-                        service, pictures, kind=cell.kind, capacity=capacity or 1, seconds=3 * plan.seconds, even=even
-                    )
-                )
-                print(f"  {service.name} at 70%: {paced[-1]}")
-            service.pause()
-    for service in services:
-        if service.name == OURS:
-            crowd.append(crowd_row(service, pictures, kind=cell.kind, seconds=2 * plan.seconds))
-            print(f"  {service.name} with {crowd[-1]['clients']} clients: {crowd[-1]}")
-    return {"paced": paced, "crowd": crowd, "memory": memory, "capacity": str(cell)}
 
 
 def _estimate(
@@ -217,8 +207,8 @@ def _command() -> list[str]:
 
 def _idle(extras: dict[str, Any]) -> str:
     return "; ".join(
-        f"{name} {extras['idle'][name]:.2f} cores when idle, {CONTENDERS[name].between} while others are measured"
-        for name in extras["idle"]
+        f"{name} {cores:.2f} cores when idle, {CONTENDERS[name].between} while others are measured"
+        for name, cores in extras.get("idle", {}).items()
     )
 
 

@@ -20,6 +20,7 @@ from benchmarks.report import markdown
 from benchmarks.rounds import Cell, Records
 
 from neuralblack.errors import InputError
+from neuralblack.service.meter import Meter
 
 ROOT = Path(__file__).parents[2]
 SAID = {"requests": 50, "duration_us": 2_000_000, "p50_us": 1500.0, "p99_us": 9000.0, "max_us": 9900.0}
@@ -246,9 +247,11 @@ def test_the_report_says_share_ratio_and_aims(records):
 
 
 def test_mean_batch_comes_from_the_services_own_metrics():
-    text = '# HELP a\nnb_batch_size_bucket{le="1"} 2\nnb_batch_size_sum 30\nnb_batch_size_count 6\n'
+    meter = Meter()
+    for size in (8, 4):
+        meter.batch(size, 0.1)
 
-    assert contenders.parse_batches(text) == (6, 30)
+    assert contenders.parse_batches(meter.text().decode()) == (2, 12)
 
 
 # Commands
