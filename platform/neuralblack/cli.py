@@ -164,28 +164,30 @@ def predict(
     model: Annotated[Path | None, typer.Option(help="A model folder or a run; none given: the champion.")] = None,
     registry: Registry = Path("registry"),
     engine: Engine = "auto",
-    json: Annotated[bool, typer.Option("--json", help="A JSON line for each file, with all probabilities.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="A JSON line for each file, with the fields of POST /predict.")
+    ] = False,
 ) -> None:
-    """Classify image files and print a line for each: file, class, probability.
+    """Classify image files and print a line for each: file, class, probability; or file, "refused", why.
 
     Example: neuralblack predict scan.png --model runs/first
     """
     from json import dumps
 
-    from neuralblack.inference.predictor import Predictor
+    from neuralblack.inference.predictor import NOTICE, Predictor
     from neuralblack.registry.aliases import CHAMPION, resolve
 
     path = model if model else resolve(registry, CHAMPION).path
     predictor = Predictor.load(path, engine=engine)
     for image in images:
         answer = predictor.file(image)
-        line = {
-            "file": str(image),
-            "label": answer.label,
-            "probabilities": answer.probabilities,
-            "model": predictor.name,
-        }
-        typer.echo(dumps(line) if json else f"{image}\t{answer.label}\t{answer.probability:.3f}")
+        if json:
+            facts = {"model": predictor.identity, "preprocessing": predictor.spec.version, "notice": NOTICE}
+            typer.echo(dumps({"file": str(image), **answer.as_json(), **facts}))
+        elif answer.label is None:
+            typer.echo(f"{image}\t{answer.status}\t{' '.join(reason.sentence for reason in answer.reasons)}")
+        else:
+            typer.echo(f"{image}\t{answer.label}\t{answer.probability:.3f}")
 
 
 @app.command()

@@ -24,8 +24,8 @@ def summarise(
 
     Returns:
         JSON, no NaN in it: slices, accuracy, macro_f1 (the mean over the classes that some slice has or was given),
-        log_loss (natural logarithm), confusion (K x K, rows true), and per class slices, TP, FP, FN, TN,
-        sensitivity TP/(TP+FN), specificity TN/(TN+FP), precision TP/(TP+FP), F1 2TP/(2TP+FP+FN), AUROC.
+        log_loss (natural logarithm), ece (`calibration_error`), confusion (K x K, rows true), and per class slices, TP,
+        FP, FN, TN, sensitivity TP/(TP+FN), specificity TN/(TN+FP), precision TP/(TP+FP), F1 2TP/(2TP+FP+FN), AUROC.
     """
     count = len(classes)
     assert probabilities.shape == (len(labels), count), (probabilities.shape, len(labels), count)
@@ -43,6 +43,7 @@ def summarise(
         "accuracy": ratio(int(np.trace(confusion)), len(labels)),
         "macro_f1": ratio(sum(f1), len(f1)),
         "log_loss": _log_loss(labels, probabilities, everyone),
+        "ece": calibration_error(labels, probabilities) if len(labels) else None,
         "classes": list(classes),
         "confusion": confusion.tolist(),
         "per_class": per_class,
@@ -56,6 +57,22 @@ def ratio(part: float, whole: float) -> float | None:
     (0.75, None)
     """
     return float(part / whole) if whole else None
+
+
+def calibration_error(labels: NDArray[np.integer], probabilities: NDArray[np.floating], *, bins: int = 15) -> float:
+    """Measure how far the top probability is from the share that was right: the expected calibration error, 0..1.
+
+    Slices are binned by their largest probability into `bins` of equal width; the error is the mean over slices of
+    |accuracy - mean probability| of a slice's bin (Guo et al., 2017, "On calibration of modern neural networks").
+
+    >>> calibration_error(np.array([0, 1]), np.array([[0.9, 0.1], [0.9, 0.1]]))  # sure by 0.9, right by half
+    0.4
+    """
+    top = probabilities.max(1).astype(np.float64)
+    right = probabilities.argmax(1) == labels
+    index = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin holds its upper end
+    gap = np.bincount(index, right - top, bins)
+    return round(float(np.abs(gap).sum() / len(labels)), 12)
 
 
 def _one_class(confusion: NDArray[np.integer], index: int) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
+from tests.e2e.processes import descendants, folders_of, listening, replicas_of, resident_bytes
 
 from neuralblack.cluster.serve_here import processes_of
 from neuralblack.inference.predictor import Predictor
@@ -31,19 +31,19 @@ def test_one_request_gives_the_answer_of_the_predictor(service, predictor, slice
         answer, expected = ask(service, path), predictor.file(path)
         assert answer["label"] == expected.label
         assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
-        assert answer["model"] == {"name": predictor.name, "hash": predictor.hash}
+        assert answer["model"] == {"name": predictor.name, "version": predictor.hash[:12], "hash": predictor.hash}
 
 
-def test_a_hundred_concurrent_requests_give_the_answers_of_the_predictor(service, predictor, slices):
-    asked = [slices[index % len(slices)] for index in range(100)]
+def test_a_hundred_and_twenty_eight_clients_at_once_get_the_answers_of_the_predictor(service, predictor, slices):
+    asked = [slices[index % len(slices)] for index in range(128)]
 
-    with ThreadPoolExecutor(100) as threads:
+    with ThreadPoolExecutor(128) as threads:
         answers = list(threads.map(lambda path: ask(service, path), asked))
 
     expected = {path: predictor.file(path).probabilities for path in slices}
     for path, answer in zip(asked, answers, strict=True):
         assert answer["probabilities"] == pytest.approx(expected[path], abs=1e-4)
-    assert len({answer["request_id"] for answer in answers}) == 100
+    assert len({answer["request_id"] for answer in answers}) == 128
 
 
 def test_the_service_names_the_champion_and_is_ready(service, predictor):
@@ -74,42 +74,26 @@ def test_a_bad_upload_is_one_clean_answer_and_the_next_good_one_is_the_same_as_b
     body, status, code, service, slices
 ):
     before = ask(service, slices[0])["probabilities"]
+    (replica,) = replicas_of(service.process.pid)
+    memory = resident_bytes(replica)
 
     response = httpx.post(f"{service.url}/predict", content=body(), timeout=120)
 
     assert response.status_code == status
     assert set(response.json()) == {"error", "code", "request_id"}
     assert response.json()["code"] == code
+    assert httpx.get(f"{service.url}/ready").status_code == 200
     assert ask(service, slices[0])["probabilities"] == before
+    assert replicas_of(service.process.pid) == {replica}
+    assert resident_bytes(replica) < memory + 60 * 2**20  # one upload and a margin; what comes back is not all at once
 
 
-def descendants(pid):
-    """Process ids of a process and of all that it has started, directly or not."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it ended while we looked
-            parents[int(entry.name)] = int(fields[1])
-    family, last = {pid}, 0
-    while len(family) != last:
-        last = len(family)
-        family |= {child for child, parent in parents.items() if parent in family}
-    return family
+def test_what_a_replica_holds_in_memory_is_said(service):
+    (replica,) = replicas_of(service.process.pid)
+    rest = descendants(replica) - {replica}
 
-
-def listening(pids):
-    """Addresses, as the kernel writes them (hexadecimal), on which these processes take TCP connections."""
-    sockets = set()
-    for pid in pids:
-        try:
-            sockets |= {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
-        except OSError:
-            continue
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    return {row[1].rpartition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+    print(f"a replica holds {resident_bytes(replica) >> 20} MiB, its reader {sum(map(resident_bytes, rest)) >> 20} MiB")
+    assert resident_bytes(replica) < 2 * 2**30
 
 
 def test_nothing_listens_on_another_interface_than_loopback(service):
@@ -127,9 +111,8 @@ def test_a_second_service_beside_the_first_answers_and_leaves_nothing_behind(
 ):
     second = starting(config, registry).await_ready()
     assert ask(second, slices[3])["probabilities"] == ask(service, slices[3])["probabilities"]
-    family = descendants(second.process.pid)
-    assert len(family) > 5
-    (folder,) = {part for pid in family for part in folders_of(pid)} - folders_of_all(service)
+    assert len(descendants(second.process.pid)) > 5
+    (folder,) = folders_of(second.process.pid) - folders_of(service.process.pid)
 
     assert second.stop(number) == 0
 
@@ -138,20 +121,6 @@ def test_a_second_service_beside_the_first_answers_and_leaves_nothing_behind(
     with pytest.raises(httpx.TransportError):
         httpx.get(second.url, timeout=5)
     assert ask(service, slices[3])
-
-
-def folders_of(pid):
-    """Folders `nb-...` that a process has on its command line."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("=", "\0").split("\0")
-    except OSError:
-        return set()
-    paths = [Path(word) for word in words if "/nb-" in word and word.startswith("/")]
-    return {parent for path in paths for parent in (path, *path.parents) if parent.name.startswith("nb-")}
-
-
-def folders_of_all(service):
-    return {folder for pid in descendants(service.process.pid) for folder in folders_of(pid)}
 
 
 def test_a_corrupt_model_is_refused_by_the_files_name_before_anything_starts(starting, config, corrupt):

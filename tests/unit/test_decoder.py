@@ -72,17 +72,26 @@ def decode(decoder, data):
 def test_an_upload_becomes_what_prepare_makes_of_the_same_image(decoder, kind):
     expected = preprocess((slice_of() // 4).astype(np.uint8), SPEC, where="here")
 
-    assert np.array_equal(decode(decoder, image_bytes(kind)), expected)
+    assert np.array_equal(decode(decoder, image_bytes(kind)).pixels, expected)
 
 
 def test_a_jpeg_is_read(decoder):
-    assert decode(decoder, image_bytes("JPEG")).shape == (64, 64)
+    assert decode(decoder, image_bytes("JPEG")).pixels.shape == (64, 64)
 
 
 def test_a_mat_file_becomes_what_prepare_makes_of_it(decoder, tmp_path):
     expected = preprocess(slice_of(), SPEC, where="here")
 
-    assert np.array_equal(decode(decoder, mat_bytes(tmp_path)), expected)
+    assert np.array_equal(decode(decoder, mat_bytes(tmp_path)).pixels, expected)
+
+
+def test_colour_and_blankness_survive_the_way_to_grey_pixels(decoder):
+    red = np.zeros((64, 64, 3))
+    red[:32, :, 0] = 255
+
+    assert decode(decoder, image_bytes("PNG", red)).colour == 0.5
+    assert decode(decoder, image_bytes("PNG")).colour == 0
+    assert not decode(decoder, image_bytes("PNG", np.full((64, 64), 9))).pixels.any()
 
 
 def test_bad_files_are_refused_by_the_same_process_and_called_upload(decoder, tmp_path):
@@ -91,7 +100,6 @@ def test_bad_files_are_refused_by_the_same_process_and_called_upload(decoder, tm
         "broken PNG": image_bytes("PNG")[:300],
         "bomb": bomb(30_000, 30_000),
         "truncated .mat": mat_bytes(tmp_path)[:3000],
-        "blank": image_bytes("PNG", np.zeros((64, 64))),
         "text": b"hello",
     }
     for data in bad.values():
@@ -100,7 +108,7 @@ def test_bad_files_are_refused_by_the_same_process_and_called_upload(decoder, tm
         assert str(error.value).startswith("upload: found ")
 
     assert decoder.pids == before
-    assert decode(decoder, image_bytes("PNG")).shape == (64, 64)
+    assert decode(decoder, image_bytes("PNG")).pixels.shape == (64, 64)
 
 
 def external_mat(tmp_path):
@@ -130,7 +138,7 @@ def test_a_process_killed_from_outside_is_replaced(decoder):
     os.kill(before[0], signal.SIGKILL)
     os.waitid(os.P_PID, before[0], os.WEXITED | os.WNOWAIT)  # it is dead, and nobody was told
 
-    assert decode(decoder, image_bytes("PNG")).shape == (64, 64)
+    assert decode(decoder, image_bytes("PNG")).pixels.shape == (64, 64)
     assert decoder.pids != before
 
 
@@ -153,7 +161,7 @@ def test_a_process_that_dies_while_reading_refuses_the_file_and_the_next_is_read
             await reading
         return await decoder(mat_bytes(tmp_path))
 
-    assert asyncio.run(run()).shape == (64, 64)
+    assert asyncio.run(run()).pixels.shape == (64, 64)
 
 
 def test_a_file_that_takes_too_long_is_refused_and_its_process_killed():
@@ -177,7 +185,7 @@ def test_a_file_that_needs_more_memory_than_allowed_is_refused_and_the_next_is_r
         with pytest.raises(InputError, match="upload"):
             decode(decoder, image_bytes("PNG", np.tile(np.arange(2000) % 251, (2000, 1))))  # 32 MB as float64
 
-        assert decode(decoder, image_bytes("PNG")).shape == (64, 64)
+        assert decode(decoder, image_bytes("PNG")).pixels.shape == (64, 64)
     finally:
         decoder.close()
 

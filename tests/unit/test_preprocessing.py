@@ -26,6 +26,20 @@ def test_values_outside_eight_bits_do_not_wrap_around():
     assert (np.diff(preprocess(ramp, SPEC, where="a").astype(int), axis=1) >= 0).all()
 
 
+def test_small_integers_come_out_like_the_same_numbers_in_a_wide_type():
+    """They take another way, by counting; the pixels must be the same to the bit."""
+    rng = np.random.default_rng(0)
+    for kind in (np.uint8, np.int8, np.int16, np.uint16) * 40:
+        limits, (height, width) = np.iinfo(kind), rng.integers(2, 90, 2)
+        values = rng.normal(0, rng.integers(1, 400), (height, width)).clip(limits.min, limits.max)
+        image = np.where(rng.random((height, width)) < 0.3, limits.max, values).astype(kind)
+        if image.min() == image.max():
+            continue
+        spec = Preprocessing(size=64, clip_percent=float(rng.choice([0, 0.5, 7.3])))
+
+        assert np.array_equal(preprocess(image, spec, where="a"), preprocess(image.astype(np.int64), spec, where="a"))
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int32, np.int64, np.uint16])
 def test_type_of_the_numbers_does_not_change_the_result(kind):
     assert np.array_equal(preprocess(NOISE.astype(kind), SPEC, where="a"), preprocess(NOISE, SPEC, where="a"))

@@ -172,6 +172,25 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(registry):
             )
 
 
+def test_without_a_token_a_service_that_is_not_anonymous_is_refused_before_anything_starts(
+    registry, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("NEURALBLACK_TOKEN", raising=False)
+    config = changed(tmp_path, lambda app: app["args"].pop("anonymous"))
+
+    with pytest.raises(InputError, match="environment NEURALBLACK_TOKEN: found no token") as error:
+        running.serve_here(config, registry=registry, ready=pytest.fail)
+    assert "\n" not in str(error.value)
+
+
+def test_replicas_on_a_cluster_inherit_the_token_from_a_file_that_only_their_user_reads():
+    commands = yaml.safe_load((CONFIGS.parent / "cluster.yaml").read_text())
+
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        before, _, _ = commands[name][-1].partition("ray start")
+        assert 'export NEURALBLACK_TOKEN="$(cat /mnt/shared/service_token' in before
+
+
 @pytest.mark.parametrize("name", ["serve_here", "serve_config", "serve_environment"])
 def test_the_settings_can_still_be_made_when_the_module_is_loaded(name):
     """Ray Serve reads its environment at import, so these modules must not import it."""

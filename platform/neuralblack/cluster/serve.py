@@ -3,8 +3,11 @@
 neuralblack serve serve_configs/local.yaml --registry registry
 """
 
+import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,11 +20,14 @@ from ray.util import get_node_ip_address
 
 from neuralblack.cluster.serve_config import LOOPBACK, LiveOptions, ServeArgs
 from neuralblack.config import checked
+from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.inference.predictor import Prediction, Predictor
 from neuralblack.service.app import build_app
+from neuralblack.service.auth import token_from
 from neuralblack.service.batcher import Batcher
 from neuralblack.service.decoder import Decoder
+from neuralblack.service.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +40,29 @@ class Classifier:
 
     def __init__(self, args: ServeArgs) -> None:
         stay_on_loopback()
+        self.args = args
+        self.token = token_from(os.environ, anonymous=args.anonymous)  # inherited from `ray start`; before any work
         torch.set_num_threads(threads_of(args, get_runtime_context().get_assigned_resources().get("CPU", 1)))
         self.predictor = load_predictor(args)
         self.decoder = Decoder(self.predictor.spec, workers=args.decoders)
         self.decoder.start()
-        self.max_bytes = args.max_upload_mib * 2**20
-        self.batcher: Batcher[NDArray[np.uint8], Prediction] | None = None
+        self.batcher: Batcher[Prepared, Prediction] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the app. Serve calls this in the replica's event loop, behind the constructor."""
-        batcher = self.batcher = Batcher(self.predictor, max_size=LiveOptions().max_batch_size)
+        meter = Meter()
+        self.batcher = Batcher(self.predictor, max_size=LiveOptions().max_batch_size, observe=meter.batch)
         return build_app(
             self.decoder,
-            batcher,
+            self.batcher,
             ready=lambda: True,  # the constructor has loaded and warmed the model, or there is no replica
             model=facts(self.predictor),
-            max_bytes=self.max_bytes,
+            explain=explainer(self.predictor),
+            token=self.token,
+            max_bytes=self.args.max_upload_mib * 2**20,
+            max_pending=self.args.max_pending,
+            deadline_s=self.args.deadline_s,
+            meter=meter,
             id_header=False,
         )
 
@@ -95,9 +108,19 @@ def load_predictor(args: ServeArgs) -> Predictor:
             fix="promote its run again; files were exchanged",
         )
     for count in (1, 2, LiveOptions().max_batch_size):  # kernels are chosen at the first use of a shape
-        predictor([np.zeros((predictor.spec.size, predictor.spec.size), np.uint8)] * count)
+        predictor.probabilities(np.zeros((count, predictor.spec.size, predictor.spec.size), np.uint8))
     log.info("model %s is loaded and warm", predictor.name)
     return predictor
+
+
+def explainer(predictor: Predictor) -> Callable[[Prepared, str], Awaitable[NDArray[np.uint8]]]:
+    """Draw heat maps one at a time in a thread of their own, so that batches go on beside them."""
+    thread = ThreadPoolExecutor(1, "heat-map")
+
+    async def explain(question: Prepared, label: str) -> NDArray[np.uint8]:
+        return await asyncio.get_running_loop().run_in_executor(thread, predictor.explain, question.pixels, label)
+
+    return explain
 
 
 def stay_on_loopback() -> None:

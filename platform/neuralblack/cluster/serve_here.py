@@ -20,6 +20,7 @@ from urllib.request import urlopen
 from neuralblack.cluster.serve_config import LOOPBACK, check_schema, resolve_config
 from neuralblack.cluster.serve_environment import environment, free_block, own_folder, refuse_taken
 from neuralblack.errors import InputError, RunError
+from neuralblack.service.auth import token_from
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,12 @@ def serve_here(
         deadline_s: from the start until the model answers.
 
     Raises:
-        InputError: a wrong configuration, no whole model of that name, a port that is taken.
+        InputError: a wrong configuration, no whole model of that name, a port that is taken, no NEURALBLACK_TOKEN
+            for a service that is not anonymous.
         RunError: the deployment failed or did not come up in time.
     """
     resolved = resolve_config(config, registry=registry, port=port)
+    _need_token(resolved, host or LOOPBACK)
     http = resolved["http_options"]
     http["host"] = LOOPBACK  # of replicas and Serve's own proxy; HAProxy alone listens where `host` says
     refuse_taken(host or LOOPBACK, http["port"])
@@ -77,6 +80,14 @@ def serve_here(
                 stop.wait()
         finally:
             _shut_down(folder)
+
+
+def _need_token(config: dict[str, Any], host: str) -> None:
+    """Raise InputError where a replica would refuse to start; it inherits this process's environment."""
+    for application in config["applications"]:
+        token = token_from(os.environ, anonymous=application["args"].get("anonymous") is True)
+        if token is None and host != LOOPBACK:
+            log.warning("whoever reaches %s may ask: the configuration says anonymous and there is no token", host)
 
 
 def _start_ray(folder: Path) -> None:

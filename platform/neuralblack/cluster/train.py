@@ -21,6 +21,7 @@ from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import check_manifest, no_space_is_said, read_json
+from neuralblack.inference.reference import calibrate
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
 from neuralblack.training.checkpoints import checkpoint_name, load_state, save_state
@@ -68,7 +69,7 @@ def train_on_cluster(
     """
     config, data, run = on_every_node(config), shared_path(data, name="dataset"), shared_path(run, name="run")
     if workers == 0:
-        return train_here(config, data=data, run=run)
+        return train_here(config, data=data, run=run, calibrate=calibrate)
     dataset, split = check_run(config, data=data)
     through = earlier_model(run, config, split)
     if through:
@@ -83,7 +84,8 @@ def train_on_cluster(
             with lines_of(run / "log.txt"):
                 fit_workers(config, data=data, run=run, workers=workers, each=each, max_failures=max_failures)
             best = best_checkpoint(registered_checkpoints(run / "checkpoints"))
-            return finish_run(run, config, dataset, split, best=best, history=history_of(run))
+            history = history_of(run)
+            return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
 
 
 def on_every_node(config: TrainConfig) -> TrainConfig:

@@ -17,6 +17,7 @@ from neuralblack.cluster.trials import TRIAL, last_line, number_of, table_of, tr
 from neuralblack.config import TrainConfig, checked, with_overrides
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import read_json, write_json
+from neuralblack.inference.reference import calibrate
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
 from neuralblack.training.recipe import check
@@ -111,7 +112,8 @@ def tune_on_cluster(
             chosen = checked(TrainConfig, config.model_dump() | rows[0]["params"], where="the best trial")
             for metrics in rows[0]["history"]:
                 record_epoch(run, metrics)
-            return finish_run(run, chosen, dataset, split, best=best, history=history_of(run)), rows
+            history = history_of(run)
+            return finish_run(run, chosen, dataset, split, best=best, history=history, calibrate=calibrate), rows
 
 
 def config_of(overrides: Sequence[str], space: Mapping[str, Domain]) -> TrainConfig:

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from neuralblack.data.slices import Box
+from neuralblack.data.slices import Box, Prepared, Slice
 from neuralblack.errors import InputError
 from neuralblack.files import digest
 
 VERSION = 1
+
+
+class BlankError(InputError):
+    """A slice without contrast between its percentiles: the file is fine, and shows nothing."""
 
 
 class Preprocessing(BaseModel, frozen=True, extra="forbid"):
@@ -45,21 +49,17 @@ def preprocess(image: NDArray[np.generic], spec: Preprocessing, *, where: object
         slice that has the size already is only stretched.
 
     Raises:
-        InputError: not one slice, not real, not finite, or without contrast between its percentiles.
+        BlankError: without contrast between its percentiles.
+        InputError: not one slice, not real, or not finite.
     """
     check_version(spec, where=where)
-    values = _finite(image, where=where)
-    low, high = (float(value) for value in np.percentile(values, [spec.clip_percent, 100 - spec.clip_percent]))
-    if not low < high or not isfinite(high - low):
-        raise InputError(
-            where,
-            found=f"no contrast: from {low:g} to {high:g} in all but its extreme pixels",
-            expected="a slice that shows something",
-            fix="remove the file; it is blank or cropped to background",
-        )
-    values -= low  # in place, as this runs for every request: no new memory to fault in for each step
-    values /= high - low
-    np.clip(values, 0, 1, out=values)
+    _refuse_other_than_a_slice(image, where=where)
+    if image.dtype.kind in "iu" and image.dtype.itemsize <= 2 and image.size:
+        values = _stretch_by_table(image, spec.clip_percent, where=where)
+    else:
+        values = _finite(image, where=where)
+        low, high = (float(value) for value in np.percentile(values, [spec.clip_percent, 100 - spec.clip_percent]))
+        _stretch(values, low, high, where=where)
     left, top, side = _square(*values.shape)
     square = np.zeros((side, side), np.float32)
     square[top : top + values.shape[0], left : left + values.shape[1]] = values
@@ -68,6 +68,55 @@ def preprocess(image: NDArray[np.generic], spec: Preprocessing, *, where: object
         square = np.array(resized)
     square *= 255
     return square.round(out=square).clip(0, 255, out=square).astype(np.uint8)
+
+
+def prepared(slice_: Slice, spec: Preprocessing, *, where: object) -> Prepared:
+    """Prepare a slice to be asked about; a blank one comes out as zeros, because not answering it is the gate's to say.
+
+    Raises InputError as `preprocess` does for everything else.
+    """
+    try:
+        return Prepared(preprocess(slice_.image, spec, where=where), slice_.colour)
+    except BlankError:
+        return Prepared(np.zeros((spec.size, spec.size), np.uint8), slice_.colour)
+
+
+def _stretch(values: NDArray[np.floating], low: float, high: float, *, where: object) -> None:
+    """Map low..high to 0..1 in place, as this runs for every request: no new memory to fault in for each step."""
+    if not low < high or not isfinite(high - low):
+        raise BlankError(
+            where,
+            found=f"no contrast: from {low:g} to {high:g} in all but its extreme pixels",
+            expected="a slice that shows something",
+            fix="remove the file; it is blank or cropped to background",
+        )
+    values -= low
+    values /= high - low
+    np.clip(values, 0, 1, out=values)
+
+
+def _stretch_by_table(image: NDArray[np.generic], clip_percent: float, *, where: object) -> NDArray[np.float32]:
+    """Do for (H, W) integers of at most 16 bits what `_stretch` does, each different value once: equal to the bit.
+
+    Counting the values gives the percentiles without sorting: a third of the time for a slice of 512 x 512.
+    """
+    lowest = int(image.min())
+    ranks = image.astype(np.intp)
+    ranks -= lowest
+    counts = np.bincount(ranks.ravel())
+    below = np.cumsum(counts)
+    table = np.arange(lowest, lowest + len(counts)).astype(np.float32)
+
+    def percentile(percent: float) -> float:  # numpy's own: linear between the neighbours in rank
+        at = percent / 100 * (image.size - 1)
+        left, right = (
+            np.searchsorted(below, rank, side="right") for rank in (floor(at), min(ceil(at), image.size - 1))
+        )
+        a, b, t = float(table[left]), float(table[right]), at - floor(at)
+        return b - (b - a) * (1 - t) if t >= 0.5 else a + (b - a) * t
+
+    _stretch(table, percentile(clip_percent), percentile(100 - clip_percent), where=where)
+    return table[ranks]
 
 
 def stored_box(box: Box | None, shape: tuple[int, int], size: int) -> Box | None:
@@ -95,8 +144,7 @@ def check_version(spec: Preprocessing, *, where: object) -> None:
         )
 
 
-def _finite(image: NDArray[np.generic], *, where: object) -> NDArray[np.floating]:
-    """Copy (H, W) real numbers to float32 where that holds them all exactly, else to float64; raises InputError."""
+def _refuse_other_than_a_slice(image: NDArray[np.generic], *, where: object) -> None:
     if image.ndim != 2:
         raise InputError(
             where,
@@ -106,6 +154,10 @@ def _finite(image: NDArray[np.generic], *, where: object) -> NDArray[np.floating
         )
     if image.dtype.kind not in "iufb":
         raise InputError(where, found=f"type {image.dtype}", expected="real numbers", fix="export the slice again")
+
+
+def _finite(image: NDArray[np.generic], *, where: object) -> NDArray[np.floating]:
+    """Copy (H, W) real numbers to float32 where that holds them all exactly, else to float64; raises InputError."""
     values: NDArray[np.floating] = image.astype(np.float32 if image.dtype.itemsize <= 2 else np.float64)
     wrong = values.size - np.count_nonzero(np.isfinite(values))
     if wrong:

@@ -17,13 +17,26 @@ class Slice:
 
     `image` is (H, W), real numbers of any type, upright. `label` is a class of `neuralblack.labels`, `patient` the
     archive's own id; both None where the file says nothing of them. `box` bounds the tumour in pixels of `image` as
-    (x0, y0, x1, y1), half-open; None where no mask or an empty one is given.
+    (x0, y0, x1, y1), half-open; None where no mask or an empty one is given. `colour` is how far the picture was from
+    grey: the mean of max(R, G, B) - min(R, G, B) over its pixels, 0..1.
     """
 
     image: NDArray[np.generic]
     label: str | None = None
     patient: str | None = None
     box: Box | None = None
+    colour: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A slice as a model takes it, and what its file showed that grey pixels cannot show any more.
+
+    `pixels` is (S, S) uint8, all zero where the picture was blank. `colour` is that of `Slice`, 0..1.
+    """
+
+    pixels: NDArray[np.uint8]
+    colour: float = 0.0
 
 
 def check_sides(height: int, width: int, *, where: object) -> None:

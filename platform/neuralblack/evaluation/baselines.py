@@ -57,11 +57,11 @@ def nearest_thumbnail(
 ) -> dict[str, Any]:
     """Give every slice the class of the training slice whose thumbnail is nearest; thumbnails are (N, features).
 
-    Its log_loss is None: a vote is no probability.
+    Its log_loss and ece are None: a vote is no probability.
     """
     neighbour = KNeighborsClassifier(n_neighbors=1, algorithm="brute").fit(thumbnails_train, y_train)
     given = neighbour.predict(thumbnails_test) if len(thumbnails_test) else np.zeros(0, np.int64)
-    return summarise(y_test, np.eye(len(classes))[given], classes) | {"log_loss": None}
+    return summarise(y_test, np.eye(len(classes))[given], classes) | {"log_loss": None, "ece": None}
 
 
 def linear_probe(

@@ -3,62 +3,160 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neuralblack.data.preprocessing import preprocess
+from neuralblack.data.preprocessing import prepared
 from neuralblack.data.readers import read_slice
+from neuralblack.data.slices import Prepared
+from neuralblack.inference.calibration import in_set, softmax
 from neuralblack.inference.engines import build_engine
-from neuralblack.models.heads import probabilities
-from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
+from neuralblack.inference.gradcam import enlarged, grad_cam
+from neuralblack.inference.out_of_distribution import Cloud, Gate, Reason
+from neuralblack.models.inputs import to_input
+from neuralblack.models.table import network_of
+from neuralblack.registry.model_folder import ModelFolder, load_reference, load_weights, model_path, open_model
 
 BATCH = 32  # slices per forward pass; above 8 nothing is gained on a CPU, a GPU wants more
+NOTICE = "Research use only; not a diagnosis."
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One slice's answer; the probabilities sum to 1."""
+    """One slice's answer. Refused: no label and nothing that sounds like one, but the reasons.
 
-    label: str
-    probability: float
-    probabilities: dict[str, float]
+    `probabilities` are calibrated and sum to 1. `prediction_set` holds the true class for `coverage` of the slices of
+    new patients, most probable class first; of a model that was not calibrated it is all classes and `coverage` None.
+    """
+
+    status: str  # "ok" or "refused"
+    label: str | None = None
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    prediction_set: tuple[str, ...] | None = None
+    coverage: float | None = None
+    reasons: tuple[Reason, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Say it as the fields of an answer over HTTP; what it does not have is left out."""
+        fields: dict[str, Any] = {
+            "status": self.status,
+            "label": self.label,
+            "probabilities": self.probabilities,
+            "prediction_set": list(self.prediction_set) if self.prediction_set else None,
+            "coverage": self.coverage,
+            "reasons": [{"code": reason.code, "sentence": reason.sentence} for reason in self.reasons] or None,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a model says of N slices, for counting.
+
+    probabilities (N, K) float32; in_set (N, K) whether a class is in the prediction set; refused (N,) by the gate.
+    """
+
+    probabilities: NDArray[np.float32]
+    in_set: NDArray[np.bool_]
+    refused: NDArray[np.bool_]
 
 
 class Predictor:
-    """A loaded model: stored slices in, probabilities out."""
+    """A loaded model: prepared slices in, answers out."""
 
     def __init__(self, folder: ModelFolder, *, engine: str = "auto", device: str | None = None) -> None:
         self.folder, self.engine = folder, engine
         self.classes, self.spec, self.hash, self.name = folder.classes, folder.spec, folder.hash, folder.id
         self._run = build_engine(folder, name=engine, device=device)
+        calibration, reference = folder.calibration, load_reference(folder)
+        self._temperature = float(calibration.get("temperature", 1.0))
+        sets = calibration.get("prediction_set", {})
+        self._least, self.coverage = float(sets.get("least_probability", 0.0)), sets.get("coverage")
+        names = ("feature_mean", "feature_directions", "feature_variances", "feature_rest")
+        cloud = Cloud(*(reference[name].numpy() for name in names)) if set(names) <= set(reference) else None
+        self._gate = Gate(calibration.get("gate", {}).get("limits"), cloud)
+        self._stages: torch.nn.Sequential | None = None
 
     @classmethod
     def load(cls, path: Path, *, engine: str = "auto", device: str | None = None) -> "Predictor":
         """Load a model folder, or a run's; every hash is checked before the first weight."""
         return cls(open_model(model_path(path)), engine=engine, device=device)
 
-    def probabilities(self, images: NDArray[np.uint8], *, batch: int = BATCH) -> NDArray[np.float32]:
-        """Classify stored slices: (N, S, S) uint8, prepared by this model's spec -> (N, K) float32."""
-        if not len(images):
-            return np.zeros((0, len(self.classes)), np.float32)
-        parts = [
-            probabilities(self._run(torch.from_numpy(np.array(images[at : at + batch]))).logits)
-            for at in range(0, len(images), batch)
-        ]
-        return torch.cat(parts).numpy()
+    @property
+    def identity(self) -> dict[str, str]:
+        """Which model answers, as every answer says it."""
+        return {"name": self.name, "version": self.hash[:12], "hash": self.hash}
 
-    def __call__(self, slices: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        """Classify slices, each (S, S) uint8, in one batch."""
-        return [self._prediction(row) for row in self.probabilities(np.stack(slices), batch=len(slices))]
+    def probabilities(self, images: NDArray[np.uint8], *, batch: int = BATCH) -> NDArray[np.float32]:
+        """Classify prepared slices, also those that the gate would refuse: (N, S, S) uint8 -> (N, K) float32."""
+        return self._ask(images, batch=batch)[0]
+
+    def judge(self, images: NDArray[np.uint8]) -> Judgement:
+        """Classify prepared slices, (N, S, S) uint8, and say which of them would have been refused."""
+        shares, behind = self._ask(images, batch=BATCH)
+        refused = [bool(self._gate.before(Prepared(one)) or late) for one, late in zip(images, behind, strict=True)]
+        return Judgement(shares, in_set(shares, self._least), np.array(refused, bool))
+
+    def __call__(self, questions: Sequence[Prepared | NDArray[np.uint8]]) -> list[Prediction]:
+        """Answer slices in one batch; a plain array, (S, S) uint8, is a slice that was grey.
+
+        The network sees only those whose pixels pass the gate.
+        """
+        asked = [one if isinstance(one, Prepared) else Prepared(one) for one in questions]
+        answers = [self._refusal(self._gate.before(one)) for one in asked]
+        passed = [index for index, answer in enumerate(answers) if answer is None]
+        if passed:
+            shares, behind = self._ask(np.stack([asked[index].pixels for index in passed]), batch=len(passed))
+            held = in_set(shares, self._least)
+            for index, row, members, reasons in zip(passed, shares, held, behind, strict=True):
+                answers[index] = self._refusal(reasons) or self._prediction(row, members)
+        return [answer for answer in answers if answer is not None]
 
     def file(self, path: Path) -> Prediction:
-        """Read, prepare and classify one file; raises InputError where it is not a slice."""
+        """Read, prepare and answer one file; raises InputError where it is not a slice."""
         slice_ = read_slice(path, where=path, labelled=False)
-        return self([preprocess(slice_.image, self.spec, where=path)])[0]
+        return self([prepared(slice_, self.spec, where=path)])[0]
 
-    def _prediction(self, row: NDArray[np.float32]) -> Prediction:
-        top = int(row.argmax())
-        values = {name: float(value) for name, value in zip(self.classes, row, strict=True)}
-        return Prediction(self.classes[top], float(row[top]), values)
+    def explain(self, pixels: NDArray[np.uint8], label: str | None = None) -> NDArray[np.uint8]:
+        """Draw where the network found what speaks for a class: (S, S) uint8 -> (S, S) uint8, 255 where most.
+
+        It shows where the network looked, not where a tumour is. The gradients need the network itself: the first call
+        loads its weights a second time, in fp32 on the CPU, and keeps them.
+
+        Args:
+            pixels: a prepared slice.
+            label: the class; none given: the most probable one.
+        """
+        if self._stages is None:
+            self._stages = load_weights(self.folder).requires_grad_(False)
+        inputs = to_input(torch.from_numpy(np.array(pixels[None])), network_of(self.folder.config.model))
+        with torch.inference_mode():
+            top = int(self._stages(inputs).argmax())
+        return enlarged(grad_cam(self._stages, inputs, self.classes.index(label) if label else top), self.spec.size)
+
+    def _ask(self, images: NDArray[np.uint8], *, batch: int) -> tuple[NDArray[np.float32], list[tuple[Reason, ...]]]:
+        """Run slices through the network: calibrated probabilities, and what speaks against each."""
+        shares, reasons = [np.zeros((0, len(self.classes)), np.float32)], []
+        for at in range(0, len(images), batch):
+            outputs = self._run(torch.from_numpy(np.array(images[at : at + batch])))
+            shares.append(softmax(outputs.logits.numpy(), self._temperature))
+            reasons += self._gate.behind(outputs.features.numpy())
+        return np.concatenate(shares), reasons
+
+    def _refusal(self, reasons: tuple[Reason, ...]) -> Prediction | None:
+        return Prediction("refused", reasons=reasons) if reasons else None
+
+    def _prediction(self, row: NDArray[np.float32], members: NDArray[np.bool_]) -> Prediction:
+        order = np.argsort(-row, kind="stable")
+        return Prediction(
+            "ok",
+            self.classes[order[0]],
+            float(row[order[0]]),
+            {name: float(value) for name, value in zip(self.classes, row, strict=True)},
+            tuple(self.classes[index] for index in order if members[index]),
+            self.coverage,
+        )

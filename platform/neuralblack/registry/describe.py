@@ -1,6 +1,7 @@
 """Say in a few rows what a dataset, a model folder or a run holds."""
 
 from pathlib import Path
+from typing import Any
 
 from neuralblack.config import TrainConfig, checked
 from neuralblack.data.dataset import is_dataset, open_dataset
@@ -41,6 +42,7 @@ def describe_model(model: ModelFolder) -> Rows:
         ("chosen", f"epoch {validation['epoch'] + 1} of {config.epochs}, by the {model.card['chosen_by']}"),
         ("validation", ", ".join(f"{name} {validation[name]:.3f}" for name in ("macro_f1", "accuracy", "loss"))),
         *((name, _part(part)) for name, part in parts.items()),
+        *_calibration(model.calibration),
         ("preprocessing", f"version {model.spec.version}, {model.spec.size} x {model.spec.size} pixels"),
         ("dataset", model.split["dataset"][:12]),
         ("notice", model.card["notice"]),
@@ -67,6 +69,20 @@ def describe_run(run: Path) -> Rows:
         rows.append(("last epoch", f"accuracy {last['accuracy']:.3f}, macro-F1 {last['macro_f1']:.3f} on validation"))
     model = open_model(run / "model").id if (run / "model").exists() else "none yet; the same command goes on"
     return [*rows, ("model", model)]
+
+
+def _calibration(calibration: dict[str, Any]) -> Rows:
+    """Say how sure a model may sound, with the error that its temperature was not fitted to."""
+    if not calibration:
+        return [("calibration", "none: probabilities are the network's own, and nothing is refused but colour")]
+    ece, sets, gate = calibration["ece"], calibration["prediction_set"], calibration["gate"]
+    fair = "n/a" if ece["after_cross_fitted"] is None else f"{ece['after_cross_fitted']:.3f}"
+    sure = f"temperature {calibration['temperature']:.2f}, ECE {ece['before']:.3f} before, {fair} after"
+    return [
+        ("calibration", f"{sure} (validation, each patient's temperature from the others)"),
+        ("prediction sets", f"{sets['coverage']:.0%} coverage, {sets['mean_size']:.2f} classes on average"),
+        ("gate", f"refuses {gate['refused']:.1%} of validation" if gate["limits"] else "none but colour and blank"),
+    ]
 
 
 def _recipe(config: TrainConfig) -> str:

@@ -16,9 +16,9 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.service.decoder_worker import FRESH, PIXELS, READY, REFUSED
 
@@ -61,8 +61,8 @@ class Decoder:
         for worker in self._workers:
             worker.start()
 
-    async def __call__(self, data: bytes) -> NDArray[np.uint8]:
-        """Read one upload: (S, S) uint8. Raises InputError about "upload", or DecoderDownError."""
+    async def __call__(self, data: bytes) -> Prepared:
+        """Read one upload. Raises InputError about "upload", or DecoderDownError."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Decoder:
         """Process ids of the workers that run."""
         return [worker.process.pid for worker in self._workers if worker.process and worker.process.poll() is None]
 
-    def _decode(self, data: bytes) -> NDArray[np.uint8]:
+    def _decode(self, data: bytes) -> Prepared:
         worker = self._idle.get()
         try:
             return worker.decode(data)
@@ -136,8 +136,8 @@ class _Worker:
             raise DecoderDownError(f"the decoder process did not start (exit status {status})")
         log.info("decoder process %d is ready", self.process.pid)
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Have one upload read: (S, S) uint8. Raises InputError about "upload", or DecoderDownError."""
+    def decode(self, data: bytes) -> Prepared:
+        """Have one upload read. Raises InputError about "upload", or DecoderDownError."""
         self.start()
         assert self._pipe is not None and self.process is not None
         try:
@@ -162,12 +162,14 @@ class _Worker:
         self.process = None
         self._pipe = None
 
-    def _unpack(self, reply: bytes) -> NDArray[np.uint8]:
+    def _unpack(self, reply: bytes) -> Prepared:
         kind, state, content = reply[:1], reply[1:2], reply[2:]
         if state != FRESH:
             self.end()
-        if kind == PIXELS and len(content) == self._size * self._size:
-            return np.frombuffer(content, np.uint8).reshape(self._size, self._size)
+        facts, pixels = content[: -self._size * self._size], content[-self._size * self._size :]
+        if kind == PIXELS and facts:
+            array = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size)
+            return Prepared(array, colour=float(json.loads(facts)["colour"]))
         if kind == REFUSED:
             refusal = json.loads(content)
             raise InputError("upload", found=refusal["found"], expected=refusal["expected"], fix=refusal["fix"])

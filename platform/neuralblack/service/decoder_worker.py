@@ -1,8 +1,9 @@
 """The process that reads uploads: it has little memory, little time, and can open no file.
 
 Started by `neuralblack.service.decoder`, never by hand. It imports what reading needs (numpy, Pillow, h5py) and
-answers messages on one pipe until that pipe closes: bytes in; out come two marks and the content, which is raw uint8
-behind `PIXELS` and JSON behind `REFUSED`. The second mark says whether this process should be replaced.
+answers messages on one pipe until that pipe closes: bytes in; out come two marks and the content. Behind `PIXELS` that
+is JSON with the facts of the picture and, as its last S x S bytes, raw uint8; behind `REFUSED` it is JSON. The second
+mark says whether this process should be replaced.
 """
 
 import io
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from neuralblack.data.preprocessing import Preprocessing, preprocess
+from neuralblack.data.preprocessing import Preprocessing, prepared
 from neuralblack.data.readers import read_slice
 from neuralblack.errors import InputError
 
@@ -52,7 +53,8 @@ def main() -> None:
 def _decode(data: bytes, spec: Preprocessing) -> tuple[bytes, bytes]:
     try:
         slice_ = read_slice(data, where="upload", labelled=False)
-        return PIXELS, preprocess(slice_.image, spec, where="upload").tobytes()
+        ready = prepared(slice_, spec, where="upload")
+        return PIXELS, json.dumps({"colour": ready.colour}).encode() + ready.pixels.tobytes()
     except InputError as error:
         refusal = error.at("upload")
     except MemoryError:

@@ -2,11 +2,13 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import neuralblack
 from neuralblack.config import TrainConfig
@@ -21,6 +23,10 @@ from neuralblack.training.loop import Metrics, State
 from neuralblack.training.recipe import check, train
 
 log = logging.getLogger(__name__)
+
+# A finished network's numbers and tensors for calibration.json and reference.safetensors; the neighbour `inference`
+# has the one that is meant (`inference.reference.calibrate`), and who stands above both hands it in.
+Calibrate = Callable[[ModelFolder, Dataset, Split], tuple[dict[str, Any], dict[str, Tensor]]]
 
 SCORE = "macro_f1"  # an epoch's and a trial's, on the validation folds
 
@@ -62,9 +68,16 @@ def earlier_model(run: Path, config: TrainConfig, split: Split, **more: object) 
 
 
 def finish_run(
-    run: Path, config: TrainConfig, dataset: Dataset, split: Split, *, best: Path, history: list[dict[str, Any]]
+    run: Path,
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    *,
+    best: Path,
+    history: list[dict[str, Any]],
+    calibrate: Calibrate | None = None,
 ) -> ModelFolder:
-    """Make the best checkpoint the run's model folder."""
+    """Make the best checkpoint the run's model folder, calibrated on the validation part where `calibrate` is given."""
     metrics, state = load_metrics(best), load_state(best)
     card = {
         "model": config.model,
@@ -77,8 +90,24 @@ def finish_run(
         "made_with": {"neuralblack": neuralblack.__version__, "torch": torch.__version__},
         "notice": "Research use only; not a medical device.",
     }
+    calibration: dict[str, Any] = {}
+    reference: dict[str, Tensor] = {}
+    if calibrate:
+        with tempfile.TemporaryDirectory(dir=run, prefix=".calibrating.") as folder:  # a model only once it is whole
+            draft = save_model(
+                Path(folder) / "model", state["model"], card=card, spec=dataset.spec, split=split.manifest, history=[]
+            )
+            calibration, reference = calibrate(draft, dataset, split)
+        card["calibration"] = {name: value for name, value in calibration.items() if name != "gate"}
     model = save_model(
-        run / "model", state["model"], card=card, spec=dataset.spec, split=split.manifest, history=history
+        run / "model",
+        state["model"],
+        card=card,
+        spec=dataset.spec,
+        split=split.manifest,
+        history=history,
+        calibration=calibration,
+        reference=reference,
     )
     best_epoch, score, accuracy = epoch_number(metrics), metrics[SCORE], metrics["accuracy"]
     log.info("the best epoch is %d: %s %.3f, accuracy %.3f", best_epoch, SCORE, score, accuracy)
@@ -97,7 +126,7 @@ def epoch_line(metrics: Metrics) -> str:
     return f"epoch {epoch_number(metrics):3d}  {train}  {validation} macro-F1 {metrics['macro_f1']:.3f}"
 
 
-def train_here(config: TrainConfig, *, data: Path, run: Path) -> ModelFolder:
+def train_here(config: TrainConfig, *, data: Path, run: Path, calibrate: Calibrate | None = None) -> ModelFolder:
     """Train in this process, without Ray; the same command goes on behind the newest checkpoint."""
     dataset, split = check_run(config, data=data)
     through = earlier_model(run, config, split, in_process=True)
@@ -119,7 +148,8 @@ def train_here(config: TrainConfig, *, data: Path, run: Path) -> ModelFolder:
         newest = max(folder.glob("epoch_*"), default=None)
         train(config, dataset, split, report=report, start=load_state(newest) if newest else None)
         best = best_checkpoint(sorted(folder.glob("epoch_*")))
-        return finish_run(run, config, dataset, split, best=best, history=history_of(run))
+        history = history_of(run)
+        return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
 
 
 def best_checkpoint(checkpoints: Sequence[Path]) -> Path:

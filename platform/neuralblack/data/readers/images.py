@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from neuralblack.data.slices import MAX_SIDE, Slice, check_sides
 from neuralblack.errors import InputError
@@ -35,7 +35,7 @@ def read(data: bytes, *, where: object, labelled: bool) -> Slice:
                     expected="one slice",
                     fix="split volumes into slices first",
                 )
-            return Slice(_grey(image))
+            return Slice(_grey(image), colour=_colour(image))
     except InputError:
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, met while it reads the header
@@ -70,6 +70,19 @@ def _grey(image: Image.Image) -> NDArray[np.generic]:
         opaque.alpha_composite(image.convert("RGBA"))
         image = opaque
     return np.asarray(image.convert("L"))
+
+
+def _colour(image: Image.Image) -> float:
+    """Measure how far a picture is from grey: the mean of max(R, G, B) - min(R, G, B), 0..1.
+
+    A grey slice saved as an RGB JPEG stays below 0.01; a sharp arrow in red on it hardly counts, a photograph does.
+    """
+    if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
+        return 0.0
+    red, green, blue = image.convert("RGB").split()
+    most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    least = ImageChops.darker(ImageChops.darker(red, green), blue)
+    return float(ImageStat.Stat(ImageChops.subtract(most, least)).mean[0]) / 255
 
 
 def _white_is_zero(image: Image.Image) -> bool:

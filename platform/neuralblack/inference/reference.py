@@ -1,0 +1,149 @@
+"""What a finished run keeps about its model beside the weights: calibration.json and reference.safetensors.
+
+Everything is measured with the weights as they were trained, in eager fp32, on slices of the validation part, whose
+patients the network did not learn from. The part chose the epoch, though, so all of it flatters a little; only the test
+part says what remains (`neuralblack evaluate`).
+
+reference.safetensors holds up to GOLDEN validation slices as pixels, without ids, so that an engine can be compared
+with eager fp32 wherever the model goes. They are scans of patients: whoever may have the model folder has them too.
+"""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuralblack.data.dataset import Dataset, class_numbers
+from neuralblack.data.slices import Prepared
+from neuralblack.data.splits import Split
+from neuralblack.inference.calibration import COVERAGE, cross_fitted_error, fit_sets, fit_temperature, in_set, softmax
+from neuralblack.inference.engines import Engine, build_engine
+from neuralblack.inference.out_of_distribution import (
+    DISTANCE_RATE,
+    RATE,
+    Cloud,
+    Gate,
+    fit_checks,
+    limit,
+)
+from neuralblack.metrics import calibration_error, ratio
+from neuralblack.registry.model_folder import ModelFolder
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+GOLDEN = 32  # slices that engines are compared on
+MARGIN = 0.02  # between the two most probable classes of a golden slice: rounding must not turn its answer
+LEARNT = 2000  # training slices, at most, that the features' cloud is fitted to
+BATCH = 32
+NOTE = (
+    "Fitted on the part that it is measured on, and so flattering, but for ece.after_cross_fitted, whose temperatures "
+    "come from other patients. The part also chose the epoch."
+)
+
+
+def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Measure calibration, prediction sets and the gate's limits of a finished network.
+
+    Args:
+        folder: the model, not calibrated yet.
+        dataset: of which it was trained.
+        split: its parts; the validation part is not empty.
+
+    Returns:
+        What calibration.json and reference.safetensors hold.
+    """
+    engine = build_engine(folder, name="eager-fp32", device="cpu")
+    log.info("calibrating on %d validation slices", len(split.validation))
+    labels = class_numbers(dataset, split.validation, split.classes)
+    patients = np.array([dataset.patients[row] for row in split.validation])
+    logits, features = _outputs(engine, dataset, split.validation)
+    temperature = fit_temperature(logits, labels)
+    before, after = softmax(logits), softmax(logits, temperature)
+    least = fit_sets(after, labels, patients)
+    held = in_set(after, least)
+
+    rows = _spread(split.train, LEARNT)
+    cloud = Cloud.fit(
+        _outputs(engine, dataset, rows)[1], class_numbers(dataset, rows, split.classes), classes=len(split.classes)
+    )
+    slices = dataset.images[split.validation]
+    limits = fit_checks(slices)
+    if limits:
+        limits["features"] = limit(cloud.distance(features), rate=DISTANCE_RATE, above=True)
+    else:
+        log.info("too few validation slices for a gate: only pictures in colour and blank ones will be refused")
+    gate = Gate(limits, cloud)
+    refused = [
+        bool(gate.before(Prepared(pixels)) or behind)
+        for pixels, behind in zip(slices, gate.behind(features), strict=True)
+    ]
+    calibration = {
+        "version": VERSION,
+        "note": NOTE,
+        "fitted_on": {"part": "validation", "slices": len(labels), "patients": len(set(patients.tolist()))},
+        "temperature": temperature,
+        "ece": {
+            "before": calibration_error(labels, before),
+            "after": calibration_error(labels, after),
+            "after_cross_fitted": cross_fitted_error(logits, labels, patients),
+        },
+        "prediction_set": {
+            "coverage": COVERAGE,
+            "least_probability": least,
+            "mean_size": float(held.sum(1).mean()),
+        },
+        "gate": {
+            "limits": limits,
+            "rate": RATE,
+            "distance_rate": DISTANCE_RATE,
+            "refused": ratio(sum(refused), len(refused)),
+        },
+    }
+    chosen = golden_rows(after, labels)
+    reference = {
+        "golden_images": torch.from_numpy(np.array(slices[chosen])),
+        "golden_logits": torch.from_numpy(logits[chosen]),
+        **{name: torch.from_numpy(values) for name, values in cloud.tensors().items()},
+    }
+    return calibration, reference
+
+
+def golden_rows(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Choose up to GOLDEN slices, as many of each class as possible, spread over each class's order.
+
+    Slices whose two top classes are within MARGIN are left out, as another engine's rounding may turn them.
+
+    Returns:
+        Positions in `labels`, ascending; of everything where no slice has the margin, as of a network that learnt
+        nothing.
+    """
+    ranked = np.sort(probabilities, axis=1)
+    clear = np.flatnonzero(ranked[:, -1] - ranked[:, -2] >= MARGIN)
+    if not len(clear):
+        clear = np.arange(len(labels))
+    names = np.unique(labels[clear])
+    queues = [list(_spread(clear[labels[clear] == name], GOLDEN)) for name in names]
+    chosen: list[int] = []
+    while len(chosen) < GOLDEN and any(queues):
+        chosen += [int(queue.pop(0)) for queue in queues if queue][: GOLDEN - len(chosen)]
+    return np.array(sorted(chosen), np.int64)
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Take at most `most` of some rows, evenly spaced."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+def _outputs(
+    engine: Engine, dataset: Dataset, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Run slices through the network: (R, K) logits and (R, F) features."""
+    parts = [engine(torch.from_numpy(dataset.images[rows[at : at + BATCH]])) for at in range(0, len(rows), BATCH)]
+    return (
+        torch.cat([part.logits for part in parts]).numpy(),
+        torch.cat([part.features for part in parts]).numpy(),
+    )

@@ -1,0 +1,280 @@
+"""production.yaml on a real head, with its token but no GPU: what dies or changes under load costs no request."""
+
+import io
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from tests.e2e.conftest import CONFIGS, free_port
+from tests.e2e.load import Load
+from tests.e2e.processes import replicas_of
+
+from neuralblack.cluster.serve_config import write_resolved
+from neuralblack.cluster.serve_environment import environment, free_block, own_folder
+from neuralblack.config import TrainConfig
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.labels import CLASSES
+from neuralblack.models.table import build_model
+from neuralblack.registry.aliases import resolve
+from neuralblack.registry.model_folder import save_model
+from neuralblack.registry.promotion import promote
+
+pytestmark = pytest.mark.e2e
+
+PLATFORM = Path(__file__).parents[2] / "platform"
+START_S, STOP_S = 240, 90  # deadlines on a machine that does other things as well
+TOKEN = secrets.token_hex(32)
+
+
+@dataclass
+class Cluster:
+    """A head on loopback that was given its environment before `ray start`, as cluster.yaml does."""
+
+    process: subprocess.Popen
+    environment: dict[str, str]
+    dashboard: str
+    url: str
+
+    def api(self, method, content=None):
+        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        return httpx.request(
+            method, f"{self.dashboard}/api/serve/applications/", headers=headers, json=content, timeout=60
+        )
+
+    @property
+    def application(self):
+        return self.api("GET").json()["applications"].get("neuralblack", {})
+
+    def running(self):
+        """Process ids of the replicas that Serve calls running."""
+        replicas = self.application.get("deployments", {}).get("Classifier", {}).get("replicas", [])
+        return {each["pid"] for each in replicas if each["state"] == "RUNNING"}
+
+    def await_that(self, condition):
+        deadline = time.monotonic() + START_S
+        while not condition():
+            assert time.monotonic() < deadline, json.dumps(self.application, indent=1)[-4000:]
+            time.sleep(0.3)
+
+    def answering(self):
+        """The hash of the model that answers now; none where nothing does."""
+        try:
+            response = httpx.get(f"{self.url}/ready", timeout=30)
+        except httpx.TransportError:
+            return None
+        return response.json()["model"]["hash"] if response.status_code == 200 else None
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with own_folder() as folder:
+        dashboard, *others = (free_port() for _ in range(6))
+        settings = environment(folder, ports=free_block())
+        env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | settings
+        env |= {"NEURALBLACK_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
+        names = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+        ports = dict(zip((*names, "runtime-env-agent-port"), others, strict=True))
+        command = [
+            *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
+            *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+            *(f"--{name}={port}" for name, port in ports.items()),
+            *("--num-cpus=4", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats"),
+            f"--temp-dir={folder / 'ray'}",
+        ]
+        with (folder / "start.log").open("w") as log:
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        cluster = Cluster(process, env, f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{free_port()}")
+        try:
+            cluster.await_that(lambda: heard(cluster, folder / "start.log"))
+            yield cluster
+            cluster.api("DELETE")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def heard(cluster, log):
+    assert cluster.process.poll() is None, log.read_text()[-4000:]
+    try:
+        return cluster.api("GET").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def registries(registry, tmp_path_factory):
+    """Two registries with the champions `old` and `new`."""
+    folder = tmp_path_factory.mktemp("registries")
+    config = TrainConfig(model="efficientnet_lite0", weights="none")
+    save_model(
+        folder / "trained",
+        build_model(config.model, classes=len(CLASSES), seed=4).state_dict(),
+        card={"classes": list(CLASSES), "config": config.model_dump(mode="json")},
+        spec=Preprocessing(size=256),
+        split={},
+        history=[],
+    )
+    promote(folder / "trained", folder / "new")
+    shutil.copytree(registry, folder / "old")
+    return {name: folder / name for name in ("old", "new")}
+
+
+@pytest.fixture(scope="module")
+def configured(cluster, tmp_path_factory):
+    """Write production.yaml, resolved for a registry, as it is but for what two cores without a GPU cannot give."""
+    folder = tmp_path_factory.mktemp("production")
+
+    def write(registry):
+        content = yaml.safe_load((CONFIGS / "production.yaml").read_text())
+        application, http = content["applications"][0], content["http_options"]
+        (deployment,) = application["deployments"]
+        deployment["ray_actor_options"] = {"num_cpus": 0.3}
+        deployment["autoscaling_config"]["max_replicas"] = 3
+        deployment["user_config"]["max_batch_size"] = 8
+        deployment["health_check_timeout_s"] = 60  # a busy machine is not a dead replica
+        application["args"] |= {"decoders": 1, "engine": "eager-fp32", "deadline_s": 100}
+        http["request_timeout_s"] = 120
+        (folder / "edited.yaml").write_text(yaml.safe_dump(content))
+        port = int(cluster.url.rpartition(":")[2])
+        write_resolved(folder / "edited.yaml", folder / "production.yaml", registry=registry, port=port)
+        return folder / "production.yaml"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def deployed(cluster, configured, registries):
+    """Deploy `old` as the README says; gives the function that deploys another file's content."""
+    file = configured(registries["old"])
+    serve = Path(sys.executable).with_name("serve")
+    subprocess.run(
+        [serve, "deploy", file], env=cluster.environment | {"RAY_DASHBOARD_ADDRESS": cluster.dashboard}, check=True
+    )
+    cluster.await_that(lambda: len(cluster.running()) == 3 and cluster.answering())
+
+    def deploy(change=lambda args: None, registry=registries["old"]):
+        content = yaml.safe_load(configured(registry).read_text())
+        change(content["applications"][0]["args"])
+        cluster.api("PUT", content).raise_for_status()
+
+    return deploy
+
+
+@pytest.fixture(scope="module")
+def bodies():
+    """Slices of about 11, 60 and 300 KB: noise cannot be compressed."""
+    files = []
+    for side in (104, 245, 546):
+        buffer = io.BytesIO()
+        Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side), np.uint8)).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    assert [round(len(file) / 1000) for file in files] == [11, 60, 299]
+    return files
+
+
+def lost(load):
+    return [result for result in load.results if result[0] != 200]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_replica_killed_under_load_costs_no_request(kills, cluster, deployed, bodies):
+    with Load(cluster.url, bodies, token=TOKEN) as load:
+        for _ in range(kills):
+            cluster.await_that(lambda: len(cluster.running()) == 3)
+            load.await_results(40)
+            victim = min(cluster.running())
+            os.kill(victim, signal.SIGKILL)
+            cluster.await_that(lambda victim=victim: victim not in cluster.running())
+        cluster.await_that(lambda: len(cluster.running()) == 3)
+        load.await_results(40)
+
+    print(f"{kills} kills, {len(load.results)} requests of 11 to 300 KB: {dict(load.statuses)}")
+    assert lost(load) == []
+
+
+def test_a_new_model_under_load_costs_no_request_and_takes_over(cluster, deployed, registries, bodies):
+    old, new = (resolve(registries[name], "champion").hash for name in ("old", "new"))
+    deployed()
+    cluster.await_that(lambda: cluster.answering() == old)
+    with Load(cluster.url, bodies, token=TOKEN) as load:
+        load.await_results(20)
+        deployed(registry=registries["new"])
+        cluster.await_that(lambda: cluster.application["status"] == "RUNNING" and new in load.results[-1][1])
+        load.await_results(20)
+
+    print(f"a new model: {len(load.results)} requests: {dict(load.statuses)}")
+    assert lost(load) == []
+    assert {json.loads(said)["model"]["hash"] for _, said in load.results} == {old, new}
+    assert {json.loads(said)["model"]["hash"] for _, said in load.results[-8:]} == {new}
+
+
+def flip(registry, folder):
+    """A copy of a registry with one bit of its weights flipped."""
+    shutil.copytree(registry, folder)
+    (weights,) = folder.glob("models/*/weights.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("wrong", ["weights", pytest.param("hash", marks=pytest.mark.soak)])
+def test_a_bad_model_never_takes_traffic_and_the_old_one_stays(wrong, cluster, deployed, registries, bodies, tmp_path):
+    old = resolve(registries["old"], "champion").hash
+    deployed()
+    cluster.await_that(lambda: cluster.application["status"] == "RUNNING" and cluster.answering() == old)
+    corrupt = flip(registries["new"], tmp_path / "corrupt")
+    new = resolve(registries["new"], "champion")
+
+    changes = {  # what `neuralblack serve --resolved` would refuse: it went bad behind that
+        "weights": {"model": new.id, "hash": new.hash, "registry": str(corrupt)},
+        "hash": {"hash": new.hash},
+    }
+
+    with Load(cluster.url, bodies[:1], clients=2, token=TOKEN) as load:
+        deployed(lambda args: args.update(changes[wrong]))
+        cluster.await_that(lambda: cluster.application["status"] == "DEPLOY_FAILED")
+        load.await_results(20)
+
+    assert lost(load) == []
+    assert {json.loads(said)["model"]["hash"] for _, said in load.results} == {old}
+    reasons = json.dumps(cluster.application)
+    assert "weights.safetensors: found" in reasons if wrong == "weights" else "the model of hash" in reasons
+    deployed()
+    cluster.await_that(lambda: cluster.application["status"] == "RUNNING" and len(cluster.running()) == 3)
+
+
+def test_only_who_has_the_token_is_answered_and_it_is_on_no_command_line_and_in_no_file(cluster, deployed, bodies):
+    refused = httpx.post(f"{cluster.url}/predict", content=bodies[0], headers={"Authorization": "Bearer other"})
+    folder = Path(cluster.environment["RAY_SERVE_HAPROXY_BINARY_PATH"]).parent
+
+    assert refused.status_code == 401
+    assert httpx.get(f"{cluster.url}/ready").status_code == 200
+    assert cluster.running() <= replicas_of(cluster.process.pid)
+    for pid in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        try:
+            assert TOKEN.encode() not in (pid / "cmdline").read_bytes()
+        except OSError:
+            continue
+    assert containing(folder, TOKEN.encode()) == []
+
+
+def containing(folder, words):
+    """The files below a folder that hold these bytes."""
+    return [path for path in folder.rglob("*") if path.is_file() and words in path.read_bytes()]

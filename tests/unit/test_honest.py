@@ -1,0 +1,137 @@
+"""A run's model says how sure it may be, keeps golden slices, and refuses what it never learnt."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from neuralblack.config import TrainConfig
+from neuralblack.data.slices import Prepared
+from neuralblack.inference.engines import build_engine
+from neuralblack.inference.predictor import Predictor
+from neuralblack.inference.reference import GOLDEN, MARGIN, calibrate, golden_rows
+from neuralblack.registry.describe import describe
+from neuralblack.registry.model_folder import load_reference, open_model
+from neuralblack.training.runs import train_here
+
+SHORT = TrainConfig(model="tiny", weights="none", epochs=3, batch_size=16, precision="fp32", lr=0.02)
+
+
+@pytest.fixture
+def run(dataset, tiny, tmp_path):
+    """A run that was calibrated on 12 slices, too few for a gate."""
+    train_here(SHORT, data=dataset.path, run=tmp_path / "run", calibrate=calibrate)
+    return tmp_path / "run"
+
+
+def test_a_run_ends_with_calibration_in_its_model_and_on_its_card(run):
+    model = open_model(run / "model")
+
+    assert 0.05 <= model.calibration["temperature"] <= 20
+    assert model.calibration["fitted_on"] == {"part": "validation", "slices": 12, "patients": 6}
+    assert model.card["calibration"]["ece"] == model.calibration["ece"]
+    assert {"before", "after", "after_cross_fitted"} == set(model.calibration["ece"])
+    assert {"calibration", "prediction sets", "gate"} <= {name for name, _ in describe(run / "model")}
+    assert [path.name for path in run.iterdir() if path.name.startswith(".calibrating")] == []
+
+
+def test_golden_slices_give_the_golden_logits_in_eager_fp32(run):
+    model = open_model(run / "model")
+    reference = load_reference(model)
+
+    logits = build_engine(model, name="eager-fp32", device="cpu")(reference["golden_images"]).logits
+
+    assert 0 < len(logits) <= GOLDEN
+    assert torch.allclose(logits, reference["golden_logits"], atol=1e-5)
+
+
+def test_golden_slices_are_spread_over_the_classes_and_their_answers_are_clear():
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet([1, 1, 1], 500)
+    labels = np.where(np.arange(500) < 450, 0, np.where(np.arange(500) < 496, 1, 2))
+
+    rows = golden_rows(shares, labels)
+    ranked = np.sort(shares[rows], axis=1)
+
+    assert len(rows) == len(set(rows)) == GOLDEN and (golden_rows(shares, labels) == rows).all()
+    assert (ranked[:, -1] - ranked[:, -2] >= MARGIN).all()
+    assert np.bincount(labels[rows]).tolist() == [14, 14, 4]
+
+
+def test_probabilities_are_those_of_the_logits_at_the_temperature(run, dataset):
+    predictor = Predictor.load(run, engine="eager-fp32")
+    logits = build_engine(predictor.folder, name="eager-fp32")(torch.from_numpy(np.array(dataset.images[:5]))).logits
+
+    expected = torch.softmax(logits / predictor.folder.calibration["temperature"], 1)
+
+    assert np.allclose(predictor.probabilities(dataset.images[:5]), expected.numpy(), atol=1e-6)
+
+
+def test_an_answer_has_a_set_with_its_coverage_and_its_top_class_first(run, dataset):
+    predictor = Predictor.load(run, engine="eager-fp32")
+
+    (answer,) = predictor([dataset.images[0]])
+
+    assert answer.status == "ok" and answer.coverage == 0.9
+    assert answer.prediction_set[0] == answer.label == max(answer.probabilities, key=answer.probabilities.get)
+    assert "reasons" not in answer.as_json()
+
+
+def test_a_model_without_calibration_promises_no_coverage(dataset, tiny, tmp_path):
+    train_here(SHORT.model_copy(update={"epochs": 1}), data=dataset.path, run=tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run", engine="eager-fp32")
+
+    (answer,) = predictor([dataset.images[0]])
+
+    assert answer.coverage is None and set(answer.prediction_set) == set(predictor.classes)
+
+
+def test_in_a_batch_only_what_is_no_slice_is_refused_and_the_others_are_answered_as_alone(run, dataset):
+    predictor = Predictor.load(run, engine="eager-fp32")
+    first, second = dataset.images[0], dataset.images[7]
+
+    answers = predictor([first, Prepared(second, colour=0.4), np.zeros_like(first), second])
+
+    assert [answer.status for answer in answers] == ["ok", "refused", "refused", "ok"]
+    assert [reason.code for answer in answers for reason in answer.reasons] == ["colour", "blank"]
+    assert answers[0] == predictor([first])[0] and answers[3] == predictor([second])[0]
+    assert answers[1].label is None and answers[1].probabilities is None and answers[1].prediction_set is None
+    assert answers[1].as_json() == {
+        "status": "refused",
+        "reasons": [{"code": "colour", "sentence": "The picture is in colour; an MRI slice is grey."}],
+    }
+
+
+def test_the_command_line_says_that_a_file_is_refused_and_why(run, dataset, tmp_path, monkeypatch, capsys):
+    from neuralblack import cli
+
+    Image.fromarray(dataset.images[0]).save(tmp_path / "slice.png")
+    Image.fromarray(np.stack([dataset.images[0], *[np.zeros_like(dataset.images[0])] * 2], 2)).save(
+        tmp_path / "red.png"
+    )
+
+    def predict(*options):
+        words = ["predict", tmp_path / "slice.png", tmp_path / "red.png", "--model", run, "--engine", "eager-fp32"]
+        monkeypatch.setattr("sys.argv", ["neuralblack", *map(str, words), *options])
+        with pytest.raises(SystemExit):
+            cli.run_verb(cli.app)
+        return capsys.readouterr().out.splitlines()
+
+    plain, refused = predict()
+    _, line = map(json.loads, predict("--json"))
+
+    assert plain.split("\t")[1] in Predictor.load(run).classes
+    assert refused.endswith("red.png\trefused\tThe picture is in colour; an MRI slice is grey.")
+    assert (
+        line["status"] == "refused" and "label" not in line and line["model"]["version"] == line["model"]["hash"][:12]
+    )
+
+
+def test_a_model_folder_with_its_calibration_can_be_moved(run, tmp_path, dataset):
+    before = Predictor.load(run, engine="eager-fp32")([dataset.images[3]])
+    shutil.move(run / "model", tmp_path / "elsewhere")
+
+    assert Predictor.load(tmp_path / "elsewhere", engine="eager-fp32")([dataset.images[3]]) == before

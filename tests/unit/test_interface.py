@@ -1,0 +1,97 @@
+"""The app against its own description: requests made up from /openapi.json meet no 5xx and nothing undescribed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from tests.service import NO, SLICE, YES, Service
+
+from neuralblack.errors import InputError
+
+TOKEN = "correct-horse-battery-staple"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    pixels: np.ndarray
+    length: int
+
+
+async def decode(data):
+    if len(data) % 3 == 0:
+        raise InputError("upload", found="a broken PNG", expected="one slice", fix="export it again")
+    return Decoded(SLICE, len(data))
+
+
+async def classify(question):
+    return YES if question.length % 2 else NO
+
+
+async def explain(question, label):
+    return SLICE
+
+
+SERVICE = Service(decode=decode, classify=classify, explain=explain, token=TOKEN, max_bytes=2000)
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", SERVICE.app)
+pytestmark = pytest.mark.filterwarnings("ignore:Skipped test cases with unsupported payload")  # it writes no TIFF
+SLOW = list(HealthCheck)  # the machine may be busy; nothing here is about time
+
+
+def ask(case):
+    # No schema can say which bytes are a slice, so what fits it may still be refused.
+    case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"}, excluded_checks=[positive_data_acceptance])
+
+
+@SCHEMA.parametrize()
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=SLOW)
+def test_requests_made_up_from_the_description_meet_nothing_undescribed(case):
+    ask(case)
+
+
+@pytest.mark.soak
+@SCHEMA.parametrize()
+@settings(max_examples=2000, deadline=None, suppress_health_check=SLOW)
+def test_many_requests_made_up_from_the_description_meet_nothing_undescribed(case):
+    ask(case)
+
+
+def test_every_route_describes_the_statuses_it_can_have():
+    paths = SERVICE.request("GET", "/openapi.json").json()["paths"]
+
+    assert set(paths) == {"/predict", "/study", "/model", "/metrics", "/health", "/ready"}
+    work = {"200", "400", "401", "408", "413", "422", "429", "500", "503"}
+    assert set(paths["/predict"]["post"]["responses"]) == work | {"415"}
+    assert set(paths["/study"]["post"]["responses"]) == work
+    assert "Retry-After" in paths["/predict"]["post"]["responses"]["429"]["headers"]
+
+
+def test_the_description_says_who_needs_a_token():
+    for token, expected in ((TOKEN, [{"bearer": []}]), (None, [{"bearer": []}, {}])):
+        described = Service(token=token).request("GET", "/openapi.json").json()
+        asked = {path: next(iter(each.values())).get("security") for path, each in described["paths"].items()}
+
+        assert asked == dict.fromkeys(("/predict", "/study", "/model", "/metrics"), expected) | dict.fromkeys(
+            ("/health", "/ready")
+        )
+        assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+
+
+def test_answers_and_examples_fit_their_own_shape():
+    """The shapes are only described, never enforced at run time: this is what holds the two together."""
+    from neuralblack.service.answers import Answer, StudyAnswer
+
+    service = Service(explain=explain)
+    files = [("file", ("a", b"\x89PNG\r\n\x1a\n"))] * 2
+    answer = service.predict(address="/predict?preview=true&explain=true", files=files[:1]).json()
+    study = service.request("POST", "/study", files=files).json()
+    examples = [
+        each["examples"]
+        for each in (Answer.model_config["json_schema_extra"], StudyAnswer.model_config["json_schema_extra"])
+    ]
+
+    for shape, whole in ((Answer, [answer, *examples[0]]), (StudyAnswer, [study, *examples[1]])):
+        for each in whole:
+            assert shape.model_validate(each, strict=True, extra="forbid").model_dump(exclude_unset=True) == each
