@@ -20,7 +20,7 @@ app = typer.Typer(
 
 Set = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of TrainConfig.")]
 Registry = Annotated[Path, typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder.")]
-Engine = Annotated[str, typer.Option(help="auto, eager-fp32 or eager-bf16.")]
+Engine = Annotated[str, typer.Option(help="auto, openvino-bf16, eager-fp32...; an unknown one lists them all.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that train together; 0: in this process, to debug.")]
 Trials = Annotated[int, typer.Option(min=1, help="Configurations to try.")]
 Concurrent = Annotated[int, typer.Option(min=0, help="Trials at a time; 0: as many as there is room for.")]

@@ -1,75 +1,104 @@
-"""ENGINES: ways to run a network's forward pass, chosen by device, with the reason."""
+"""ENGINES: ways to run a network's forward pass, chosen by device, by what is installed and by the model folder."""
 
 import logging
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from neuralblack.errors import InputError
-from neuralblack.models.execution import Execution, choose_execution
-from neuralblack.models.inputs import to_input
-from neuralblack.models.table import network_of
-from neuralblack.registry.model_folder import ModelFolder, load_weights
+from neuralblack.inference.eager import eager
+from neuralblack.inference.golden import Golden, check_engine, golden_slices
+from neuralblack.inference.openvino_engine import installed, openvino
+from neuralblack.inference.outputs import Engine, Forward, Outputs
+from neuralblack.models.execution import choose_device, has_bf16
+from neuralblack.registry.model_folder import ModelFolder
+
+__all__ = ["ENGINES", "Engine", "Outputs", "build_engine"]
 
 log = logging.getLogger(__name__)
 
+Build = Callable[[ModelFolder, torch.device], Forward]
 
-class Outputs(NamedTuple):
-    """What a network says of B slices: (B, K) float32 logits and (B, F) float32 pooled features, on the CPU."""
-
-    logits: Tensor
-    features: Tensor
-
-
-class Engine(Protocol):
-    """One way to run a network's forward pass."""
-
-    @property
-    def name(self) -> str:
-        """A key of ENGINES."""
-
-    @property
-    def reason(self) -> str:
-        """Why it was chosen: device, number format and what else counted, for the log and the card."""
-
-    def __call__(self, images: Tensor) -> Outputs:
-        """Run stored slices, (B, S, S) uint8 on the CPU, through the network."""
-
-
-ENGINES: dict[str, str] = {
-    # name: the precision that choose_execution takes
-    "auto": "auto",
-    "eager-fp32": "fp32",
-    "eager-bf16": "bf16",
+ENGINES: dict[str, Build | None] = {
+    # name, ending in its number format: how to build it
+    "auto": None,
+    "eager-fp32": lambda folder, device: eager(folder, dtype=torch.float32, device=device),
+    "eager-bf16": lambda folder, device: eager(folder, dtype=torch.bfloat16, device=device),
+    "openvino-fp32": lambda folder, device: openvino(folder, precision="fp32"),
+    "openvino-bf16": lambda folder, device: openvino(folder, precision="bf16"),
+    "openvino-int8": lambda folder, device: openvino(folder, precision="int8"),
 }
 
 
+class Checked:
+    """An engine that answered the golden slices as it should."""
+
+    def __init__(self, name: str, reason: str, forward: Forward) -> None:
+        self.name, self.reason, self._forward = name, reason, forward
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """Run stored slices, (B, S, S) uint8 on the CPU, through the network."""
+        return self._forward(images)
+
+
 def build_engine(folder: ModelFolder, *, name: str = "auto", device: str | None = None) -> Engine:
-    """Load a checked model folder's weights and make them ready to answer; an unknown name lists the known ones."""
+    """Load a checked model folder's weights, make them ready and compare the answers with the golden slices.
+
+    Args:
+        folder: the model.
+        name: a key of ENGINES; `auto` takes the first that this machine and this folder offer and that passes.
+        device: `cpu`, `cuda`, `cuda:1`; none given: a GPU where there is one.
+
+    Raises:
+        InputError: an unknown name, what the engine needs is not there, or it failed on the golden slices.
+    """
     if name not in ENGINES:
         raise InputError("engine", found=repr(name), expected="one of " + ", ".join(ENGINES), fix="--engine NAME")
-    execution = choose_execution(device, precision=ENGINES[name])
-    engine = _Eager(folder, execution)
+    place, golden = choose_device(device), golden_slices(folder)
+    if name == "auto":
+        engine = _first_that_passes(folder, place, golden)
+    else:
+        engine = _build(name, "asked for", folder, place, golden)
     log.info("engine %s: %s", engine.name, engine.reason)
     return engine
 
 
-class _Eager:
-    """PyTorch as it is: stages in eval mode under autocast."""
+def candidates(folder: ModelFolder, device: torch.device) -> Iterator[tuple[str, str]]:
+    """Name the engines that `auto` tries, best first, each with the reason for it."""
+    bf16 = has_bf16(device)
+    if device.type == "cpu" and installed():
+        if "int8" in folder.card:
+            yield "openvino-int8", "the model folder has an int8 network that kept its accuracy"
+        if bf16:
+            yield "openvino-bf16", "this CPU computes bf16 natively"
+        yield "openvino-fp32", "OpenVINO is installed" if bf16 else "OpenVINO is installed, this CPU has no bf16"
+    without = "" if installed() or device.type != "cpu" else "; faster: pip install 'neuralblack[openvino]'"
+    if bf16:
+        yield "eager-bf16", f"bf16 is native{without}"
+    yield "eager-fp32", f"PyTorch is always there{without}"
 
-    def __init__(self, folder: ModelFolder, execution: Execution) -> None:
-        self._network, self._execution = network_of(folder.config.model), execution
-        stages = load_weights(folder).requires_grad_(False).to(execution.device)
-        self._backbone, self._head = stages[:-1], stages[-1]
-        self.name = "eager-bf16" if execution.dtype == torch.bfloat16 else "eager-fp32"
-        self.reason = execution.reason
 
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Outputs:
-        """Run one batch."""
-        inputs = to_input(images.to(self._execution.device), self._network)
-        with self._execution.autocast():
-            maps = self._backbone(inputs)
-            logits = self._head(maps)
-        return Outputs(logits.float().cpu(), maps.float().mean((2, 3)).cpu())
+def _first_that_passes(folder: ModelFolder, device: torch.device, golden: Golden) -> Checked:
+    refused: list[str] = []
+    for name, why in candidates(folder, device):
+        try:
+            return _build(name, "; ".join([why, *refused]), folder, device, golden)
+        except InputError as error:
+            log.warning("engine %s is not used: %s", name, error)
+            refused.append(f"not {name}: {error.found}")
+    raise InputError(
+        folder.path,
+        found="; ".join(refused),
+        expected="an engine that answers the golden slices",
+        fix="train again; the weights don't give the answers that they gave then",
+    )
+
+
+def _build(name: str, why: str, folder: ModelFolder, device: torch.device, golden: Golden) -> Checked:
+    build = ENGINES[name]
+    assert build is not None
+    forward = build(folder, device)
+    worst = check_engine(name, forward, golden)
+    checked = f"probabilities within {worst:.1g} of eager-fp32 on {len(golden.images)} golden slices"
+    return Checked(name, f"{device.type}, {torch.get_num_threads()} threads; {why}; {checked}", forward)

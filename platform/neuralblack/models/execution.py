@@ -28,14 +28,9 @@ def choose_execution(device: str | None = None, *, precision: str = "auto") -> E
         precision: `auto`, `fp32` or `bf16`.
 
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device", found="no usable GPU", expected="CUDA", fix="leave --gpus out, or check nvidia-smi")
-    if chosen.type == "cuda":
-        native, unit = torch.cuda.get_device_capability(chosen) >= (8, 0), torch.cuda.get_device_name(chosen)
-    else:
-        native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-        unit = "this CPU"
+    chosen = choose_device(device)
+    native = has_bf16(chosen)
+    unit = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else "this CPU"
     if precision == "auto":
         dtype = torch.bfloat16 if native else torch.float32
         reason = f"{_name(dtype)}: {unit} {'computes' if native else 'has no'} bf16{' natively' if native else ''}"
@@ -43,6 +38,21 @@ def choose_execution(device: str | None = None, *, precision: str = "auto") -> E
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         reason = f"{_name(dtype)}: the configuration says so"
     return Execution(chosen, dtype, f"{chosen.type}, {reason}, channels_last")
+
+
+def choose_device(device: str | None = None) -> torch.device:
+    """Take the device that is named, or a GPU where there is one; a GPU that is not there is refused."""
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device", found="no usable GPU", expected="CUDA", fix="leave --gpus out, or check nvidia-smi")
+    return chosen
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bf16 natively: Ampere and later, AVX512-BF16, AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -1,0 +1,24 @@
+"""PyTorch as it is, on a CPU or a GPU: BatchNorm folded, channels_last, in fp32 or bf16. Needs nothing more."""
+
+import torch
+from torch import Tensor
+
+from neuralblack.inference.outputs import Forward, Outputs
+from neuralblack.models.folding import fold_batch_norms
+from neuralblack.models.inputs import to_input
+from neuralblack.models.table import network_of
+from neuralblack.registry.model_folder import ModelFolder, load_weights
+
+
+def eager(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -> Forward:
+    """Load a checked folder's weights; the head stays in float32 whatever the backbone computes in."""
+    network, stages = network_of(folder.config.model), load_weights(folder).requires_grad_(False)
+    # Weights in `dtype` themselves: autocast would cast those that need no gradient again in every call.
+    backbone, head = fold_batch_norms(stages[:-1]).to(device, dtype), stages[-1].to(device)
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Outputs:
+        maps = backbone(to_input(images.to(device), network).to(dtype)).float()
+        return Outputs(head(maps).cpu(), maps.mean((2, 3)).cpu())
+
+    return run

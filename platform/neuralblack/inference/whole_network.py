@@ -1,0 +1,60 @@
+"""A network from stored pixels to logits and features as one module, for engines that compile all of it."""
+
+import torch
+from torch import Tensor, nn
+
+from neuralblack.models.folding import fold_batch_norms
+from neuralblack.models.table import Network, network_of
+from neuralblack.registry.model_folder import ModelFolder, load_weights
+
+
+class WholeNetwork(nn.Module):
+    """(B, S, S) uint8 -> (B, K) logits and (B, F) pooled features; equals `to_input` and the stages to fp32 rounding.
+
+    The antialiased resize is linear and separable, so it is two products with fixed matrices: exact, and the same in
+    every compiler, where an operator of its own is not.
+
+    Args:
+        stages: the network's stages in eval mode, head last.
+        network: its row of MODELS.
+        stored: pixels a side of stored slices.
+        dtype: what the backbone computes in; the input and the head stay in float32.
+
+    """
+
+    resize: Tensor
+
+    def __init__(
+        self, stages: nn.Sequential, network: Network, *, stored: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self._scale, self._shift = 1 / (255 * network.std), network.mean / network.std
+        self._dtype, self.stored, self._size = dtype, stored, network.size
+        self.backbone = fold_batch_norms(stages[:-1]).to(dtype)
+        self.head = stages[-1]
+        self.register_buffer("resize", resize_matrix(stored, network.size))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one batch."""
+        pixels = images.float()
+        if self.stored != self._size:
+            pixels = self.resize @ pixels @ self.resize.T
+        inputs = (pixels * self._scale - self._shift)[:, None].to(self._dtype)
+        maps = self.backbone(inputs.contiguous(memory_format=torch.channels_last)).float()
+        return self.head(maps), maps.mean((2, 3))
+
+
+def whole_network(folder: ModelFolder, *, dtype: torch.dtype = torch.float32) -> WholeNetwork:
+    """Load a checked folder's weights as one module, on the CPU."""
+    stages, network = load_weights(folder), network_of(folder.config.model)
+    return WholeNetwork(stages.requires_grad_(False), network, stored=folder.spec.size, dtype=dtype).eval()
+
+
+def resize_matrix(stored: int, size: int) -> Tensor:
+    """Write torch's antialiased bilinear resize of one axis as a matrix, (size, stored) float32.
+
+    It resizes the rows of an identity matrix: column i of the result is what pixel i adds to each output pixel.
+    """
+    identity = torch.eye(stored)[None, None]
+    matrix = nn.functional.interpolate(identity, (size, stored), mode="bilinear", antialias=True, align_corners=False)
+    return matrix[0, 0]

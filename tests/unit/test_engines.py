@@ -1,0 +1,225 @@
+"""Engines: one answer whatever runs the network, chosen with a reason, checked before they take traffic."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from neuralblack.config import TrainConfig
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.errors import InputError
+from neuralblack.inference import engines
+from neuralblack.inference.engines import ENGINES, Outputs, build_engine
+from neuralblack.inference.golden import BOUNDS, Golden, check_engine, golden_slices
+from neuralblack.inference.whole_network import WholeNetwork, resize_matrix
+from neuralblack.models.folding import fold_batch_norms
+from neuralblack.models.inputs import to_input, to_unit
+from neuralblack.models.table import MODELS, build_model
+from neuralblack.registry.model_folder import save_model
+
+CLASSES = ("glioma", "meningioma", "pituitary")
+
+
+def with_statistics(model: torch.nn.Module, seed: int = 1) -> torch.nn.Module:
+    """Give every BatchNorm statistics and weights of its own, as training would; a fresh one hardly does anything."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            size = module.running_mean.shape
+            module.running_mean.copy_(torch.randn(size, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(size, generator=generator) + 0.5)
+            module.weight.data.copy_(torch.rand(size, generator=generator) + 0.5)
+            module.bias.data.copy_(torch.randn(size, generator=generator) * 0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A model folder of random weights, sure of what it says."""
+    model = with_statistics(build_model(tiny, classes=3))
+    model[-1][-1].weight.data.mul_(3000)
+    return save_model(
+        tmp_path / "model",
+        model.state_dict(),
+        card={"classes": list(CLASSES), "config": TrainConfig(model=tiny, weights="none").model_dump(mode="json")},
+        spec=Preprocessing(size=64),
+        split={"parts": {}},
+        history=[],
+    )
+
+
+def random_slices(count: int, size: int = 64) -> torch.Tensor:
+    return torch.randint(0, 256, (count, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_folding_takes_every_batch_norm_away_and_keeps_the_outputs(name):
+    stages = with_statistics(build_model(name, classes=3))
+    folded = fold_batch_norms(stages)
+    inputs = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    with torch.inference_mode():
+        expected, found = stages(inputs), folded(inputs)
+
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in stages.modules())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_resize_matrix_is_torchs_antialiased_resize():
+    images = random_slices(3, size=256)
+    matrix = resize_matrix(256, 224)
+
+    torch.testing.assert_close(matrix @ images.float() @ matrix.T / 255, to_unit(images, 224)[:, 0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("stored", [224, 256])
+def test_the_whole_network_is_input_stages_and_pooled_maps(name, stored):
+    stages, images = with_statistics(build_model(name, classes=3)), random_slices(1, size=stored)
+
+    with torch.inference_mode():
+        logits, features = WholeNetwork(stages, MODELS[name], stored=stored)(images)
+        inputs = to_input(images, MODELS[name])
+        expected = Outputs(stages(inputs), stages[:-1](inputs).mean((2, 3)))
+
+    torch.testing.assert_close(features, expected.features, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(logits, expected.logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["eager-fp32", "eager-bf16", "openvino-fp32", "openvino-bf16"])
+def test_every_engine_answers_a_batch_of_any_size_as_single_slices(folder, name):
+    needs(name)
+    engine, images = build_engine(folder, name=name), random_slices(13)
+
+    whole, single = engine(images), [engine(image[None]) for image in images]
+
+    assert engine.name == name
+    assert whole.logits.shape == (13, 3)
+    assert whole.features.shape == (13, MODELS["tiny"].features)
+    assert whole.logits.dtype == whole.features.dtype == torch.float32
+    torch.testing.assert_close(whole.logits, torch.cat([answer.logits for answer in single]), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(whole.features, torch.cat([answer.features for answer in single]), rtol=0.05, atol=0.05)
+
+
+def test_openvino_fp32_says_what_eager_says(folder):
+    needs("openvino-fp32")
+    images = random_slices(5)
+
+    first, second = (build_engine(folder, name=name)(images) for name in ("eager-fp32", "openvino-fp32"))
+
+    torch.testing.assert_close(second.logits, first.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(second.features, first.features, rtol=1e-4, atol=1e-4)
+
+
+def test_an_answer_is_not_overwritten_by_the_next_one(folder):
+    needs("openvino-fp32")
+    engine = build_engine(folder, name="openvino-fp32")
+
+    first = engine(random_slices(1))
+    kept = first.logits.clone()
+    engine(255 - random_slices(1))
+
+    assert torch.equal(first.logits, kept)
+
+
+def test_auto_takes_the_first_that_passes_and_says_why_not_the_others(folder, monkeypatch):
+    def broken(folder, device):
+        return lambda images: Outputs(torch.full((len(images), 3), float("nan")), torch.zeros(len(images), 8))
+
+    monkeypatch.setattr(engines, "candidates", lambda *_: iter([("openvino-fp32", "first"), ("eager-fp32", "second")]))
+    monkeypatch.setitem(ENGINES, "openvino-fp32", broken)
+
+    engine = build_engine(folder)
+
+    assert engine.name == "eager-fp32"
+    assert "second" in engine.reason
+    assert "not openvino-fp32: " in engine.reason
+    assert "golden slices" in engine.reason
+
+
+def test_auto_refuses_a_model_that_no_engine_runs_as_it_should(folder, monkeypatch):
+    images = golden_slices(folder).images
+    monkeypatch.setattr(engines, "golden_slices", lambda _: Golden(images, torch.eye(3)[[0] * len(images)] * 9))
+
+    with pytest.raises(InputError, match="not eager-fp32"):
+        build_engine(folder)
+
+
+def test_auto_without_openvino_is_pytorch_and_says_what_would_be_faster(folder, monkeypatch):
+    monkeypatch.setattr(engines, "installed", lambda: False)
+
+    engine = build_engine(folder, device="cpu")
+
+    assert engine.name.startswith("eager-")
+    assert "neuralblack[openvino]" in engine.reason
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([[0.0, 9.0, 0.0]], ["1 of 1 golden slices with another class", "off by 0.99"]),
+        ([[9.0, 4.0, 0.0]], ["0 of 1 golden slices", "within 0.0001"]),
+        ([[float("nan")] * 3], ["off by nan"]),
+    ],
+    ids=["other class", "other probability", "no number"],
+)
+def test_an_engine_that_answers_otherwise_than_the_golden_slices_takes_no_traffic(answers, words):
+    golden = Golden(random_slices(1), torch.tensor([[9.0, 0.0, 0.0]]))
+
+    with pytest.raises(InputError) as error:
+        check_engine("eager-fp32", lambda images: Outputs(torch.tensor(answers), torch.zeros(1, 2)), golden)
+
+    for word in ["engine eager-fp32", *words]:
+        assert word in str(error.value)
+
+
+def test_the_folders_own_golden_slices_come_first(folder, tmp_path):
+    golden = {"golden_images": random_slices(2), "golden_logits": torch.tensor([[9.0, 0.0, 0.0]] * 2)}
+    state = {key: torch.zeros_like(value) for key, value in build_model("tiny", classes=3).state_dict().items()}
+    other = save_model(
+        tmp_path / "other", state, card=folder.card, spec=folder.spec, split={}, history=[], reference=golden
+    )
+
+    with pytest.raises(InputError, match="of 2 golden slices"):
+        build_engine(other, name="eager-fp32")
+
+
+def test_every_number_format_has_its_bound():
+    assert {name.rpartition("-")[2] for name in ENGINES} - {"auto"} == set(BOUNDS)
+
+
+def test_int8_is_refused_where_the_folder_has_none(folder):
+    needs("openvino-int8")
+
+    with pytest.raises(InputError, match="neuralblack quantize RUN DATA"):
+        build_engine(folder, name="openvino-int8")
+
+
+def test_an_unknown_engine_lists_the_known_ones(folder):
+    with pytest.raises(InputError, match="one of auto, eager-fp32, eager-bf16"):
+        build_engine(folder, name="warp")
+
+
+def test_openvino_is_imported_without_what_reports_to_its_vendor():
+    needs("openvino-fp32")
+    script = (
+        "import sys\n"
+        "from neuralblack.inference.openvino_engine import import_openvino\n"
+        "import_openvino(), import_openvino('nncf')\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "from nncf.telemetry import telemetry\n"
+        "print(telemetry_utils.tm.__name__, type(telemetry).__name__, sys.modules.get('openvino_telemetry'))\n"
+    )
+
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert said.split()[-3:] == ["openvino.tools.ovc.telemetry_stub", "MagicMock", "None"]
+
+
+def needs(name: str) -> None:
+    if name.startswith("openvino"):
+        pytest.importorskip("openvino")
+    if name.endswith("bf16") and name.startswith("openvino") and not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("this CPU has no bf16")
