@@ -26,7 +26,7 @@ class Sample:
 class Connection:
     """One kept connection to a service; opened when it is needed, and again after it broke."""
 
-    def __init__(self, url: str, *, kind: str, token: str = "benchmark") -> None:
+    def __init__(self, url: str, *, kind: str, token: str) -> None:
         parts = urlsplit(url)
         self._host, self._port = str(parts.hostname), int(parts.port or 80)
         self._head = (
@@ -86,7 +86,7 @@ def schedule(rate: float, seconds: float, *, even: bool, seed: int = 0) -> Itera
 
 
 async def paced(
-    url: str, bodies: Sequence[bytes], *, kind: str, rate: float, seconds: float, even: bool, token: str = "benchmark"
+    url: str, bodies: Sequence[bytes], *, kind: str, rate: float, seconds: float, even: bool, token: str
 ) -> list[Sample]:
     """Send requests when they are due, whatever the earlier ones do; a late start counts as waiting."""
     idle: list[Connection] = []
@@ -114,7 +114,7 @@ async def crowd(
     clients: int,
     until: Callable[[], bool],
     keep: Callable[[Sample], None],
-    token: str = "benchmark",
+    token: str,
 ) -> None:
     """Let `clients` send one request after another; who is told to come back later does so, when told."""
 
@@ -133,7 +133,7 @@ async def crowd(
 
 
 def run_crowd(
-    url: str, bodies: Sequence[bytes], *, kind: str, clients: int, seconds: float, token: str = "benchmark"
+    url: str, bodies: Sequence[bytes], *, kind: str, clients: int, seconds: float, token: str
 ) -> list[Sample]:
     """Run a crowd of one size for some seconds; every request is among the samples."""
     samples: list[Sample] = []
@@ -152,7 +152,7 @@ def run_crowd(
 
 
 def run_paced(
-    url: str, bodies: Sequence[bytes], *, kind: str, rate: float, seconds: float, even: bool, token: str = "benchmark"
+    url: str, bodies: Sequence[bytes], *, kind: str, rate: float, seconds: float, even: bool, token: str
 ) -> list[Sample]:
     """Run paced arrivals to their end."""
     return asyncio.run(paced(url, bodies, kind=kind, rate=rate, seconds=seconds, even=even, token=token))

@@ -24,7 +24,7 @@ from neuralblack.errors import RunError
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S, STOP_S, DRAIN_S = 300, 60, 120
-TOKEN = "benchmark"
+TOKEN = "of-a-benchmark-on-loopback"  # for services that want one
 ALL = 10_000
 
 

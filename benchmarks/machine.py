@@ -41,17 +41,15 @@ def _commit() -> str:
 
 
 class Disturbance:
-    """CPU time of the whole machine against that of a service's: who else was there while we measured."""
+    """CPU time that the host of a virtual machine took away while we measured."""
 
     def __init__(self) -> None:
         self._start = self._read()
 
     def describe(self) -> str:
-        """Say what share of the machine's CPU time was stolen by its host, and the load average now."""
+        """Say what share of the machine's CPU time its host gave to other machines."""
         stolen, total = (now - before for now, before in zip(self._read(), self._start, strict=True))
-        return (
-            f"{100 * stolen / max(1, total):.1f}% of CPU time stolen by the host; load average {os.getloadavg()[1]:.1f}"
-        )
+        return f"{100 * stolen / max(1, total):.1f}% of CPU time stolen by the host"
 
     @staticmethod
     def _read() -> tuple[int, int]:

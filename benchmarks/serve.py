@@ -54,6 +54,7 @@ def main(
 ) -> None:
     """Run everything and print the aims, reached or not."""
     find_wrk()
+    sys.stdout.reconfigure(line_buffering=True)  # somebody may be watching a file grow
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that services are stopped then, too
     names, wanted, wanted_empty = _names(services), _cells(cells), _cells(empty_cells) if empty else []
     stopped = sum(CONTENDERS[name].between == "stopped" for name in names)
@@ -91,7 +92,8 @@ def main(
             print("with an empty engine:")
             plan = Plan(wanted_empty, rounds, min(seconds, 3), 0, pictures, save=save)
             _run([Service(name, setting) for name in names], plan, nothing)
-            save()
+        facts.append(("after the end", f"{busy_cores(seconds=2):.2f} cores busy with other things"))
+        save()
         aims = aims_of()
     if out:
         print(f"report {out}")

@@ -64,9 +64,7 @@ def find_wrk() -> str:
     return found
 
 
-def run_wrk(
-    url: str, bodies: Sequence[Path], *, kind: str, clients: int, seconds: float, token: str = "benchmark"
-) -> Load:
+def run_wrk(url: str, bodies: Sequence[Path], *, kind: str, clients: int, seconds: float, token: str) -> Load:
     """Post `bodies` in turn for some seconds.
 
     Args:

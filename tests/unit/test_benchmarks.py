@@ -20,6 +20,7 @@ from benchmarks.report import markdown
 from benchmarks.rounds import Cell, Records
 
 from neuralblack.errors import InputError
+from neuralblack.service.auth import token_from
 from neuralblack.service.meter import Meter
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +114,7 @@ def test_the_interval_holds_the_median_and_lies_within_the_rounds():
 def test_a_chunked_answer_is_read_to_its_end(speaking):
     reply = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 
-    sample = speaking(reply, lambda url: clients.Connection(url, kind="image/png").post(b"body"))
+    sample = speaking(reply, lambda url: clients.Connection(url, kind="image/png", token="t").post(b"body"))
 
     assert sample.status == 200
 
@@ -121,23 +122,22 @@ def test_a_chunked_answer_is_read_to_its_end(speaking):
 def test_a_refusal_says_when_to_come_back(speaking):
     reply = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
-    sample = speaking(reply, lambda url: clients.Connection(url, kind="image/png").post(b"body"))
+    sample = speaking(reply, lambda url: clients.Connection(url, kind="image/png", token="t").post(b"body"))
 
     assert (sample.status, sample.retry_after_s) == (429, 2)
 
 
 def test_a_broken_connection_is_a_failed_request_and_not_an_exception(speaking):
-    sample = speaking(b"HTTP/1.1 200", lambda url: clients.Connection(url, kind="image/png").post(b"body"))
+    sample = speaking(b"HTTP/1.1 200", lambda url: clients.Connection(url, kind="image/png", token="t").post(b"body"))
 
     assert sample.status == clients.FAILED
 
 
 def test_paced_requests_are_all_sent_and_answered(speaking):
     reply = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    pace = {"rate": 100, "seconds": 0.205, "even": True}
 
-    samples = speaking(
-        reply, lambda url: clients.paced(url, [b"a", b"bb"], kind="image/png", rate=100, seconds=0.205, even=True)
-    )
+    samples = speaking(reply, lambda url: clients.paced(url, [b"a", b"bb"], kind="image/png", token="t", **pace))
 
     assert extras.statuses(samples) == {"200": 20}
 
@@ -252,6 +252,10 @@ def test_mean_batch_comes_from_the_services_own_metrics():
         meter.batch(size, 0.1)
 
     assert contenders.parse_batches(meter.text().decode()) == (2, 12)
+
+
+def test_the_benchmarks_token_is_one_that_the_service_takes():
+    assert token_from(contenders.environment(), anonymous=False) == contenders.TOKEN
 
 
 # Commands
