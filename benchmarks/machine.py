@@ -22,7 +22,7 @@ def describe_machine() -> list[tuple[str, str]]:
     return [
         ("CPU", f"{name}, {len(os.sched_getaffinity(0))} cores ({', '.join(units) or 'no vector units named'})"),
         ("memory", f"{total:.0f} GiB"),
-        ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
+        ("system", f"{platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()}"),
         ("versions", ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name)))),
         ("commit", _commit()),
     ]

@@ -15,6 +15,7 @@ import torch
 from benchmarks import aims, clients, contenders, extras, intervals, processes, rounds, serve, wrk
 from benchmarks.counter import Counted, read_counter
 from benchmarks.empty import EmptyEngine
+from benchmarks.machine import describe_machine
 from benchmarks.materials import PICTURES, champion, untrained_registry, write_pictures
 from benchmarks.report import markdown
 from benchmarks.rounds import Cell, Records
@@ -294,3 +295,11 @@ def test_the_autoscaling_configuration_is_one_that_serve_takes():
 
     (deployment,) = config["applications"][0]["deployments"]
     assert deployment["ray_actor_options"]["num_cpus"] * 3 <= 2
+
+
+def test_the_machine_is_described_without_its_name():
+    facts = dict(describe_machine())
+
+    assert "cores" in facts["CPU"]
+    assert "torch" in facts["versions"]
+    assert os.uname().nodename not in facts["system"]
