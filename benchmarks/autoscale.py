@@ -50,7 +50,7 @@ def main(
     most: Annotated[int, typer.Option("--replicas", min=2, help="N.")] = 3,
     steps: Annotated[str, typer.Option(help="Clients at each step of the ramp, up and down.")] = "1,4,12,24,12,4,1",
     seconds: Annotated[float, typer.Option(min=1, help="Of each step.")] = 12,
-    patience: Annotated[float, typer.Option(help="Seconds for the way back to one replica.")] = 90,
+    patience: Annotated[float, typer.Option(help="Seconds more that the peak and the end may wait for replicas.")] = 90,
     model: Annotated[str, typer.Option(help="Untrained: lite0 or resnet50.")] = "lite0",
     engine: Annotated[str, typer.Option(help="A key of neuralblack.inference.engines.ENGINES.")] = "auto",
     out: Annotated[Path, typer.Option(help="Folder of autoscale.md and autoscale.svg.")] = ROOT / "docs" / "benchmarks",
@@ -73,7 +73,7 @@ def main(
 
         def load(address: str) -> None:
             try:
-                ramp(f"{address}/predict", pictures, counts, record, seconds=seconds, patience_s=patience)
+                ramp(f"{address}/predict", pictures, counts, record, most=most, seconds=seconds, patience_s=patience)
             except BaseException as error:  # said by the main thread, which must stop the service first
                 record.failure = error
             finally:
@@ -107,22 +107,25 @@ def scaled_config(*, most: int, engine: str) -> dict[str, Any]:
 
 
 def ramp(
-    url: str, pictures: list[bytes], counts: list[int], record: Record, *, seconds: float, patience_s: float
+    url: str, pictures: list[bytes], counts: list[int], record: Record, *, most: int, seconds: float, patience_s: float
 ) -> None:
     """Load the service step by step, looking at its replicas all the while."""
     done = threading.Event()
     watcher = threading.Thread(target=watch, args=(record, done), daemon=True)
     record.start = time.monotonic()
+    record.replicas.append((0.0, 1, 1))  # the service is ready, with min_replicas
     watcher.start()
     try:
         for at, count in enumerate(counts):
             record.clients.append((time.monotonic() - record.start, count))
             end = time.monotonic() + seconds
-            last = at == len(counts) - 1
+            wanted = most if at == counts.index(max(counts)) else 1 if at == len(counts) - 1 else None
 
-            def over(end: float = end, last: bool = last) -> bool:
-                now = time.monotonic()
-                return now >= end and (not last or record.replicas[-1][2] == 1 or now >= end + patience_s)
+            def over(end: float = end, wanted: int | None = wanted) -> bool:
+                """A replica takes seconds to start, on a busy machine a minute: the peak and the end wait for it."""
+                now, (_, running, every) = time.monotonic(), record.replicas[-1]
+                there = wanted is None or (running == wanted and every == running)
+                return now >= end and (there or now >= end + patience_s)
 
             run = crowd(
                 url,
