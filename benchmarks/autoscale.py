@@ -83,6 +83,8 @@ def main(
         serve_here(path, registry=registry, port=free_port(), ready=go, until=until, deadline_s=300)
     if record.failure:
         raise record.failure
+    if not record.clients:
+        raise RunError("stopped before the load began")
     finish(record, out, config=config, most=most)
 
 
