@@ -1,0 +1,1 @@
+"""The services that the benchmark compares with, each as somebody would write it who had the same engine."""
