@@ -75,7 +75,7 @@ def test_an_answer_has_a_set_with_its_coverage_and_its_top_class_first(run, data
 
     (answer,) = predictor([dataset.images[0]])
 
-    assert answer.status == "ok" and answer.coverage == 0.9
+    assert answer.status == "ok" and answer.coverage == 0.95
     assert answer.prediction_set[0] == answer.label == max(answer.probabilities, key=answer.probabilities.get)
     assert "reasons" not in answer.as_json()
 

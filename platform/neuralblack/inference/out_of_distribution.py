@@ -1,12 +1,13 @@
 """The gate: says that a picture is unlike the slices a model learnt from, before any label is given to it.
 
-Two stages. Before the network, a few numbers of the pixels, each with limits that held-out slices keep; they cost a
-fraction of a millisecond and can be said in words. Behind it, the distance of the network's features from those of the
+Two stages. Before the network, a few numbers of the pixels, each with a limit that the training and validation slices
+keep (nothing was learnt from those numbers, so both count alike); they cost a fraction of a millisecond and can be said
+in words. Behind it, the distance of the network's features from those of the
 training slices, for what the pixels do not tell. A slice that passes may still be none of the classes: the gate says
 only "not like what it learnt", and a slice that the classes share is for the prediction set to say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,9 @@ from neuralblack.data.slices import Prepared
 COLOUR = 0.03  # fixed, as slices of a dataset are grey; a grey slice saved as an RGB JPEG stays below 0.01
 DARK = 16  # of 255: below is background
 FRAME = 1 / 32  # of the side: the strip along each edge that `edges` looks at
-RATE = 0.005  # of held-out slices beyond each limit
-DISTANCE_RATE = 0.01  # of held-out slices beyond the distance's limit
-ENOUGH = 30  # held-out slices; with fewer there are no limits worth having
+RATE = 0.0025  # of slices beyond each limit of the pixels
+DISTANCE_RATE = 0.01  # of held-out slices beyond the limit of the distance
+ENOUGH = 30  # held-out slices; of fewer a model gets no limits
 DIRECTIONS = 64  # of the features, at most, whose own variance is used; the others share one
 
 REASONS: dict[str, str] = {
@@ -92,10 +93,8 @@ def limit(values: NDArray[np.floating], *, rate: float, above: bool) -> float:
     return outside if above else -outside
 
 
-def fit_checks(slices: NDArray[np.uint8]) -> dict[str, float]:
-    """Take each check's limit from held-out slices, (N, S, S) uint8; {} where they are too few."""
-    if len(slices) < ENOUGH:
-        return {}
+def fit_checks(slices: Iterable[NDArray[np.uint8]]) -> dict[str, float]:
+    """Take each check's limit from slices, each (S, S) uint8, such as a person could have uploaded."""
     table = [measure(pixels) for pixels in slices]
     return {
         code: limit(np.array([row[name] for row in table]), rate=RATE, above=above)
@@ -149,14 +148,9 @@ class Cloud:
         nearest: NDArray[np.float32] = np.sqrt(squares.min(1) / features.shape[1])
         return nearest
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """Name its arrays as `reference.safetensors` holds them."""
-        return {
-            "feature_mean": self.mean,
-            "feature_directions": np.ascontiguousarray(self.directions),
-            "feature_variances": self.variances,
-            "feature_rest": self.rest,
-        }
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """Give what its constructor takes, in that order, contiguous."""
+        return self.mean, np.ascontiguousarray(self.directions), self.variances, self.rest
 
 
 class Gate:
@@ -176,11 +170,13 @@ class Gate:
                 found.append(code)
         return _reasons(found)
 
+    def distance(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Say how far slices lie from the training slices, as `Cloud.distance`; 0 where the model has no cloud."""
+        return self._cloud.distance(features) if self._cloud else np.zeros(len(features), np.float32)
+
     def behind(self, features: NDArray[np.float32]) -> list[tuple[Reason, ...]]:
         """Find what speaks against slices in their features, (B, F)."""
-        if self._cloud is None or "features" not in self._limits:
-            return [()] * len(features)
-        far = self._cloud.distance(features) > self._limits["features"]
+        far = self.distance(features) > self._limits.get("features", np.inf)
         return [_reasons(["features"] if one else []) for one in far]
 
 

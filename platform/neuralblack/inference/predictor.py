@@ -15,10 +15,11 @@ from neuralblack.data.slices import Prepared
 from neuralblack.inference.calibration import in_set, softmax
 from neuralblack.inference.engines import build_engine
 from neuralblack.inference.gradcam import enlarged, grad_cam
-from neuralblack.inference.out_of_distribution import Cloud, Gate, Reason
+from neuralblack.inference.out_of_distribution import Reason
+from neuralblack.inference.reference import load_gate
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import network_of
-from neuralblack.registry.model_folder import ModelFolder, load_reference, load_weights, model_path, open_model
+from neuralblack.registry.model_folder import ModelFolder, load_weights, model_path, open_model
 
 BATCH = 32  # slices per forward pass; above 8 nothing is gained on a CPU, a GPU wants more
 NOTICE = "Research use only; not a diagnosis."
@@ -72,13 +73,11 @@ class Predictor:
         self.folder, self.engine = folder, engine
         self.classes, self.spec, self.hash, self.name = folder.classes, folder.spec, folder.hash, folder.id
         self._run = build_engine(folder, name=engine, device=device)
-        calibration, reference = folder.calibration, load_reference(folder)
+        calibration = folder.calibration
         self._temperature = float(calibration.get("temperature", 1.0))
         sets = calibration.get("prediction_set", {})
         self._least, self.coverage = float(sets.get("least_probability", 0.0)), sets.get("coverage")
-        names = ("feature_mean", "feature_directions", "feature_variances", "feature_rest")
-        cloud = Cloud(*(reference[name].numpy() for name in names)) if set(names) <= set(reference) else None
-        self._gate = Gate(calibration.get("gate", {}).get("limits"), cloud)
+        self._gate = load_gate(folder)
         self._stages: torch.nn.Sequential | None = None
 
     @classmethod

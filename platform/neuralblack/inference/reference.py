@@ -23,6 +23,7 @@ from neuralblack.inference.calibration import COVERAGE, cross_fitted_error, fit_
 from neuralblack.inference.engines import Engine, build_engine
 from neuralblack.inference.out_of_distribution import (
     DISTANCE_RATE,
+    ENOUGH,
     RATE,
     Cloud,
     Gate,
@@ -30,7 +31,7 @@ from neuralblack.inference.out_of_distribution import (
     limit,
 )
 from neuralblack.metrics import calibration_error, ratio
-from neuralblack.registry.model_folder import ModelFolder
+from neuralblack.registry.model_folder import ModelFolder, load_reference
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ GOLDEN = 32  # slices that engines are compared on
 MARGIN = 0.02  # between the two most probable classes of a golden slice: rounding must not turn its answer
 LEARNT = 2000  # training slices, at most, that the features' cloud is fitted to
 BATCH = 32
+CLOUD = ("feature_mean", "feature_directions", "feature_variances", "feature_rest")  # as the file names them
 NOTE = (
     "Fitted on the part that it is measured on, and so flattering, but for ece.after_cross_fitted, whose temperatures "
     "come from other patients. The part also chose the epoch."
@@ -71,8 +73,9 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
         _outputs(engine, dataset, rows)[1], class_numbers(dataset, rows, split.classes), classes=len(split.classes)
     )
     slices = dataset.images[split.validation]
-    limits = fit_checks(slices)
-    if limits:
+    limits: dict[str, float] = {}
+    if len(slices) >= ENOUGH:
+        limits = fit_checks(dataset.images[row] for row in (*rows, *split.validation))
         limits["features"] = limit(cloud.distance(features), rate=DISTANCE_RATE, above=True)
     else:
         log.info("too few validation slices for a gate: only pictures in colour and blank ones will be refused")
@@ -107,9 +110,16 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     reference = {
         "golden_images": torch.from_numpy(np.array(slices[chosen])),
         "golden_logits": torch.from_numpy(logits[chosen]),
-        **{name: torch.from_numpy(values) for name, values in cloud.tensors().items()},
+        **{name: torch.from_numpy(values) for name, values in zip(CLOUD, cloud.arrays(), strict=True)},
     }
     return calibration, reference
+
+
+def load_gate(folder: ModelFolder) -> Gate:
+    """Build a model's gate; of one that was not calibrated, it refuses only colour and blank pictures."""
+    reference = load_reference(folder)
+    cloud = Cloud(*(reference[name].numpy() for name in CLOUD)) if set(CLOUD) <= set(reference) else None
+    return Gate(folder.calibration.get("gate", {}).get("limits"), cloud)
 
 
 def golden_rows(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.int64]:
