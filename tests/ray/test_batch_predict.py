@@ -254,13 +254,23 @@ def test_a_file_that_vanishes_ends_the_run_instead_of_being_called_unreadable(sc
 # On Ray
 
 
-def start(source: Path, out: Path, model: Path) -> "subprocess.Popen[bytes]":
+@pytest.fixture
+def start():
+    """Start bulk runs on a Ray of their own; whatever still runs at the end is killed."""
+    running: list[subprocess.Popen[bytes]] = []
+    yield lambda *paths: running.append(run_on_ray(*paths)) or running[-1]
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def run_on_ray(source: Path, out: Path, model: Path) -> "subprocess.Popen[bytes]":
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     env["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "platform")))
     return subprocess.Popen([sys.executable, "-c", ON_RAY, source, out, model], cwd=ROOT, env=env)
 
 
-def kill_when(condition, process: "subprocess.Popen[bytes]", *, within_s: float = 150) -> None:
+def kill_when(condition, process: "subprocess.Popen[bytes]", *, within_s: float = 240) -> None:
     """Send SIGKILL to what `condition` names as soon as it names a process."""
     deadline = time.monotonic() + within_s
     while not (pid := condition()):
@@ -286,7 +296,7 @@ def classifying_under(pid: int) -> int | None:
 
 
 @pytest.mark.ray
-def test_neither_a_killed_run_nor_a_killed_worker_costs_or_doubles_a_slice(scans, model, tmp_path):
+def test_neither_a_killed_run_nor_a_killed_worker_costs_or_doubles_a_slice(scans, model, start, tmp_path):
     pictures, source, out = sorted(scans.rglob("*.png")), tmp_path / "many", tmp_path / "out"
     source.mkdir()
     for number in range(600):  # copies: long enough to be interrupted

@@ -161,7 +161,7 @@ def _quiet() -> Iterator[None]:
     """Keep from the terminal what Ray Data would print of itself."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs as an error, `_cause` says
     # Read when Ray starts. Ray Data's actors have arguments in the object store, and Ray 2.60 warns of each of them on
     # stderr, as an error, that they may be lost; these here stay where they are for as long as the pipeline.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
