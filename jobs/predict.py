@@ -1,0 +1,55 @@
+r"""Classify a whole folder, a Parquet or Arrow file, or a prepared dataset on the cluster; again goes on.
+
+ray job submit --working-dir . --runtime-env jobs/env.yaml -- \
+    python jobs/predict.py /mnt/shared/scans /mnt/shared/answers --registry /mnt/shared/registry
+
+On one machine, without a cluster: python jobs/predict.py scans answers --registry registry
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuralblack.cli import Engine, Gpus, Registry, Wait, run_verb
+from neuralblack.cluster.batch_predict import classify_all
+from neuralblack.cluster.environment import shared_path
+from neuralblack.registry.aliases import CHAMPION, resolve
+from neuralblack.terminal import print_rows, progress_bar
+
+
+def predict(
+    source: Annotated[str, typer.Argument(help="A folder of slices; Parquet or Arrow files; a prepared dataset.")],
+    out: Annotated[str, typer.Argument(help="The results' folder; the same command again goes on.")],
+    model: Annotated[Path | None, typer.Option(help="A model folder or a run; none given: the champion.")] = None,
+    registry: Registry = Path("registry"),
+    engine: Engine = "auto",
+    column: Annotated[str | None, typer.Option(help="A table's column with the bytes of files.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Models at work; none given: one a CPU or GPU; 0: in this process.")
+    ] = None,
+    gpus: Gpus = False,
+    wait_for_nodes: Wait = 0,
+) -> None:
+    """Read the choices, find the model, hand over, say what came out."""
+    path = model or resolve(shared_path(registry, name="registry"), CHAMPION).path
+    with progress_bar("classifying") as progress:
+        result = classify_all(
+            source,
+            out,
+            model=path,
+            engine=engine,
+            column=column,
+            workers=workers,
+            gpus=gpus,
+            wait_s=wait_for_nodes,
+            progress=progress,
+        )
+    counts = {**result["statuses"], **result["labels"]}
+    print_rows(out, [("slices", str(result["items"])), *((name, str(count)) for name, count in counts.items())])
+    typer.echo(f"answers in {out}/parts, counted in {out}/summary.json")
+
+
+if __name__ == "__main__":
+    run_verb(partial(typer.run, predict))

@@ -1,0 +1,223 @@
+"""What a bulk run reads: a folder of files, tables with a column of file bytes, or a prepared dataset.
+
+It is cut into shards that are the same every time, so that an interrupted run knows what it has done already.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from neuralblack.data.dataset import SLICES, is_dataset, open_dataset
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.data.readers import READERS, file_bytes
+from neuralblack.data.tables import TABLES, holds_bytes, rows_of, schema_and_rows
+from neuralblack.errors import InputError
+from neuralblack.files import digest
+
+COLUMNS = ("bytes", "image", "jpeg")  # looked for in this order where no column is named
+SHARD = 128  # items at most: 8 MiB of pixels at 256 x 256, a few seconds of a CPU's work
+PARTS = 32  # a small input is cut into about so many shards, so that no worker ends long before the others
+SMALLEST = 16
+
+Item = tuple[
+    str, bytes | NDArray[np.uint8] | InputError
+]  # id; a file's bytes, prepared pixels, or why there is neither
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some neighbouring items: `count` files, or `count` rows of one file from row `start` on."""
+
+    number: int
+    kind: str  # a key of READ
+    files: tuple[str, ...]  # relative to the input's root
+    start: int
+    count: int
+    column: str = ""
+    prefix: str = ""  # of a row number that serves as id
+
+    def fields(self) -> dict[str, object]:
+        """Say it in JSON's types; `Shard.of` takes them back."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, fields: dict[str, object]) -> "Shard":
+        """Take what `fields` gave, also by way of JSON."""
+        return cls(**{**fields, "files": tuple(fields["files"])})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """An input at one moment: `files` with the number of items in each; `digest` tells whether it is still the same."""
+
+    root: Path
+    kind: str
+    files: list[tuple[str, int]]
+    digest: str
+    column: str = ""
+    left_out: int = 0  # files of a folder that are of no known kind
+
+    @property
+    def items(self) -> int:
+        """How many slices there are, readable or not."""
+        return sum(count for _, count in self.files)
+
+    def shards(self) -> list[Shard]:
+        """Cut the input; the same survey gives the same shards."""
+        size = min(SHARD, max(SMALLEST, -(-self.items // PARTS)))
+        if self.kind == "files":
+            names = [name for name, _ in self.files]
+            parts = [names[at : at + size] for at in range(0, len(names), size)]
+            return [Shard(number, "files", tuple(part), 0, len(part)) for number, part in enumerate(parts)]
+        ranges = [(name, at, min(size, rows - at)) for name, rows in self.files for at in range(0, rows, size)]
+        return [
+            Shard(number, self.kind, (name,), at, count, self.column, f"{name}#" if len(self.files) > 1 else "")
+            for number, (name, at, count) in enumerate(ranges)
+        ]
+
+
+def survey(path: Path, spec: Preprocessing, *, column: str | None = None) -> Survey:
+    """Look at an input without reading its slices (a prepared dataset is checked whole).
+
+    Args:
+        path: a folder of files, a folder of Parquet or Arrow files, one of those, or a prepared dataset.
+        spec: the model's; a prepared dataset must have been made by it.
+        column: of a table: where the files' bytes are; none given: the first of COLUMNS.
+
+    Raises:
+        InputError: nothing there, several kinds in one folder, no such column, pixels prepared in another way.
+
+    """
+    if path.name == SLICES and is_dataset(path.parent):
+        path = path.parent
+    if is_dataset(path):
+        return _survey_prepared(path, spec)
+    if path.is_file() and path.suffix.lower() in TABLES:
+        return _survey_tables(path.parent, [path.name], column)
+    if not path.is_dir():
+        found = "a file of another kind" if path.exists() else "nothing"
+        raise InputError(
+            path, found=found, expected="a folder of slices, or a table: " + ", ".join(TABLES), fix="check the path"
+        )
+    names = sorted(name for file in path.rglob("*") if file.is_file() and _seen(name := file.relative_to(path)))
+    slices = [str(name) for name in names if name.suffix.lower() in READERS]
+    tables = [str(name) for name in names if name.suffix.lower() in TABLES]
+    if slices and tables:
+        raise InputError(
+            path,
+            found=f"{len(slices)} image files beside {len(tables)} tables",
+            expected="one kind",
+            fix="give the folder of either",
+        )
+    if tables:
+        return _survey_tables(path, tables, column)
+    if not slices:
+        known = ", ".join((*READERS, *TABLES))
+        raise InputError(path, found="no file of a known kind", expected=f"files named {known}", fix="check the path")
+    files = [(name, 1) for name in slices]
+    return Survey(path, "files", files, _digest(path, slices), left_out=len(names) - len(slices))
+
+
+def read_shard(root: Path, shard: Shard) -> Iterator[Item]:
+    """Read a shard's items in order. One that cannot be read is its own InputError.
+
+    Raises:
+        InputError: a whole file is gone that was there when the input was looked at.
+
+    """
+    return READ[shard.kind](root, shard)
+
+
+def _seen(name: Path) -> bool:
+    """Leave out hidden files and folders, such as the ._ files that macOS puts beside others."""
+    return not any(part.startswith(".") for part in name.parts)
+
+
+def _digest(root: Path, names: list[str]) -> str:
+    """Identify files by name, size and time of change: reading them all would be the run itself."""
+    return digest([[name, (facts := (root / name).stat()).st_size, facts.st_mtime_ns] for name in names])
+
+
+def _read_files(root: Path, shard: Shard) -> Iterator[Item]:
+    for name in shard.files:
+        try:
+            yield name, file_bytes(root / name, where=name)
+        except InputError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                # Listed a moment ago: a node without the folder must not write everything down as unreadable.
+                raise InputError(
+                    root / name,
+                    found="nothing",
+                    expected="the file that was listed",
+                    fix="keep the input as it is while it is read, and see that every node reaches it",
+                ) from error
+            yield name, error
+
+
+def _survey_tables(root: Path, names: list[str], column: str | None) -> Survey:
+    chosen, files = column, []
+    for name in names:
+        schema, rows = schema_and_rows(root / name)
+        chosen = chosen or next((known for known in COLUMNS if known in schema.names), None)
+        if chosen is None or chosen not in schema.names or not holds_bytes(schema.field(chosen).type):
+            wrong = chosen in schema.names if chosen else False
+            raise InputError(
+                root / name,
+                found=f"{chosen} of type {schema.field(chosen).type}" if wrong else ", ".join(schema.names),
+                expected=f"a column {chosen or ' or '.join(COLUMNS)} of binary values, each the bytes of a file",
+                fix="--column NAME",
+            )
+        files.append((name, rows))
+    if not sum(rows for _, rows in files):
+        raise InputError(root, found="no rows", expected="at least one slice", fix="check the path")
+    return Survey(root, "table", files, _digest(root, names), column=chosen or "")
+
+
+def _read_table(root: Path, shard: Shard) -> Iterator[Item]:
+    path, row = root / shard.files[0], shard.start
+    names = [name for name in (shard.column, "id") if name in schema_and_rows(path)[0].names]
+    for batch in rows_of(path, names, shard.start, shard.count):
+        values = batch.column(0)
+        values = values.field("bytes") if pa.types.is_struct(values.type) else values
+        ids = batch.column(1) if len(names) > 1 else None
+        for at in range(batch.num_rows):
+            own = None if ids is None else ids[at].as_py()
+            name = f"{shard.prefix}{row}" if own is None else str(own)
+            data = values[at].as_py()
+            yield name, data if data is not None else _no_bytes(name)
+            row += 1
+
+
+def _no_bytes(name: str) -> InputError:
+    return InputError(name, found="no bytes", expected="a file's bytes", fix="fill the row or leave it out")
+
+
+def _survey_prepared(path: Path, spec: Preprocessing) -> Survey:
+    dataset = open_dataset(path)
+    if dataset.spec != spec:
+        raise InputError(
+            path,
+            found=f"slices prepared by {dataset.spec.model_dump()}",
+            expected=f"{spec.model_dump()}, as the model was trained on",
+            fix="give the original files instead",
+        )
+    return Survey(path, "prepared", [(SLICES, len(dataset))], dataset.hash, column="image")
+
+
+def _read_prepared(root: Path, shard: Shard) -> Iterator[Item]:
+    for batch in rows_of(root / SLICES, ["image", "id"], shard.start, shard.count):
+        for pixels, name in zip(batch.column(0), batch.column(1), strict=True):
+            values = np.frombuffer(pixels.as_buffer(), np.uint8)
+            side = int(len(values) ** 0.5)
+            yield name.as_py(), values.reshape(side, side)
+
+
+READ: dict[str, Callable[[Path, Shard], Iterator[Item]]] = {
+    "files": _read_files,
+    "table": _read_table,
+    "prepared": _read_prepared,
+}

@@ -1,0 +1,319 @@
+"""Bulk runs: what they read, what they write, and that an interrupted one goes on without a slice lost or doubled."""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from neuralblack.cluster.batch_predict import classify_all
+from neuralblack.config import TrainConfig
+from neuralblack.data.phantoms import write_phantoms
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.errors import InputError
+from neuralblack.files import read_json
+from neuralblack.inference.predictor import Predictor
+from neuralblack.labels import CLASSES
+from neuralblack.models.table import build_model
+from neuralblack.registry.model_folder import save_model
+
+ROOT = Path(__file__).parents[2]
+
+ON_RAY = """
+import sys
+from pathlib import Path
+from tests.tiny import add_tiny_network
+from neuralblack.cluster.batch_predict import classify_all
+from neuralblack.cluster.session import ray_session
+
+add_tiny_network()
+with ray_session(num_cpus=2, runtime_env={"worker_process_setup_hook": "tests.tiny.add_tiny_network"}):
+    source, out, model = map(Path, sys.argv[1:])
+    classify_all(source, out, model=model)
+"""
+
+
+@pytest.fixture
+def model(tiny, tmp_path) -> Path:
+    """An untrained model of the network `tiny`."""
+    return save_untrained(tmp_path / "model")
+
+
+def save_untrained(path: Path, **spec: float) -> Path:
+    import torch
+
+    torch.manual_seed(len(spec))
+    config = TrainConfig(model="tiny", weights="none")
+    card = {"classes": list(CLASSES), "config": config.model_dump(mode="json")}
+    state = build_model("tiny", classes=len(CLASSES)).state_dict()
+    save_model(path, state, card=card, spec=Preprocessing(size=64, **spec), split={}, history=[])
+    return path
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """Forty slices in class folders and as .mat files."""
+    folder = tmp_path_factory.mktemp("scans")
+    write_phantoms(folder, patients=8, slices=2, size=64)
+    (folder / "figshare" / "cvind.mat").unlink()  # the archive's folds, no slice
+    return folder
+
+
+def rows_of(out: Path) -> list[dict]:
+    return pq.read_table(out / "parts").to_pylist()
+
+
+def here(source: Path, out: Path, model: Path, **more) -> dict:
+    return classify_all(source, out, model=model, workers=0, **more)
+
+
+def png(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+# What is read
+
+
+def test_every_file_of_a_folder_is_a_row_with_the_same_answer_as_by_itself(scans, model, tmp_path):
+    result = here(scans, tmp_path / "out", model)
+
+    files = sorted(path for path in scans.rglob("*") if path.suffix in (".mat", ".png"))
+    rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
+    assert sorted(rows) == [str(path.relative_to(scans)) for path in files] and result["items"] == len(files)
+    predictor = Predictor.load(model)
+    for path in files[:3] + files[-3:]:
+        alone, row = predictor.file(path), rows[str(path.relative_to(scans))]
+        assert (row["status"], row["label"], row["model"]) == (alone.status, alone.label, predictor.name)
+        assert {name: row[f"p({name})"] for name in CLASSES} == pytest.approx(alone.probabilities, abs=1e-2)
+
+
+def test_a_broken_file_is_a_row_that_says_what_is_wrong_and_the_others_are_answered(model, tmp_path):
+    folder = tmp_path / "scans"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "good.png").write_bytes(png(0))
+    (folder / "deep" / "broken.png").write_bytes(png(1)[:100])
+    (folder / "other.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    (folder / "._good.png").write_bytes(b"what macOS leaves beside files")
+    (folder / "notes.txt").write_text("no slice")
+
+    result = here(folder, tmp_path / "out", model)
+
+    rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "deep/broken.png": "unreadable",
+        "good.png": "ok",
+        "other.mat": "unreadable",
+    }
+    assert rows["other.mat"]["error"].startswith("other.mat: found a MATLAB v5 file; expected")
+    assert rows["other.mat"]["label"] is None and rows["other.mat"]["p(glioma)"] is None
+    assert result["statuses"] == {"ok": 1, "refused": 0, "unreadable": 2}
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    pq.write_table(table, path, row_group_size=7)
+
+
+def write_arrow_file(path: Path, table: pa.Table) -> None:
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+def write_arrow_stream(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("t.parquet", write_parquet), ("t.arrow", write_arrow_file), ("t.arrow", write_arrow_stream)],
+    ids=["parquet", "arrow file", "arrow stream"],
+)
+def test_rows_of_a_table_are_classified_in_order_across_row_groups_and_shards(model, tmp_path, name, write):
+    images = [png(seed) for seed in range(40)] + [None]
+    write(tmp_path / name, pa.table({"id": [f"case {at}" for at in range(41)], "jpeg": images}))
+
+    result = here(tmp_path / name, tmp_path / "out", model)
+
+    rows = rows_of(tmp_path / "out")
+    assert [row["id"] for row in rows] == [f"case {at}" for at in range(41)]
+    assert rows[40]["status"] == "unreadable" and result["statuses"]["unreadable"] == 1
+    assert len(list((tmp_path / "out" / "parts").iterdir())) == 3
+
+
+def test_tables_without_ids_number_their_rows_and_may_keep_images_as_hugging_face_does(model, tmp_path):
+    (tmp_path / "tables").mkdir()
+    for name in ("a", "b"):
+        images = [{"bytes": png(seed), "path": None} for seed in range(2)]
+        pq.write_table(pa.table({"image": images}), tmp_path / "tables" / f"{name}.parquet")
+
+    here(tmp_path / "tables", tmp_path / "out", model)
+
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == [
+        "a.parquet#0",
+        "a.parquet#1",
+        "b.parquet#0",
+        "b.parquet#1",
+    ]
+
+
+def test_a_prepared_dataset_is_classified_without_being_prepared_again(dataset, model, tmp_path):
+    here(dataset.path, tmp_path / "out", model)
+
+    rows = rows_of(tmp_path / "out")
+    expected = Predictor.load(model).probabilities(dataset.images)
+    assert [row["id"] for row in rows] == dataset.ids
+    assert np.allclose([[row[f"p({name})"] for name in CLASSES] for row in rows], expected, atol=1e-2)
+
+
+def test_pixels_prepared_in_another_way_than_the_models_are_refused(dataset, tiny, tmp_path):
+    other = save_untrained(tmp_path / "other", clip_percent=2)
+
+    with pytest.raises(InputError, match="as the model was trained on") as error:
+        here(dataset.path, tmp_path / "out", other)
+
+    assert "Fix: give the original files" in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "words"),
+    [
+        ({"pixels": [b"x"]}, {}, ["found pixels", "a column bytes or image or jpeg", "--column"]),
+        ({"pixels": [b"x"]}, {"column": "scan"}, ["found pixels", "a column scan"]),
+        ({"image": ["text"]}, {}, ["image of type string", "binary"]),
+        ({"image": pa.array([], pa.binary())}, {}, ["no rows"]),
+    ],
+    ids=["no column", "no such column", "no bytes", "no rows"],
+)
+def test_a_table_that_cannot_be_read_is_refused_with_the_reason(model, tmp_path, columns, options, words):
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+
+    with pytest.raises(InputError) as error:
+        here(tmp_path / "t.parquet", tmp_path / "out", model, **options)
+
+    for word in words:
+        assert word in str(error.value)
+
+
+# Going on
+
+
+def test_the_same_command_again_does_only_what_is_missing(scans, model, tmp_path):
+    out = tmp_path / "out"
+    first = here(scans, out, model)
+    before, parts = rows_of(out), sorted((out / "parts").iterdir())
+    written = {path: path.stat().st_mtime_ns for path in parts}
+    parts[1].unlink()
+    (out / "parts" / f".{parts[0].name}.0123abcd").write_bytes(b"half a part")
+
+    again = here(scans, out, model)
+
+    assert len(parts) > 2 and rows_of(out) == before
+    assert [path for path in parts if path.stat().st_mtime_ns != written[path]] == [parts[1]]
+    assert sorted((out / "parts").iterdir()) == parts
+    assert {name: again[name] for name in ("items", "statuses", "labels", "facts")} == {
+        name: first[name] for name in ("items", "statuses", "labels", "facts")
+    }
+
+
+def test_another_input_or_model_into_the_same_folder_is_refused(scans, model, tmp_path):
+    copy = shutil.copytree(scans, tmp_path / "copy")
+    out = tmp_path / "out"
+    here(copy, out, model)
+    (copy / "one more.png").write_bytes(png(3))
+
+    with pytest.raises(InputError, match="choose another folder for another input or model"):
+        here(copy, out, model)
+    (copy / "one more.png").unlink()
+    with pytest.raises(InputError, match=r"found model .*; expected model"):
+        here(copy, out, save_untrained(tmp_path / "other", clip_percent=2))
+    with pytest.raises(InputError, match="found other files"):
+        here(copy, scans, model)
+
+
+def test_a_file_that_vanishes_ends_the_run_instead_of_being_called_unreadable(scans, model, tmp_path):
+    copy = shutil.copytree(scans, tmp_path / "copy")
+    last = max(copy.rglob("*.png"))
+
+    with pytest.raises(InputError, match="the file that was listed"):
+        here(copy, tmp_path / "out", model, progress=lambda done, total: last.unlink(missing_ok=True))
+
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+# On Ray
+
+
+@pytest.fixture
+def start():
+    """Start bulk runs on a Ray of their own; whatever still runs at the end is killed."""
+    running: list[subprocess.Popen[bytes]] = []
+    yield lambda *paths: running.append(run_on_ray(*paths)) or running[-1]
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def run_on_ray(source: Path, out: Path, model: Path) -> "subprocess.Popen[bytes]":
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "platform")))
+    return subprocess.Popen([sys.executable, "-c", ON_RAY, source, out, model], cwd=ROOT, env=env)
+
+
+def kill_when(condition, process: "subprocess.Popen[bytes]", *, within_s: float = 240) -> None:
+    """Send SIGKILL to what `condition` names as soon as it names a process."""
+    deadline = time.monotonic() + within_s
+    while not (pid := condition()):
+        assert process.poll() is None, f"it ended with {process.returncode} before it could be killed"
+        assert time.monotonic() < deadline, f"nothing to kill within {within_s} s"
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+
+
+def classifying_under(pid: int) -> int | None:
+    """Find a process that classifies among the descendants of `pid`."""
+    below = [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    for child in below:
+        try:
+            if b"Classifying" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return child
+            found = classifying_under(child)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        if found:
+            return found
+    return None
+
+
+@pytest.mark.ray
+def test_neither_a_killed_run_nor_a_killed_worker_costs_or_doubles_a_slice(scans, model, start, tmp_path):
+    pictures, source, out = sorted(scans.rglob("*.png")), tmp_path / "many", tmp_path / "out"
+    source.mkdir()
+    for number in range(600):  # copies: long enough to be interrupted
+        shutil.copy(pictures[number % len(pictures)], source / f"{number:04d}.png")
+    parts = out / "parts"
+
+    first = start(source, out, model)
+    kill_when(lambda: first.pid if any(parts.glob("0*.parquet")) else None, first)
+    first.wait()
+    done = len(list(parts.glob("0*.parquet")))
+    second = start(source, out, model)
+    kill_when(lambda: classifying_under(second.pid), second)
+
+    assert second.wait(240) == 0
+    assert 0 < done < 32 and len(list(parts.iterdir())) == 32
+    rows = rows_of(out)
+    assert [row["id"] for row in rows] == [f"{number:04d}.png" for number in range(600)]
+    assert read_json(out / "summary.json")["statuses"]["ok"] == 600
+    here(source, tmp_path / "whole", model)
+    assert [row["label"] for row in rows] == [row["label"] for row in rows_of(tmp_path / "whole")]
