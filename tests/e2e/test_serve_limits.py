@@ -152,7 +152,8 @@ def test_the_only_replica_killed_costs_what_it_was_working_on_and_later_requests
 
     lost = [result for result in load.results if result[0] != 200]
     print(f"the only replica killed: {len(lost)} of {len(load.results)} lost, answers again after {seconds:.1f} s")
-    assert {status for status, _ in lost} <= {502, 503}
+    # On a kept connection HAProxy hangs up instead, as HTTP lets it.
+    assert {status for status, _ in lost} <= {502, 503, "RemoteDisconnected", "ConnectionResetError"}
     assert len(lost) <= 2 * load.clients  # who asks again at once may meet it a second time before HAProxy knows
 
 

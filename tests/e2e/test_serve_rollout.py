@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tests.e2e.conftest import CONFIGS, free_port
@@ -117,22 +118,34 @@ def heard(cluster, log):
         return False
 
 
-@pytest.fixture(scope="module")
-def registries(registry, tmp_path_factory):
-    """Two registries with the champions `old` and `new`."""
-    folder = tmp_path_factory.mktemp("registries")
+def untrained(folder, *, seed, **more):
+    """A registry whose champion is an untrained Lite0."""
     config = TrainConfig(model="efficientnet_lite0", weights="none")
     save_model(
         folder / "trained",
-        build_model(config.model, classes=len(CLASSES), seed=4).state_dict(),
+        build_model(config.model, classes=len(CLASSES), seed=seed).state_dict(),
         card={"classes": list(CLASSES), "config": config.model_dump(mode="json")},
         spec=Preprocessing(size=256),
         split={},
         history=[],
+        **more,
     )
-    promote(folder / "trained", folder / "new")
+    promote(folder / "trained", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registries(registry, tmp_path_factory):
+    """Registries with a champion that serves, one that is to follow it, and one that fails on its own slices."""
+    folder = tmp_path_factory.mktemp("registries")
     shutil.copytree(registry, folder / "old")
-    return {name: folder / name for name in ("old", "new")}
+    images = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (2, 256, 256), np.uint8))
+    untrue = {"golden_images": images, "golden_logits": torch.tensor([[9.0, 0, 0, 0], [0, 9.0, 0, 0]])}
+    return {
+        "old": folder / "old",
+        "new": untrained(folder / "new", seed=4),
+        "untrue": untrained(folder / "untrue", seed=4, reference=untrue),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -234,17 +247,25 @@ def flip(registry, folder):
     return folder
 
 
-@pytest.mark.parametrize("wrong", ["weights", pytest.param("hash", marks=pytest.mark.soak)])
-def test_a_bad_model_never_takes_traffic_and_the_old_one_stays(wrong, cluster, deployed, registries, bodies, tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("weights", "weights.safetensors: found"),
+        pytest.param("hash", "the model of hash", marks=pytest.mark.soak),
+        pytest.param("answers", "golden slices with another class", marks=pytest.mark.soak),
+    ],
+)
+def test_a_bad_model_never_takes_traffic_and_the_old_one_stays(
+    wrong, said, cluster, deployed, registries, bodies, tmp_path
+):
     old = resolve(registries["old"], "champion").hash
     deployed()
     cluster.await_that(lambda: cluster.application["status"] == "RUNNING" and cluster.answering() == old)
-    corrupt = flip(registries["new"], tmp_path / "corrupt")
-    new = resolve(registries["new"], "champion")
-
-    changes = {  # what `neuralblack serve --resolved` would refuse: it went bad behind that
-        "weights": {"model": new.id, "hash": new.hash, "registry": str(corrupt)},
+    new, untrue = (resolve(registries[name], "champion") for name in ("new", "untrue"))
+    changes = {  # what `neuralblack serve --resolved` would refuse, or cannot see
+        "weights": {"model": new.id, "hash": new.hash, "registry": str(flip(registries["new"], tmp_path / "flipped"))},
         "hash": {"hash": new.hash},
+        "answers": {"model": untrue.id, "hash": untrue.hash, "registry": str(registries["untrue"])},
     }
 
     with Load(cluster.url, bodies[:1], clients=2, token=TOKEN) as load:
@@ -254,8 +275,7 @@ def test_a_bad_model_never_takes_traffic_and_the_old_one_stays(wrong, cluster, d
 
     assert lost(load) == []
     assert {json.loads(said)["model"]["hash"] for _, said in load.results} == {old}
-    reasons = json.dumps(cluster.application)
-    assert "weights.safetensors: found" in reasons if wrong == "weights" else "the model of hash" in reasons
+    assert said in json.dumps(cluster.application)
     deployed()
     cluster.await_that(lambda: cluster.application["status"] == "RUNNING" and len(cluster.running()) == 3)
 
