@@ -54,7 +54,8 @@ def main(
     step(lambda: f"the class of {scan}, printed above", "predict", scan, "--registry", registry)
     with service(registry) as (process, address, seconds):
         answer = fetch(f"{address}/predict", scan)
-        steps.append(("serve", seconds, f"POST /predict of {scan.name}: {answer.get('label', answer['status'])}, over HTTP"))
+        said = answer.get("label", answer["status"])
+        steps.append(("serve", seconds, f"POST /predict of {scan.name}: {said}, over HTTP"))
         console.print_json(json.dumps(answer))
         summarise(steps, report=report, model=registry / "models" / _champion_id(registry))
         if keep:
