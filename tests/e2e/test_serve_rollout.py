@@ -82,7 +82,7 @@ class Cluster:
 def cluster():
     with own_folder() as folder:
         dashboard, *others = (free_port() for _ in range(6))
-        settings = environment(folder, ports=free_block())
+        settings = environment(folder, ports=free_block(), max_pending=128)
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | settings
         env |= {"NEURALBLACK_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
         names = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")

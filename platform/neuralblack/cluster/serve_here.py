@@ -17,8 +17,9 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from neuralblack.cluster.serve_config import LOOPBACK, check_schema, resolve_config
+from neuralblack.cluster.serve_config import LOOPBACK, ServeArgs, check_schema, resolve_config
 from neuralblack.cluster.serve_environment import environment, free_block, own_folder, refuse_taken
+from neuralblack.config import checked
 from neuralblack.errors import InputError, RunError
 from neuralblack.service.auth import token_from
 
@@ -57,6 +58,7 @@ def serve_here(
     """
     resolved = resolve_config(config, registry=registry, port=port)
     _need_token(resolved, host or LOOPBACK)
+    max_pending = max(checked(ServeArgs, each["args"], where=config).max_pending for each in resolved["applications"])
     http = resolved["http_options"]
     http["host"] = LOOPBACK  # of replicas and Serve's own proxy; HAProxy alone listens where `host` says
     refuse_taken(host or LOOPBACK, http["port"])
@@ -65,7 +67,7 @@ def serve_here(
     stop = until or threading.Event()
     with own_folder() as folder, _handlers_kept():
         _hear_signals(stop)
-        settings = environment(folder, ports=free_block(), bind_host=host)
+        settings = environment(folder, ports=free_block(), bind_host=host, max_pending=max_pending)
         if "RAY_SERVE_ENABLE_HA_PROXY" not in settings:
             http["host"] = host or LOOPBACK
         os.environ.update(settings)
