@@ -70,9 +70,10 @@ class Predictor:
     """A loaded model: prepared slices in, answers out."""
 
     def __init__(self, folder: ModelFolder, *, engine: str = "auto", device: str | None = None) -> None:
-        self.folder, self.engine = folder, engine
+        self.folder = folder
         self.classes, self.spec, self.hash, self.name = folder.classes, folder.spec, folder.hash, folder.id
         self._run = build_engine(folder, name=engine, device=device)
+        self.engine = self._run.name  # which `auto` may have chosen
         calibration = folder.calibration
         self._temperature = float(calibration.get("temperature", 1.0))
         sets = calibration.get("prediction_set", {})
