@@ -105,7 +105,13 @@ def test_nothing_listens_on_another_interface_than_loopback(service):
     assert addresses <= {ipv4, mapped, ipv6}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.soak),
+    ],
+)
 def test_a_second_service_beside_the_first_answers_and_leaves_nothing_behind(
     number, service, starting, config, registry, slices
 ):

@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tests.e2e.load import Load
 from tests.e2e.processes import folders_of, haproxies_of, replicas_of
+from tests.medical_files import dicom_bytes
 
 from neuralblack.data.mat_writer import write_mat
 
@@ -173,10 +174,16 @@ def named_mat(folder):
     return (folder / "x.mat").read_bytes()
 
 
+def named_dicom():
+    shape = np.arange(96 * 96, dtype=np.int16).reshape(96, 96)
+    return dicom_bytes(shape, PatientName=SENTINEL, PatientID=SENTINEL, StudyDescription=SENTINEL)
+
+
 def test_no_name_and_no_pixel_of_an_upload_is_in_anything_that_the_service_wrote(service, folder, tmp_path):
     uploads = {  # what has a name in it -> the answer it gets
         "a PNG": (named_png(), 200),
-        "a MATLAB file": (named_mat(tmp_path), 200),  # a DICOM file belongs here as well
+        "a MATLAB file": (named_mat(tmp_path), 200),
+        "a DICOM file": (named_dicom(), 200),
         "a broken PNG": (named_png()[:9000], 422),
         "no picture": (SENTINEL.encode() * 50, 415),
     }
@@ -184,8 +191,8 @@ def test_no_name_and_no_pixel_of_an_upload_is_in_anything_that_the_service_wrote
     with httpx.Client(base_url=service.url, timeout=DEADLINE_S) as client:
         for kind, (content, status) in uploads.items():
             assert any(name in content for name in AS_BYTES), kind
-            for path in ("/predict", f"/predict?patient={SENTINEL}&preview=true"):
-                assert client.post(path, content=content, **everywhere).status_code == status, kind
+            assert client.post("/predict?preview=true", content=content, **everywhere).status_code == status, kind
+            assert client.post(f"/predict?patient={SENTINEL}", content=content, **everywhere).status_code == 422, kind
             form = {"file": (f"{SENTINEL}.png", content)}
             assert client.post("/predict", files=form, **everywhere).status_code == status, kind
             client.post("/study", files=[("file", (SENTINEL, content))] * 2, **everywhere)
