@@ -3,6 +3,7 @@
 import importlib
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from neuralblack.errors import InputError
 from neuralblack.inference.outputs import Forward, Outputs
-from neuralblack.inference.static_batches import SIZES, run_in_pieces
+from neuralblack.inference.static_batches import SIZES, joined, pieces, run_in_pieces
 from neuralblack.inference.whole_network import WholeNetwork, whole_network
 from neuralblack.registry.model_folder import ModelFolder
 
+MOST_LANES = 4  # threads that take slices of their own; with more, a batch of 8 would leave too little for each
 INT8 = "int8.xml"  # in a model folder that `neuralblack quantize` wrote, its weights in int8.bin
 
 
@@ -81,39 +83,78 @@ def save_int8(model: Any, folder: Path) -> None:
 
 
 class Compiled:
-    """One OpenVINO model, compiled for each batch size of SIZES; callable from any thread, one call at a time."""
+    """One OpenVINO model, compiled for each batch size of SIZES; callable from any thread, one call at a time.
+
+    A few slices run one after the other with all threads. Where there are as many slices as threads, each thread takes
+    its own share of them: threads that need not wait for each other at every layer lose less to whatever else the cores
+    have to do (docs/log.md, 2026-11-25).
+    """
 
     def __init__(self, model: Any, precision: str, *, options: Mapping[str, object] = {}) -> None:
         from neuralblack.models.execution import has_bf16
 
-        ov = import_openvino()
-        core, native = ov.Core(), has_bf16(torch.device("cpu"))
+        self._ov, native = import_openvino(), has_bf16(torch.device("cpu"))
         if precision == "bf16" and not native:
             raise InputError(
                 "engine openvino-bf16", found="a CPU without bf16", expected="AVX512-BF16 or AMX", fix="--engine auto"
             )
-        settings = {
+        threads = torch.get_num_threads()  # as many as there are CPUs granted
+        self._settings = {
             # what int8 leaves in floating point need not be slower than it must
             "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" or not native else "bf16",
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),  # as many as there are CPUs granted
+            "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # pinned, two replicas of one machine land on the same core
             **options,
         }
-        side = model.inputs[0].partial_shape[1].get_length()
-        self._lock, self._requests = threading.Lock(), {}
-        for size in SIZES:
-            fixed = model.clone()
-            fixed.reshape([size, side, side])
-            self._requests[size] = core.compile_model(fixed, "CPU", settings).create_infer_request()
+        self._lock, self._lanes = threading.Lock(), threads if threads <= MOST_LANES else 1
+        alone = [size for size in SIZES if self._lanes == 1 or size < self._lanes]
+        self._alone = {size: self._compile(model, size, streams=1).create_infer_request() for size in alone}
+        apart = SIZES if self._lanes > 1 else ()
+        self._apart = {size: _Requests(self._compile(model, size, streams=self._lanes)) for size in apart}
+
+    def _compile(self, model: Any, size: int, *, streams: int) -> Any:
+        fixed, side = model.clone(), model.inputs[0].partial_shape[1].get_length()
+        fixed.reshape([size, side, side])
+        hint = "LATENCY" if streams == 1 else "THROUGHPUT"
+        settings = {"PERFORMANCE_HINT": hint, "NUM_STREAMS": streams, **self._settings}
+        return self._ov.Core().compile_model(fixed, "CPU", settings)
 
     def __call__(self, images: Tensor) -> Outputs:
         """Run stored slices, (B, S, S) uint8."""
         with self._lock:
-            return run_in_pieces(images, self._run)
+            if self._lanes == 1 or len(images) < self._lanes:
+                return run_in_pieces(images, lambda piece: _outputs(_begin(self._alone[len(piece)], piece, wait=True)))
+            shares = images.tensor_split(self._lanes)
+            parts = [part for share in shares for part in share.split(pieces(len(share)))]
+            numbers: Counter[int] = Counter()
+            under_way = []
+            for part in parts:
+                request = self._apart[len(part)][numbers[len(part)]]
+                numbers[len(part)] += 1
+                under_way.append(_begin(request, part, wait=False))
+            for request in under_way:
+                request.wait()
+            return joined([_outputs(request) for request in under_way])
 
-    def _run(self, images: Tensor) -> Outputs:
-        request = self._requests[len(images)]
-        logits, features = request.infer([images.contiguous().numpy()], share_inputs=True, share_outputs=True).values()
-        return Outputs(torch.tensor(logits), torch.tensor(features))  # copies: the request writes there again
+
+class _Requests:
+    """Requests of one compiled model that may be under way at once, made as they are first needed."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled, self._made = compiled, [compiled.create_infer_request()]
+
+    def __getitem__(self, number: int) -> Any:
+        while number >= len(self._made):
+            self._made.append(self._compiled.create_infer_request())
+        return self._made[number]
+
+
+def _begin(request: Any, images: Tensor, *, wait: bool) -> Any:
+    """Hand slices to a request, and wait for it or not; returns the request."""
+    (request.infer if wait else request.start_async)([images.contiguous().numpy()], share_inputs=True)
+    return request
+
+
+def _outputs(request: Any) -> Outputs:
+    """Copy what a request has computed: it writes there again."""
+    return Outputs(*(torch.tensor(request.get_output_tensor(index).data) for index in range(2)))

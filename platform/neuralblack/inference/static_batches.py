@@ -29,5 +29,9 @@ def run_in_pieces(images: Tensor, run: Callable[[Tensor], Outputs], sizes: tuple
     cut = pieces(len(images), sizes)
     if len(cut) == 1:
         return run(images)
-    parts = [run(piece) for piece in images.split(cut)]
+    return joined([run(piece) for piece in images.split(cut)])
+
+
+def joined(parts: list[Outputs]) -> Outputs:
+    """Put the outputs of pieces together, in their order."""
     return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.features for part in parts]))
