@@ -16,6 +16,7 @@ class Counted:
 
     def __init__(self, engine: Engine, path: Path) -> None:
         self.name, self.reason, self._engine = engine.name, engine.reason, engine
+        self.calls_at_once = engine.calls_at_once
         path.write_bytes(bytes(_PAIR.size))
         with path.open("r+b") as file:
             self._page = mmap.mmap(file.fileno(), _PAIR.size)

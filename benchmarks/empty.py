@@ -14,7 +14,7 @@ class EmptyEngine:
     """Zeros of the right shapes."""
 
     def __init__(self, folder: ModelFolder) -> None:
-        self.name, self.reason = EMPTY, "to measure what is around an engine"
+        self.name, self.reason, self.calls_at_once = EMPTY, "to measure what is around an engine", 1
         self._sizes = len(folder.classes), network_of(folder.config.model).features
 
     def __call__(self, images: Tensor) -> Outputs:

@@ -24,7 +24,7 @@ def main() -> None:
 
     @asynccontextmanager
     async def batching(app: FastAPI) -> AsyncIterator[None]:
-        app.state.batcher = Batcher(classify, max_size=MAX_BATCH)
+        app.state.batcher = Batcher(classify, max_size=MAX_BATCH, threads=engine.calls_at_once)
         yield
 
     app = FastAPI(lifespan=batching)

@@ -192,3 +192,24 @@ def test_closing_tells_everyone_who_still_waits():
         return answers
 
     assert all(isinstance(answer, RuntimeError) for answer in asyncio.run(run()))
+
+
+def test_two_threads_call_the_model_at_once_and_every_question_gets_its_own_answer():
+    async def ask():
+        both, calls = threading.Barrier(2), []
+
+        def model(questions):
+            calls.append(len(questions))
+            if len(calls) <= 2:
+                both.wait(30)  # two calls meet here, or the test fails
+            return [question * 10 for question in questions]
+
+        batcher = Batcher(model, max_size=4, threads=2)
+        answers = await asyncio.gather(*(batcher(number) for number in range(50)))
+        await batcher.close()
+        return answers, calls
+
+    answers, calls = asyncio.run(ask())
+
+    assert answers == [number * 10 for number in range(50)]
+    assert sum(calls) == 50 and max(calls) <= 4

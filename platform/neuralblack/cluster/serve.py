@@ -51,7 +51,12 @@ class Classifier:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the app. Serve calls this in the replica's event loop, behind the constructor."""
         meter = Meter()
-        self.batcher = Batcher(self.predictor, max_size=LiveOptions().max_batch_size, observe=meter.batch)
+        self.batcher = Batcher(
+            self.predictor,
+            max_size=LiveOptions().max_batch_size,
+            threads=self.predictor.calls_at_once,
+            observe=meter.batch,
+        )
         return build_app(
             self.decoder,
             self.batcher,

@@ -42,6 +42,7 @@ class Checked:
 
     def __init__(self, name: str, reason: str, forward: Forward) -> None:
         self.name, self.reason, self._forward = name, reason, forward
+        self.calls_at_once: int = getattr(forward, "calls_at_once", 1)
 
     def __call__(self, images: Tensor) -> Outputs:
         """Run stored slices, (B, S, S) uint8 on the CPU, through the network."""

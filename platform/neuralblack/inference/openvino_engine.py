@@ -3,7 +3,7 @@
 import importlib
 import sys
 import threading
-from collections import Counter
+from collections import deque
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,11 +83,11 @@ def save_int8(model: Any, folder: Path) -> None:
 
 
 class Compiled:
-    """One OpenVINO model, compiled for each batch size of SIZES; callable from any thread, one call at a time.
+    """One OpenVINO model, compiled for each batch size of SIZES; callable from several threads at once.
 
-    A few slices run one after the other with all threads. Where there are as many slices as threads, each thread takes
-    its own share of them: threads that need not wait for each other at every layer lose less to whatever else the cores
-    have to do (docs/log.md, 2026-11-25).
+    A lone call of a few slices runs with all threads. Otherwise each thread takes pieces of its own, of this call or of
+    another one: threads that need not wait for each other at every layer lose less to whatever else the cores have to
+    do, and with two calls under way none waits for the end of a batch (docs/log.md, 2026-11-25).
     """
 
     def __init__(self, model: Any, precision: str, *, options: Mapping[str, object] = {}) -> None:
@@ -106,9 +106,11 @@ class Compiled:
             "ENABLE_CPU_PINNING": False,  # pinned, two replicas of one machine land on the same core
             **options,
         }
-        self._lock, self._lanes = threading.Lock(), threads if threads <= MOST_LANES else 1
+        self._lock, self._under_way = threading.Lock(), 0
+        self._lanes = threads if threads <= MOST_LANES else 1
+        self.calls_at_once = 2 if self._lanes > 1 else 1
         alone = [size for size in SIZES if self._lanes == 1 or size < self._lanes]
-        self._alone = {size: self._compile(model, size, streams=1).create_infer_request() for size in alone}
+        self._alone = {size: _Requests(self._compile(model, size, streams=1)) for size in alone}
         apart = SIZES if self._lanes > 1 else ()
         self._apart = {size: _Requests(self._compile(model, size, streams=self._lanes)) for size in apart}
 
@@ -122,39 +124,45 @@ class Compiled:
     def __call__(self, images: Tensor) -> Outputs:
         """Run stored slices, (B, S, S) uint8."""
         with self._lock:
-            if self._lanes == 1 or len(images) < self._lanes:
-                return run_in_pieces(images, lambda piece: _outputs(_begin(self._alone[len(piece)], piece, wait=True)))
-            shares = images.tensor_split(self._lanes)
-            parts = [part for share in shares for part in share.split(pieces(len(share)))]
-            numbers: Counter[int] = Counter()
-            under_way = []
-            for part in parts:
-                request = self._apart[len(part)][numbers[len(part)]]
-                numbers[len(part)] += 1
-                under_way.append(_begin(request, part, wait=False))
-            for request in under_way:
-                request.wait()
-            return joined([_outputs(request) for request in under_way])
+            self._under_way += 1
+            alone = self._lanes == 1 or (self._under_way == 1 and len(images) < self._lanes)
+        try:
+            if alone:
+                return run_in_pieces(images, lambda piece: self._run([piece], self._alone))
+            shares = images.tensor_split(min(self._lanes, len(images)))
+            return self._run([piece for share in shares for piece in share.split(pieces(len(share)))], self._apart)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+    def _run(self, parts: list[Tensor], requests: "dict[int, _Requests]") -> Outputs:
+        """Start every piece, then collect them; OpenVINO runs as many at a time as it has streams."""
+        taken = [(requests[len(part)], requests[len(part)].take(), part.contiguous().numpy()) for part in parts]
+        for _, request, pixels in taken:
+            request.start_async([pixels], share_inputs=True)
+        for _, request, _ in taken:
+            request.wait()
+        # Copies: whoever takes the request next lets it write there again.
+        answers = [
+            Outputs(*(torch.tensor(request.get_output_tensor(index).data) for index in range(2)))
+            for _, request, _ in taken
+        ]
+        for pool, request, _ in taken:
+            pool.give(request)
+        return answers[0] if len(answers) == 1 else joined(answers)
 
 
 class _Requests:
-    """Requests of one compiled model that may be under way at once, made as they are first needed."""
+    """Requests of one compiled model, made as they are first needed. A failed one is not given back."""
 
     def __init__(self, compiled: Any) -> None:
-        self._compiled, self._made = compiled, [compiled.create_infer_request()]
+        self._compiled, self._idle = compiled, deque([compiled.create_infer_request()])
 
-    def __getitem__(self, number: int) -> Any:
-        while number >= len(self._made):
-            self._made.append(self._compiled.create_infer_request())
-        return self._made[number]
+    def take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
 
-
-def _begin(request: Any, images: Tensor, *, wait: bool) -> Any:
-    """Hand slices to a request, and wait for it or not; returns the request."""
-    (request.infer if wait else request.start_async)([images.contiguous().numpy()], share_inputs=True)
-    return request
-
-
-def _outputs(request: Any) -> Outputs:
-    """Copy what a request has computed: it writes there again."""
-    return Outputs(*(torch.tensor(request.get_output_tensor(index).data) for index in range(2)))
+    def give(self, request: Any) -> None:
+        self._idle.append(request)

@@ -24,6 +24,10 @@ class Engine(Protocol):
     def reason(self) -> str:
         """Why it was chosen: device, number format and what else counted, for the log and the card."""
 
+    @property
+    def calls_at_once(self) -> int:
+        """How many threads should call it to keep it busy."""
+
     def __call__(self, images: Tensor) -> Outputs:
         """Run stored slices, (B, S, S) uint8 on the CPU, through the network."""
 

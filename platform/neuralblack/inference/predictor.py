@@ -74,6 +74,7 @@ class Predictor:
         self.classes, self.spec, self.hash, self.name = folder.classes, folder.spec, folder.hash, folder.id
         self._run = build_engine(folder, name=engine, device=device)
         self.engine = self._run.name  # which `auto` may have chosen
+        self.calls_at_once = self._run.calls_at_once
         calibration = folder.calibration
         self._temperature = float(calibration.get("temperature", 1.0))
         sets = calibration.get("prediction_set", {})

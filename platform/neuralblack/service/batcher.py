@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 class Batcher(Generic[Question, Answer]):
     """Answer in batches: whatever waits when the model is free goes in together.
 
-    No timer: one lone request never waits, and under load batches fill by themselves. The model's own thread takes the
+    No timer: one lone request never waits, and under load batches fill by themselves. The model's own threads take the
     next batch from the queue, so the model never waits for the event loop while there is something to do. Build it
     inside a running event loop; `max_size` may be changed at any time and holds from the next batch on.
     """
@@ -25,13 +25,15 @@ class Batcher(Generic[Question, Answer]):
         model: Callable[[list[Question]], list[Answer]],
         *,
         max_size: int,
+        threads: int = 1,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
-        """Start the model's thread.
+        """Start the model's threads.
 
         Args:
-            model: questions -> as many answers, in their order; called in one thread, never twice at once.
+            model: questions -> as many answers, in their order; never called more than `threads` times at once.
             max_size: questions in one call.
+            threads: calls of the model at once; two keep a model busy that has idle cores towards the end of a batch.
             observe: hears the size of each batch and the seconds it took, in the model's thread.
         """
         self.max_size = max_size
@@ -40,8 +42,9 @@ class Batcher(Generic[Question, Answer]):
         self._waiting: SimpleQueue[tuple[Question, asyncio.Future[Answer]] | None] = SimpleQueue()
         self._open: set[asyncio.Future[Answer]] = set()
         self._closed = False
-        # A daemon, or a process that forgets to close its batcher would never end.
-        threading.Thread(target=self._work, name="model", daemon=True).start()
+        self._threads = threads
+        for _ in range(threads):  # daemons, or a process that forgets to close its batcher would never end
+            threading.Thread(target=self._work, name="model", daemon=True).start()
 
     async def __call__(self, question: Question) -> Answer:
         """Wait for the answer to one question; raises what the model raised, or RuntimeError after `close`."""
@@ -58,7 +61,8 @@ class Batcher(Generic[Question, Answer]):
     async def close(self) -> None:
         """Stop: whoever still waits hears that the service is closing. A batch that runs is left to end."""
         self._closed = True
-        self._waiting.put(None)
+        for _ in range(self._threads):
+            self._waiting.put(None)
         for future in self._open:
             if not future.done():
                 future.set_exception(RuntimeError("the batcher is closed"))
