@@ -16,7 +16,7 @@ from neuralblack.registry.model_folder import ModelFolder, load_weights
 class Eager:
     """The network as it was trained: fp32, nothing folded."""
 
-    name, reason = "eager", "as it was trained"
+    name, reason, calls_at_once = "eager", "as it was trained", 1
 
     def __init__(self, folder: ModelFolder) -> None:
         self._stages, self._network = load_weights(folder), network_of(folder.config.model)

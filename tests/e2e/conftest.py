@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tests.e2e.processes import free_ports
 
 from neuralblack.config import TrainConfig
 from neuralblack.data.mat_writer import write_mat
@@ -76,17 +77,9 @@ class Service:
             raise
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def start_service(config, registry, *, before="", port=None):
     """Start one; `before` is Python to run in its process first."""
-    port = port or free_port()
+    port = port or free_ports(1)[0]
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND.format(before=before), str(config), str(registry), str(port)],
         stdout=subprocess.PIPE,

@@ -1,6 +1,17 @@
-"""What a service has started, as /proc shows it."""
+"""What a service has started, as /proc shows it, and ports for it."""
 
+import socket
+from contextlib import ExitStack
 from pathlib import Path
+
+
+def free_ports(count):
+    """Ports on loopback that were free a moment ago, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 def descendants(pid):

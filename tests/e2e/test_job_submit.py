@@ -4,18 +4,13 @@ import os
 import re
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.e2e.head import BIN, ray_head
 
 from neuralblack.data.phantoms import write_phantoms
 from neuralblack.data.prepare import prepare
@@ -25,39 +20,15 @@ from neuralblack.registry.run_folder import history_of
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-START_S, STOP_S, JOB_S = 120, 45, 400  # generous: two cores may be shared
+JOB_S = 400  # generous: two cores may be shared
 
 Submit = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    with socket.socket() as first:
-        sockets = [first, *(socket.socket() for _ in range(count - 1))]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1] for one in sockets]
-        for one in sockets:
-            one.close()
-    return ports
-
-
-def answers(url: str, token: str) -> bool:
-    request = urllib.request.Request(f"{url}/api/version", headers={"Authorization": f"Bearer {token}"})
-    try:
-        with urllib.request.urlopen(request, timeout=5) as response:
-            return response.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[dict[str, str]]:
     """The environment of a client of a new head on loopback, with token and address."""
     folder = Path(tempfile.mkdtemp(prefix="nb-", dir="/tmp"))  # Ray's socket paths may have 107 characters
-    port, dashboard, agent, agent_grpc, metrics, environment_agent = free_ports(6)
-    url = f"http://127.0.0.1:{dashboard}"
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | {
         "PATH": f"{BIN}:{os.environ['PATH']}",  # the head's PATH decides which `python` runs a job
         "RAY_AUTH_MODE": "token",
@@ -66,32 +37,10 @@ def head() -> Iterator[dict[str, str]]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
     }
-    command = [
-        *(str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"),
-        *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-        *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"),
-        *(f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={environment_agent}"),
-        *("--num-cpus=4", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats"),
-        f"--temp-dir={folder}",
-    ]
-    with (folder / "start.log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
     try:
-        deadline = time.monotonic() + START_S
-        while not answers(url, env["RAY_AUTH_TOKEN"]):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the head did not start:\n{(folder / 'start.log').read_text()[-4000:]}")
-            time.sleep(0.5)
-        yield env | {"RAY_API_SERVER_ADDRESS": url}
+        with ray_head(folder, env) as started:
+            yield env | {"RAY_API_SERVER_ADDRESS": started.url}
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
         shutil.rmtree(folder, ignore_errors=True)  # a worker may still be closing its log
 
 

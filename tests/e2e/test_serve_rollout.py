@@ -18,9 +18,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.e2e.conftest import CONFIGS, free_port
+from tests.e2e.conftest import CONFIGS
+from tests.e2e.head import Head, ray_head
 from tests.e2e.load import Load
-from tests.e2e.processes import replicas_of
+from tests.e2e.processes import free_ports, replicas_of
 
 from neuralblack.cluster.serve_config import write_resolved
 from neuralblack.cluster.serve_environment import environment, free_block, own_folder
@@ -35,7 +36,7 @@ from neuralblack.registry.promotion import promote
 pytestmark = pytest.mark.e2e
 
 PLATFORM = Path(__file__).parents[2] / "platform"
-START_S, STOP_S = 240, 90  # deadlines on a machine that does other things as well
+START_S = 240  # a deadline on a machine that does other things as well
 TOKEN = secrets.token_hex(32)
 
 
@@ -43,15 +44,14 @@ TOKEN = secrets.token_hex(32)
 class Cluster:
     """A head on loopback that was given its environment before `ray start`, as cluster.yaml does."""
 
-    process: subprocess.Popen
+    head: Head
     environment: dict[str, str]
-    dashboard: str
     url: str
 
     def api(self, method, content=None):
         headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
         return httpx.request(
-            method, f"{self.dashboard}/api/serve/applications/", headers=headers, json=content, timeout=60
+            method, f"{self.head.url}/api/serve/applications/", headers=headers, json=content, timeout=60
         )
 
     @property
@@ -81,41 +81,14 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster():
     with own_folder() as folder:
-        dashboard, *others = (free_port() for _ in range(6))
         settings = environment(folder, ports=free_block(), max_pending=128)
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | settings
         env |= {"NEURALBLACK_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
-        names = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
-        ports = dict(zip((*names, "runtime-env-agent-port"), others, strict=True))
-        command = [
-            *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
-            *("--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-            *(f"--{name}={port}" for name, port in ports.items()),
-            *("--num-cpus=4", "--num-gpus=0", "--object-store-memory=150000000", "--disable-usage-stats"),
-            f"--temp-dir={folder / 'ray'}",
-        ]
-        with (folder / "start.log").open("w") as log:
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        cluster = Cluster(process, env, f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{free_port()}")
-        try:
-            cluster.await_that(lambda: heard(cluster, folder / "start.log"))
+        with ray_head(folder, env) as head:
+            cluster = Cluster(head, env, f"http://127.0.0.1:{free_ports(1)[0]}")
+            cluster.await_that(lambda: cluster.api("GET").is_success)
             yield cluster
             cluster.api("DELETE")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def heard(cluster, log):
-    assert cluster.process.poll() is None, log.read_text()[-4000:]
-    try:
-        return cluster.api("GET").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def untrained(folder, *, seed, **more):
@@ -177,7 +150,7 @@ def deployed(cluster, configured, registries):
     file = configured(registries["old"])
     serve = Path(sys.executable).with_name("serve")
     subprocess.run(
-        [serve, "deploy", file], env=cluster.environment | {"RAY_DASHBOARD_ADDRESS": cluster.dashboard}, check=True
+        [serve, "deploy", file], env=cluster.environment | {"RAY_DASHBOARD_ADDRESS": cluster.head.url}, check=True
     )
     cluster.await_that(lambda: len(cluster.running()) == 3 and cluster.answering())
 
@@ -286,7 +259,7 @@ def test_only_who_has_the_token_is_answered_and_it_is_on_no_command_line_and_in_
 
     assert refused.status_code == 401
     assert httpx.get(f"{cluster.url}/ready").status_code == 200
-    assert cluster.running() <= replicas_of(cluster.process.pid)
+    assert cluster.running() <= replicas_of(cluster.head.pid)
     for pid in (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         try:
             assert TOKEN.encode() not in (pid / "cmdline").read_bytes()
