@@ -85,6 +85,7 @@ def quantised(folder: ModelFolder, images: NDArray[np.uint8]) -> Any:
 
     """
     nncf, model = import_openvino("nncf"), converted(whole_network(folder))
+    logging.getLogger("nncf").setLevel(logging.WARNING)  # it would list every layer that it leaves as it is
     operations = model.get_ordered_ops()
     first = [operation.get_type_name() for operation in operations].index("Convolution")
     # The resize stays exact: its matrices are no weights, and the plugin cannot fuse their scales. The stem stays in
