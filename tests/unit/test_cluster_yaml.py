@@ -140,12 +140,19 @@ def test_every_node_asks_for_the_token_and_has_it(cluster):
 
 def test_serving_flags_are_those_of_the_serve_command(cluster, tmp_path):
     own = re.compile("_PORT$|_PATH$|_FILE|_LOC$|_BASE$")  # of one service on one machine; a node has Ray's defaults
-    here = environment_here(tmp_path, ports=20_000)
+    here = environment_here(tmp_path, ports=20_000, max_pending=128)
     flags = {key: value for key, value in here.items() if key.startswith("RAY_SERVE_") and not own.search(key)}
 
     there = {key: value for key, value in environment(cluster).items() if key.startswith("RAY_SERVE_")}
 
     assert there == flags
+
+
+def test_haproxy_refuses_a_crowd_where_the_replicas_of_production_would(cluster):
+    production = yaml.safe_load((ROOT / "serve_configs" / "production.yaml").read_text())
+
+    most = production["applications"][0]["args"]["max_pending"]
+    assert environment(cluster)["NEURALBLACK_MAX_PENDING"] == str(most)
 
 
 @pytest.mark.parametrize("key", ["head_start_ray_commands", "worker_start_ray_commands"])

@@ -75,7 +75,7 @@ def test_only_the_local_service_answers_without_a_token_and_only_on_loopback():
 
 def test_production_has_more_replicas_than_one_request_can_kill(tmp_path):
     deployment = yaml.safe_load((CONFIGS / "production.yaml").read_text())["applications"][0]["deployments"][0]
-    retries = int(surroundings.environment(tmp_path, ports=20_000)["RAY_SERVE_HAPROXY_RETRIES"])
+    retries = int(surroundings.environment(tmp_path, ports=20_000, max_pending=9)["RAY_SERVE_HAPROXY_RETRIES"])
 
     assert deployment["autoscaling_config"]["min_replicas"] > retries + 1
     assert deployment["max_surge_percent"] == 100
@@ -153,7 +153,8 @@ def test_every_port_socket_and_file_of_a_service_is_its_own(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()
-    first, second = surroundings.environment(one, ports=20_000), surroundings.environment(other, ports=20_256)
+    first = surroundings.environment(one, ports=20_000, max_pending=9)
+    second = surroundings.environment(other, ports=20_256, max_pending=9)
 
     ours = [name for name in first if name.endswith(("_PORT", "_LOC", "_PATH", "_BASE", "_FILE"))]
     assert len(ours) >= 14
