@@ -174,8 +174,9 @@ def predict(
     """
     from json import dumps
 
-    from neuralblack.inference.predictor import NOTICE, Predictor
+    from neuralblack.inference.predictor import Predictor
     from neuralblack.registry.aliases import CHAMPION, resolve
+    from neuralblack.service.answers import NOTICE
 
     path = model if model else resolve(registry, CHAMPION).path
     predictor = Predictor.load(path, engine=engine)

@@ -22,7 +22,6 @@ from neuralblack.models.table import network_of
 from neuralblack.registry.model_folder import ModelFolder, load_weights, model_path, open_model
 
 BATCH = 32  # slices per forward pass; above 8 nothing is gained on a CPU, a GPU wants more
-NOTICE = "Research use only; not a diagnosis."
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from neuralblack.errors import InputError
 from neuralblack.service.answers import Prediction, result
 from neuralblack.service.problems import Problem, as_problem
-from neuralblack.service.uploads import FIELD, FRAME_BYTES, _InMemory, _limited
+from neuralblack.service.uploads import FIELD, read_form
 
 MOST_SLICES = 64
 BODY_SLICES = 4  # a study's body may be so many times as large as the largest slice
@@ -34,8 +34,7 @@ async def read_study(request: Request, *, max_bytes: int, most: int) -> list[byt
         raise Problem(400, "bad_form", f"A study is a form (multipart/form-data) with its slices in fields “{FIELD}”.")
     whole = BODY_SLICES * max_bytes
     try:
-        stream = _limited(request, max_bytes=whole + FRAME_BYTES, of=whole)
-        form = await _InMemory(request.headers, stream, max_files=most, max_fields=8, max_part_size=FRAME_BYTES).parse()
+        form = await read_form(request, max_bytes=whole, most=most)
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise Problem(413, "too_many", f"A study has at most {most} slices here; this one has more.") from None

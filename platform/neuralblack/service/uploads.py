@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -32,9 +32,8 @@ async def read_upload(request: Request, *, max_bytes: int) -> bytes:
 
 
 async def _form_file(request: Request, *, max_bytes: int) -> bytes:
-    stream = _limited(request, max_bytes=max_bytes + FRAME_BYTES, of=max_bytes)
     try:
-        form = await _InMemory(request.headers, stream, max_files=1, max_fields=8, max_part_size=FRAME_BYTES).parse()
+        form = await read_form(request, max_bytes=max_bytes, most=1)
     except MultiPartException as error:
         raise Problem(400, "bad_form", f"The form cannot be read: {error.message}") from None
     file = form.get(FIELD)
@@ -44,6 +43,17 @@ async def _form_file(request: Request, *, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
     return data
+
+
+async def read_form(request: Request, *, max_bytes: int, most: int) -> FormData:
+    """Read a multipart form of at most `most` files into memory, `max_bytes` and its frame in all.
+
+    Raises:
+        MultiPartException: it cannot be read, or has more files.
+        Problem: 413 it is larger.
+    """
+    stream = _limited(request, max_bytes=max_bytes + FRAME_BYTES, of=max_bytes)
+    return await _InMemory(request.headers, stream, max_files=most, max_fields=8, max_part_size=FRAME_BYTES).parse()
 
 
 async def _limited(request: Request, *, max_bytes: int, of: int) -> AsyncGenerator[bytes, None]:
