@@ -251,7 +251,7 @@ def test_a_file_that_needs_more_memory_than_allowed_is_refused_and_the_next_is_r
     decoder.start()
     try:
         with pytest.raises(InputError, match="upload"):
-            decode(decoder, image_bytes("PNG", np.tile(np.arange(2000) % 251, (2000, 1))))  # 32 MB as float64
+            decode(decoder, image_bytes("PNG", np.tile(np.arange(4000) % 251, (4000, 1))))  # 64 MB as float32
 
         assert decode(decoder, image_bytes("PNG")).pixels.shape == (64, 64)
     finally:
