@@ -18,7 +18,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from neuralblack.cluster.serve_config import LOOPBACK, ServeArgs, check_schema, resolve_config
-from neuralblack.cluster.serve_environment import environment, free_block, own_folder, refuse_taken
+from neuralblack.cluster.serve_environment import QUIET, environment, free_block, own_folder, refuse_taken
 from neuralblack.config import checked
 from neuralblack.errors import InputError, RunError
 from neuralblack.service.auth import token_from
@@ -70,7 +70,7 @@ def serve_here(
         settings = environment(folder, ports=free_block(), bind_host=host, max_pending=max_pending)
         if "RAY_SERVE_ENABLE_HA_PROXY" not in settings:
             http["host"] = host or LOOPBACK
-        os.environ.update(settings)
+        os.environ.update(QUIET | settings)
         check_schema(resolved, where=config)
         try:
             _start_ray(folder)
