@@ -137,6 +137,10 @@ def kinds(
     """Yield every kind by name, its pictures prepared as uploads are."""
     rng = np.random.default_rng(0)
     for name, change in {
+        "the same, as a JPEG of 224 x 224": as_jpeg,
+        "the same, of gamma 0.8": lambda image: (255 * (image / 255) ** 0.8).astype(np.uint8),
+        "the same, with noise of 2 of 255": lambda image: noisy(image, rng, 2),
+        "the same, with noise of 4 of 255": lambda image: noisy(image, rng, 4),
         "the same, upside down": lambda image: image[::-1, ::-1],
         "the same, transposed": lambda image: image.T,
         "the same, negative": lambda image: 255 - image,
@@ -170,6 +174,22 @@ def shuffled(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     tiles = [image[y * side : (y + 1) * side, x * side : (x + 1) * side] for y in range(4) for x in range(4)]
     order = rng.permutation(16)
     return np.block([[tiles[order[4 * y + x]] for x in range(4)] for y in range(4)])
+
+
+def as_jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Shrink a slice and lose what JPEG loses at Pillow's default quality, as slices travel in documents."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+    return np.asarray(Image.open(buffer))
+
+
+def noisy(image: NDArray[np.uint8], rng: np.random.Generator, sigma: float) -> NDArray[np.uint8]:
+    """Add a scanner's noise, which is Rician, of this standard deviation in units of 1/255."""
+    return (
+        np.hypot(image + rng.normal(0, sigma, image.shape), rng.normal(0, sigma, image.shape))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 
 def milliseconds(measure: Measurer, slices: list[Prepared]) -> float:

@@ -92,7 +92,9 @@ def test_the_whole_network_is_input_stages_and_pooled_maps(name, stored):
     with torch.inference_mode():
         logits, features = WholeNetwork(stages, MODELS[name], stored=stored)(images)
         inputs = to_input(images, MODELS[name])
-        expected = Outputs(stages(inputs), stages[:-1](inputs).mean((2, 3)))
+        maps = [stages[:-2](inputs), stages[:-1](inputs)]
+        pooled = [part for each in maps for part in (each.mean((2, 3)), each.std((2, 3), correction=0))]
+        expected = Outputs(stages(inputs), torch.cat(pooled, 1))
 
     torch.testing.assert_close(features, expected.features, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(logits, expected.logits, rtol=1e-3, atol=1e-4)
@@ -107,7 +109,7 @@ def test_every_engine_answers_a_batch_of_any_size_as_single_slices(folder, name)
 
     assert engine.name == name
     assert whole.logits.shape == (13, 3)
-    assert whole.features.shape == (13, MODELS["tiny"].features)
+    assert whole.features.shape[1] > 2 * MODELS["tiny"].features  # those of the stage before, too
     assert whole.logits.dtype == whole.features.dtype == torch.float32
     torch.testing.assert_close(whole.logits, torch.cat([answer.logits for answer in single]), rtol=0.05, atol=0.05)
     torch.testing.assert_close(whole.features, torch.cat([answer.features for answer in single]), rtol=0.05, atol=0.05)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from neuralblack.inference.outputs import Forward, Outputs
+from neuralblack.inference.outputs import Forward, Outputs, pooled
 from neuralblack.models.execution import exact_convolutions
 from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.inputs import to_input
@@ -15,12 +15,14 @@ def eager(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -> F
     """Load a checked folder's weights; the head stays in float32 whatever the backbone computes in."""
     network, stages = network_of(folder.config.model), load_weights(folder).requires_grad_(False)
     # Weights in `dtype` themselves: autocast would cast those that need no gradient again in every call.
-    backbone, head = fold_batch_norms(stages[:-1]).to(device, dtype), stages[-1].to(device)
+    backbone = [fold_batch_norms(part).to(device, dtype) for part in (stages[:-2], stages[-2:-1])]
+    head = stages[-1].to(device)
 
     @torch.inference_mode()
     def run(images: Tensor) -> Outputs:
         with exact_convolutions():
-            maps = backbone(to_input(images.to(device), network).to(dtype)).float()
-        return Outputs(head(maps).cpu(), maps.mean((2, 3)).cpu())
+            before = backbone[0](to_input(images.to(device), network).to(dtype))
+            last = backbone[1](before).float()
+        return Outputs(head(last).cpu(), pooled(before.float(), last).cpu())
 
     return run

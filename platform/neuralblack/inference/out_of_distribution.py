@@ -19,7 +19,7 @@ from neuralblack.data.slices import Prepared
 COLOUR = 0.03  # fixed, as slices of a dataset are grey; a grey slice saved as an RGB JPEG stays below 0.01
 DARK = 16  # of 255: below is background
 FRAME = 1 / 32  # of the side: the strip along each edge that `edges` looks at
-RATE = 0.0025  # of slices beyond each limit of the pixels
+RATE = 0.0005  # of slices beyond each limit of the pixels; what gets past them, the features find
 DISTANCE_RATE = 0.01  # of held-out slices beyond the limit of the distance
 ENOUGH = 30  # held-out slices; of fewer a model gets no limits
 DIRECTIONS = 64  # of the features, at most, whose own variance is used; the others share one

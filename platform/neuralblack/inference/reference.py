@@ -19,6 +19,7 @@ from torch import Tensor
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.slices import Prepared
 from neuralblack.data.splits import Split
+from neuralblack.errors import InputError
 from neuralblack.inference.calibration import COVERAGE, cross_fitted_error, fit_sets, fit_temperature, in_set, softmax
 from neuralblack.inference.engines import Engine, build_engine
 from neuralblack.inference.out_of_distribution import (
@@ -35,7 +36,7 @@ from neuralblack.registry.model_folder import ModelFolder, load_reference
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2  # 1: the cloud was of the last stage alone
 GOLDEN = 32  # slices that engines are compared on
 MARGIN = 0.02  # between the two most probable classes of a golden slice: rounding must not turn its answer
 LEARNT = 2000  # training slices, at most, that the features' cloud is fitted to
@@ -116,7 +117,18 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
 
 
 def load_gate(folder: ModelFolder) -> Gate:
-    """Build a model's gate; of one that was not calibrated, it refuses only colour and blank pictures."""
+    """Build a model's gate; of one that was not calibrated, it refuses only colour and blank pictures.
+
+    Raises InputError where another version of this code has calibrated it: its limits are of other numbers.
+    """
+    found = folder.calibration.get("version", VERSION)
+    if found != VERSION:
+        raise InputError(
+            folder.path / "calibration.json",
+            found=f"version {found}",
+            expected=f"version {VERSION}, which this program measures",
+            fix="remove RUN/model and give the same train command again: it makes the model anew from its checkpoint",
+        )
     reference = load_reference(folder)
     cloud = Cloud(*(reference[name].numpy() for name in CLOUD)) if set(CLOUD) <= set(reference) else None
     return Gate(folder.calibration.get("gate", {}).get("limits"), cloud)

@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from neuralblack.inference.outputs import pooled
 from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.table import Network, network_of
 from neuralblack.registry.model_folder import ModelFolder, load_weights
 
 
 class WholeNetwork(nn.Module):
-    """(B, S, S) uint8 -> (B, K) logits and (B, F) pooled features; equals `to_input` and the stages to fp32 rounding.
+    """(B, S, S) uint8 -> (B, K) logits and (B, F) features; equals `eager` to fp32 rounding.
 
     The antialiased resize is linear and separable, so it is two products with fixed matrices: exact, and the same in
     every compiler, where an operator of its own is not.
@@ -30,7 +31,8 @@ class WholeNetwork(nn.Module):
         super().__init__()
         self._scale, self._shift = 1 / (255 * network.std), network.mean / network.std
         self._dtype, self.stored, self._size = dtype, stored, network.size
-        self.backbone = fold_batch_norms(stages[:-1]).to(dtype)
+        self.backbone = fold_batch_norms(stages[:-2]).to(dtype)
+        self.last = fold_batch_norms(stages[-2:-1]).to(dtype)
         self.head = stages[-1]
         self.register_buffer("resize", resize_matrix(stored, network.size))
 
@@ -40,8 +42,9 @@ class WholeNetwork(nn.Module):
         if self.stored != self._size:
             pixels = self.resize @ pixels @ self.resize.T
         inputs = (pixels * self._scale - self._shift)[:, None].to(self._dtype)
-        maps = self.backbone(inputs.contiguous(memory_format=torch.channels_last)).float()
-        return self.head(maps), maps.mean((2, 3))
+        before = self.backbone(inputs.contiguous(memory_format=torch.channels_last))
+        last = self.last(before).float()
+        return self.head(last), pooled(before.float(), last)
 
 
 def whole_network(folder: ModelFolder, *, dtype: torch.dtype = torch.float32) -> WholeNetwork:
