@@ -10,10 +10,14 @@ from neuralblack.config import TrainConfig
 from neuralblack.data.phantoms import VIEWS, Patient, draw_phantom
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
+from neuralblack.files import write_json, write_manifest
+from neuralblack.inference.golden import drawn_slices
+from neuralblack.inference.openvino_engine import save_int8
+from neuralblack.inference.quantize import quantised
 from neuralblack.labels import CLASSES
 from neuralblack.models.table import build_model
 from neuralblack.registry.aliases import CHAMPION, resolve
-from neuralblack.registry.model_folder import ModelFolder, save_model
+from neuralblack.registry.model_folder import ModelFolder, open_model, save_model
 from neuralblack.registry.promotion import promote
 
 MODELS = {"lite0": "efficientnet_lite0", "resnet50": "resnet50"}
@@ -24,8 +28,12 @@ PICTURES = {
 }
 
 
-def untrained_registry(folder: Path, *, model: str) -> Path:
-    """Make a registry whose champion has random weights: it takes the same time as a trained one."""
+def untrained_registry(folder: Path, *, model: str, int8: bool = False) -> Path:
+    """Make a registry whose champion has random weights: it takes the same time as a trained one.
+
+    With `int8` the network is quantised as well, for its speed: `neuralblack quantize` would keep no such network,
+    because it has no accuracy to keep.
+    """
     if model not in MODELS:
         raise InputError("--model", found=model, expected="one of " + ", ".join(MODELS), fix="or --registry DIR")
     config = TrainConfig(model=MODELS[model], weights="none")
@@ -37,8 +45,17 @@ def untrained_registry(folder: Path, *, model: str) -> Path:
         split={},
         history=[],
     )
+    if int8:
+        _quantise(open_model(folder / "untrained"))
     promote(folder / "untrained", folder / "registry")
     return folder / "registry"
+
+
+def _quantise(folder: ModelFolder) -> None:
+    save_int8(quantised(folder, drawn_slices(folder.spec).numpy()), folder.path)
+    write_json(folder.path / "card.json", {**folder.card, "int8": "random weights, never measured"})
+    (folder.path / "manifest.json").unlink()
+    write_manifest(folder.path)
 
 
 def champion(registry: Path) -> ModelFolder:

@@ -64,7 +64,7 @@ def main(
     disturbance = Disturbance()
     with tempfile.TemporaryDirectory(prefix="nbb-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        where = (registry or untrained_registry(folder, model=model)).resolve()
+        where = (registry or untrained_registry(folder, model=model, int8="int8" in engine)).resolve()
         found = champion(where)
         setting = Setting(folder, where, found.path, engine, threads, config.resolve())
         facts.append(("model", f"{found.id}{'' if registry else ', untrained'}, engine {engine}, {threads} threads"))

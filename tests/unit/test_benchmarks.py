@@ -21,6 +21,7 @@ from benchmarks.report import markdown
 from benchmarks.rounds import Cell, Records
 
 from neuralblack.errors import InputError
+from neuralblack.inference.engines import build_engine
 from neuralblack.service.auth import token_from
 from neuralblack.service.meter import Meter
 
@@ -194,6 +195,13 @@ def test_batches_are_counted_for_another_process_to_read(tmp_path):
 
     assert read_counter(tmp_path / "counter") == (2, 4)
     assert outputs[1].logits.shape == (3, len(folder.classes))
+
+
+def test_random_weights_are_quantised_for_their_speed(tmp_path):
+    pytest.importorskip("nncf", reason="the extra `openvino` is not installed")
+    folder = champion(untrained_registry(tmp_path, model="lite0", int8=True))
+
+    assert build_engine(folder, name="openvino-int8").name == "openvino-int8"
 
 
 def test_the_empty_engine_replaces_the_services_own(tmp_path):
