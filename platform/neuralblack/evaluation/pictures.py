@@ -11,30 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neuralblack.data.dataset import Dataset
+from neuralblack.evaluation.svg import plain, svg
 
-INK = "#010203"  # stands for the page's text colour, light or dark, and is replaced by it
 TRAIN, VALIDATION = "#c2703d", "#14948a"  # told apart by the blind to red and green too, and by their dashes
 SHOWN = 224  # pixels, the widest a slice is shown
 
 
 def curves(history: Sequence[Mapping[str, Any]]) -> str:
     """Draw loss and accuracy over the epochs, training and validation: an <svg> element."""
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    def draw(figure: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
 
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "neuralblack",
-        "font.family": "sans-serif",
-        "font.size": 11,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(9.6, 3.4), layout="constrained")
-        figure.patch.set_alpha(0)
         for axes, (name, key) in zip(figure.subplots(1, 2), (("loss", "loss"), ("accuracy", "accuracy")), strict=True):
             for label, column, colour, dash in (
                 ("training", f"train_{key}", TRAIN, (0, (4, 2))),
@@ -46,19 +34,13 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
                     axes.plot(
                         *zip(*points, strict=True), color=colour, linestyle=dash, lw=2, marker=marker, ms=4, label=label
                     )
-            axes.set_title(name, loc="left", fontsize=12)
+            plain(axes, name)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.patch.set_alpha(0)
-            axes.grid(alpha=0.18, color=INK)
-            axes.spines[["top", "right"]].set_visible(False)
             if axes.lines and name == "loss":  # one legend for both
                 axes.legend(frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    return svg.replace("<svg", '<svg role="img" aria-label="Loss and accuracy over the epochs"', 1)
+
+    return svg((9.6, 3.4), "Loss and accuracy over the epochs", draw)
 
 
 def choose_examples(
