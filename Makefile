@@ -6,7 +6,7 @@ SHELL := bash
 PYTHON ?= python3.11
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS := timm,openvino,medical,bench,dev
+EXTRAS := timm,openvino,medical,track,optuna,bench,dev
 BIN := $(VENV)/bin
 # The stamp is written behind the last step of an installation, so half an installation is done again.
 STAMP := $(VENV)/.installed

@@ -8,8 +8,9 @@ from functools import partial
 
 import typer
 
-from neuralblack.cli import Concurrent, Gpus, Set, Trials, TrialWorkers, Wait, run_verb
-from neuralblack.cluster.tune import DEFAULT_SPACE, config_of, tune_on_cluster
+from neuralblack.cli import Concurrent, Gpus, SearchBy, Set, ShareGib, Trials, TrialWorkers, Wait, run_verb
+from neuralblack.cluster.space import DEFAULT_SPACE, with_fixed
+from neuralblack.cluster.tune import tune_on_cluster
 from neuralblack.terminal import print_trials
 
 SPACE = DEFAULT_SPACE  # or your own: {"lr": tune.loguniform(1e-4, 1e-2), "lr_decay": tune.choice([1.5, 2.6])}
@@ -19,23 +20,28 @@ def search(
     data: str,
     run: str,
     trials: Trials = 8,
+    search_by: SearchBy = "random",
     concurrent: Concurrent = 0,
     workers: TrialWorkers = 1,
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,
+    share_gib: ShareGib = 16,
     set_: Set = [],
 ) -> None:
     """Read the choices, name the run, hand over."""
+    config, space = with_fixed(set_, SPACE)
     model, rows = tune_on_cluster(
-        config_of(set_, SPACE),
+        config,
         data=data,
         run=run,
-        space=SPACE,
+        space=space,
         trials=trials,
+        search=search_by,
         concurrent=concurrent,
         workers=workers,
         gpus=gpus,
         wait_s=wait_for_nodes,
+        share_gib=share_gib,
     )
     print_trials(rows)
     typer.echo(f"model {model.id} in {model.path}")

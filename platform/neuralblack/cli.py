@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neuralblack.errors import InputError, RunError
-from neuralblack.terminal import print_results, print_rows, print_trials, progress_bar
+from neuralblack.terminal import print_crossval, print_results, print_rows, print_runs, print_trials, progress_bar
 
 app = typer.Typer(
     help="Brain-tumour subtypes from MRI slices: prepare, train, search, evaluate, serve. Research use only.",
@@ -26,6 +26,12 @@ Trials = Annotated[int, typer.Option(min=1, help="Configurations to try.")]
 Concurrent = Annotated[int, typer.Option(min=0, help="Trials at a time; 0: as many as there is room for.")]
 TrialWorkers = Annotated[int, typer.Option(min=1, help="Workers of one trial.")]
 Gpus = Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")]
+Track = Annotated[list[str], typer.Option("--track", help="Also show epochs in tensorboard or mlflow; again for both.")]
+SearchBy = Annotated[str, typer.Option("--search", help="random, or optuna (extra `optuna`).")]
+ShareGib = Annotated[
+    float,
+    typer.Option(min=0, help="Room on each node for what frozen stages say, which trials share; 0: nothing is shared."),
+]
 Wait = Annotated[float, typer.Option("--wait-for-nodes", min=0, help="Seconds that the autoscaler may take.")]
 
 
@@ -63,6 +69,18 @@ def describe(path: Annotated[Path, typer.Argument(help="A dataset, a model folde
 
 
 @app.command()
+def runs(folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.")]) -> None:
+    """List runs side by side, the best first: state, epochs, numbers, and in which fields they differ.
+
+    Example: neuralblack runs runs
+    """
+    from neuralblack.registry.runs import differences, runs_under
+
+    found = runs_under(folders)
+    print_runs(found, differences(found))
+
+
+@app.command()
 def phantoms(
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     patients: Annotated[int, typer.Option(min=4, help="Made-up heads.")] = 40,
@@ -87,6 +105,7 @@ def train(
     workers: Workers = 1,
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,
+    track: Track = [],
     set_: Set = [],
 ) -> None:
     """Fine-tune a network with Ray Train and DDP.
@@ -97,7 +116,7 @@ def train(
     from neuralblack.config import TrainConfig, with_overrides
 
     config = with_overrides(TrainConfig(), set_)
-    model = train_on_cluster(config, data=data, run=run, workers=workers, gpus=gpus, wait_s=wait_for_nodes)
+    model = train_on_cluster(config, data=data, run=run, workers=workers, gpus=gpus, wait_s=wait_for_nodes, track=track)
     typer.echo(f"model {model.id} in {model.path}")
 
 
@@ -106,30 +125,59 @@ def tune(
     data: Annotated[str, typer.Argument(help="A prepared dataset.")],
     run: Annotated[str, typer.Argument(help="The search's folder; the same command again goes on.")],
     trials: Trials = 8,
+    search_by: SearchBy = "random",
     concurrent: Concurrent = 0,
     workers: TrialWorkers = 1,
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,
+    share_gib: ShareGib = 16,
     set_: Set = [],
 ) -> None:
     """Search learning rate and unfreeze schedule with Ray Tune and ASHA; another space goes into jobs/tune.py.
 
     Example: neuralblack tune data/slices runs/search --trials 16 --set epochs=8
     """
-    from neuralblack.cluster.tune import DEFAULT_SPACE, config_of, tune_on_cluster
+    from neuralblack.cluster.space import DEFAULT_SPACE, with_fixed
+    from neuralblack.cluster.tune import tune_on_cluster
 
+    config, space = with_fixed(set_, DEFAULT_SPACE)
     model, rows = tune_on_cluster(
-        config_of(set_, DEFAULT_SPACE),
+        config,
         data=data,
         run=run,
+        space=space,
         trials=trials,
+        search=search_by,
         concurrent=concurrent,
         workers=workers,
         gpus=gpus,
         wait_s=wait_for_nodes,
+        share_gib=share_gib,
     )
     print_trials(rows)
     typer.echo(f"model {model.id} in {model.path}")
+
+
+@app.command()
+def crossval(
+    data: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    run: Annotated[str, typer.Argument(help="A folder for all runs; the same command again does what is missing.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs for each fold, with seeds 0, 1, ...")] = 1,
+    gpus: Gpus = False,
+    wait_for_nodes: Wait = 0,
+    set_: Set = [],
+) -> None:
+    """Test every fold once with every seed, runs side by side on whatever the cluster has, and write one table.
+
+    Example: neuralblack crossval data/slices runs/crossval --seeds 3 --gpus --set epochs=12
+    """
+    from neuralblack.cluster.crossval import PAGE, cross_validate
+    from neuralblack.config import TrainConfig, with_overrides
+
+    config = with_overrides(TrainConfig(), set_)
+    table = cross_validate(config, data=data, run=run, seeds=seeds, gpus=gpus, wait_s=wait_for_nodes)
+    print_crossval(table)
+    typer.echo(f"table {Path(run) / PAGE}")
 
 
 @app.command()

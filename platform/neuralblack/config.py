@@ -21,6 +21,15 @@ class AugmentationConfig(BaseModel, frozen=True, extra="forbid"):
     gain: float = Field(0.15, ge=0, lt=1, description="Largest change of contrast either way, as a share.")
     gamma: float = Field(0.2, ge=0, lt=1, description="Largest exponent either way of 1, on intensities in 0..1.")
 
+    def times(self, strength: float) -> "AugmentationConfig":
+        """Widen or narrow every range but the mirror image's; no further than its limit.
+
+        >>> AugmentationConfig().times(2).rotate_degrees
+        30.0
+        """
+        most = {"rotate_degrees": 180.0, "shift": 0.5, "scale": 0.99, "gain": 0.99, "gamma": 0.99}
+        return self.model_copy(update={name: min(getattr(self, name) * strength, end) for name, end in most.items()})
+
 
 class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     """One training run. The defaults are the reference recipe; the search varies `lr` and `schedule`."""
@@ -44,6 +53,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's decoupled weight decay.")
     warmup_epochs: float = Field(1.0, ge=0, le=10_000, description="Epochs of linear warm-up before the cosine decay.")
     clip_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are scaled down to this total norm.")
+    loss: str = Field("cross-entropy", description="A key of neuralblack.models.heads.LOSSES.")
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="Share of the target spread over all classes.")
     class_weights: Literal["balanced", "none"] = Field(
         "balanced", description="balanced: a slice weighs the inverse of its class's share; none: 1."
@@ -61,6 +71,14 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     validation_folds: tuple[int, ...] = Field((2,), description="Folds to choose epochs and trials on.")
     test_folds: tuple[int, ...] = Field((1,), description="Folds that nothing is chosen on; `evaluate` uses them once.")
     augmentation: AugmentationConfig = Field(AugmentationConfig(), description="The views of a training slice.")
+    augmentation_strength: float = Field(
+        1.0, ge=0, le=5, description="Multiplies every range of `augmentation` but the mirror image's probability."
+    )
+
+    @property
+    def views(self) -> AugmentationConfig:
+        """The ranges that views are drawn from."""
+        return self.augmentation.times(self.augmentation_strength)
 
 
 def with_overrides(config: Model, overrides: Sequence[str]) -> Model:

@@ -42,11 +42,38 @@ def print_trials(rows: list[dict[str, Any]]) -> None:
     for column in ("trial", *names, "epochs", "best epoch", "macro-F1", "accuracy", "loss"):
         table.add_column(column, justify="left" if column in names else "right")
     for row in rows:
-        values = [f"{value:.2g}" if isinstance(value, float) else str(value) for value in row["params"].values()]
+        values = [_brief(value) for value in row["params"].values()]
         numbers = ["-" if row[name] is None else f"{row[name]:.3f}" for name in ("macro_f1", "accuracy", "loss")]
         outcome = row["error"] or ("-" if row["epoch"] is None else row["epoch"] + 1)
         table.add_row(str(row["trial"]), *values, str(row["epochs"]), str(outcome), *numbers)
     _stdout().print(table)
+
+
+def print_runs(runs: list[dict[str, Any]], fields: list[str]) -> None:
+    """Print runs side by side, with the fields in which they differ."""
+    table = Table(title="runs, best first; numbers of the best epoch on the validation part", title_justify="left")
+    for column in ("run", "state", "started (UTC)", *fields, "epochs", "best", "macro-F1", "accuracy", "loss"):
+        table.add_column(column, justify="left" if column in ("run", "state", *fields) else "right")
+    for run in runs:
+        values = [_brief(run["config"].get(name)) for name in fields]
+        numbers = ["-" if run[name] is None else f"{run[name]:.3f}" for name in ("macro_f1", "accuracy", "loss")]
+        epochs, best = f"{run['done']}/{run['epochs']}", "-" if run["best_epoch"] is None else str(run["best_epoch"])
+        table.add_row(run["name"], run["state"], run["started"][:16], *values, epochs, best, *numbers)
+    _stdout().print(table)
+
+
+def print_crossval(table: dict[str, Any]) -> None:
+    """Print a cross-validation's table."""
+    shown = Table(title="cross-validation, test folds", title_justify="left")
+    for column in ("", "accuracy", "macro-F1", "log loss", "calibration error"):
+        shown.add_column(column, justify="right" if column else "left")
+    rows = {f"fold {run['fold']}, seed {run['seed']}": run for run in table["runs"]}
+    rows |= {f"mean of {len(table['runs'])} runs": table["mean"], "standard deviation": table["sd"]}
+    rows |= {"all slices pooled": table["pooled"], "patients": table["patients"]}
+    for name, numbers in rows.items():
+        values = [numbers[key] for key in ("accuracy", "macro_f1", "log_loss", "ece")]
+        shown.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
+    _stdout().print(shown)
 
 
 def print_results(title: str, result: dict[str, Any]) -> None:
@@ -66,3 +93,7 @@ def print_results(title: str, result: dict[str, Any]) -> None:
         values = [number(one) for one in everyone.values()]
         table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
     _stdout().print(table)
+
+
+def _brief(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

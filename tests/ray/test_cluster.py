@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -11,16 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from neuralblack.cluster.crossval import cross_validate
 from neuralblack.cluster.session import await_resources, ray_session
+from neuralblack.cluster.space import check_space
 from neuralblack.cluster.train import fit_workers, registered_checkpoints, train_on_cluster
-from neuralblack.cluster.tune import check_space, tune_on_cluster
+from neuralblack.cluster.tune import tune_on_cluster
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import read_json, sha256
 from neuralblack.models.table import MODELS
 from neuralblack.registry.run_folder import history_of, start_run
 from neuralblack.training.checkpoints import load_state
-from neuralblack.training.runs import check_run
+from neuralblack.training.runs import best_checkpoint, check_run
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -111,8 +114,8 @@ def test_killed_workers_cost_neither_an_epoch_nor_a_bit_of_the_weights(cluster, 
     assert weights_of(run) == weights_of(tmp_path / "whole")
 
 
-def test_the_same_command_goes_on_and_a_flipped_bit_is_refused_before_anything_starts(
-    cluster, dataset, tiny, tmp_path, monkeypatch
+def test_the_same_command_goes_on_before_a_flipped_bit_and_is_refused_where_no_checkpoint_is_whole(
+    cluster, dataset, tiny, tmp_path, monkeypatch, caplog
 ):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:  # the driver dies behind the workers' last epoch
@@ -122,13 +125,21 @@ def test_the_same_command_goes_on_and_a_flipped_bit_is_refused_before_anything_s
     assert not (run / "model").exists()
     newest = max((run / "checkpoints").glob("epoch_*")) / "model.safetensors"
     whole = newest.read_bytes()
-    newest.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    best = sha256(best_checkpoint(registered_checkpoints(run / "checkpoints")) / "model.safetensors")
+    damaged = whole[:-1] + bytes([whole[-1] ^ 1])
+    for checkpoint in registered_checkpoints(run / "checkpoints"):
+        (checkpoint / "model.safetensors").rename(checkpoint / "kept")
+        (checkpoint / "model.safetensors").write_bytes(damaged)
     with pytest.raises(InputError, match=r"model\.safetensors: found .* as its manifest says"):
         train_on_cluster(CONFIG, data=dataset.path, run=run, workers=1)
 
-    newest.write_bytes(whole)
+    for checkpoint in registered_checkpoints(run / "checkpoints"):
+        (checkpoint / "kept").rename(checkpoint / "model.safetensors")
+    newest.write_bytes(damaged)
     model = train_on_cluster(CONFIG, data=dataset.path, run=run, workers=1)
 
+    assert "this checkpoint is not used" in caplog.text
+    assert weights_of(run) == best
     assert [row["epoch"] for row in history_of(run)] == [0, 1, 2]
     assert train_on_cluster(CONFIG, data=dataset.path, run=run, workers=1).hash == model.hash
     with pytest.raises(InputError, match=r"lr 0\.02 where this command says 0\.01"):
@@ -159,11 +170,11 @@ def test_a_search_over_trials_of_two_workers_frees_the_cpus_of_stopped_ones(clus
     import ray
     from ray import tune
 
-    # Seed 3 draws 1e-7 first, which keeps the first weights' macro-F1 of .279, then 0.05, which falls to .1.
-    space = {"lr": tune.choice([0.05, 1e-7])}
+    # 1e-7 keeps the first weights' macro-F1 of .279, 0.05 falls to .1.
+    space = {"lr": tune.grid_search([1e-7, 0.05])}
     config = CONFIG.model_copy(update={"epochs": 12, "schedule": "all", "seed": 3})
     model, rows = tune_on_cluster(
-        config, data=dataset.path, run=tmp_path / "run", space=space, trials=2, concurrent=1, workers=2
+        config, data=dataset.path, run=tmp_path / "run", space=space, trials=1, concurrent=1, workers=2
     )
 
     assert [row["stopped"] for row in rows] == [False, True]
@@ -273,7 +284,7 @@ def test_a_search_whose_trials_all_fail_says_with_what(cluster, dataset, tiny, t
     [
         ("rate", [1.0], "no such field"),
         ("lr", [0.1, 0.0], "found 0.0; expected input should be greater than 0"),
-        ("schedule", ["bottom-up"], "one of head-only, top-down, all"),
+        ("schedule", ["bottom-up"], "one of head-only, probe-then-all, top-down, top-down-slowly, all"),
         ("schedule", [{0: 0}], "no stage learns"),
         ("validation_folds", [(1,), (2,)], "what all trials must share"),
         ("weights", ["/nowhere.pth"], "no such file"),
@@ -286,3 +297,23 @@ def test_a_space_with_a_value_that_a_run_would_refuse_is_refused(tiny, name, val
         check_space(CONFIG, {name: tune.choice(values)})
 
     assert words in str(error.value)
+
+
+def test_a_cross_validation_tests_every_fold_and_does_only_what_is_missing(cluster, dataset, tiny, tmp_path):
+    config = CONFIG.model_copy(update={"epochs": 1})
+    table = cross_validate(config, data=dataset.path, run=tmp_path / "run")
+
+    assert [run["fold"] for run in table["runs"]] == sorted(set(dataset.folds.tolist()))
+    assert table["pooled"]["count"] == len(dataset)
+    assert table == read_json(tmp_path / "run" / "crossval.json")
+    kept = tmp_path / "run" / "fold1-seed0" / "model" / "manifest.json"
+    before = kept.stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "run" / "fold2-seed0")
+
+    assert cross_validate(config, data=dataset.path, run=tmp_path / "run") == table
+    assert kept.stat().st_mtime_ns == before
+    shutil.rmtree(tmp_path / "run" / "fold2-seed0")
+    (tmp_path / "run" / "fold2-seed0").mkdir()
+    (tmp_path / "run" / "fold2-seed0" / "other").touch()
+    with pytest.raises(RunError, match=r"1 of 5 runs failed; the first, fold2-seed0: .*other files"):
+        cross_validate(config, data=dataset.path, run=tmp_path / "run")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from neuralblack.errors import InputError
+from neuralblack.files import read_json, write_json
 from neuralblack.training import checkpoints
-from neuralblack.training.checkpoints import load_metrics, load_state, save_state
+from neuralblack.training.checkpoints import load_metrics, load_state, save_state, sound
 from neuralblack.training.unfreezing import stage_groups
 
 METRICS = {"epoch": 3, "macro_f1": 0.5}
@@ -84,3 +85,40 @@ def test_a_writer_without_space_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "save_file", no_space)
     with pytest.raises(InputError, match="no space left on the disk"):
         save_state(a_state(), METRICS, tmp_path)
+
+
+def test_of_checkpoints_that_are_damaged_or_gone_the_whole_ones_are_left_and_it_is_said(tmp_path, caplog):
+    folders = [tmp_path / f"epoch_{number:04d}" for number in range(3)]
+    for folder in folders[:2]:
+        folder.mkdir()
+        save_state(a_state(), METRICS, folder)
+    (folders[1] / "state.json").write_text("{}")
+
+    assert sound(folders) == folders[:1]
+    assert caplog.text.count("this checkpoint is not used") == 2
+    with pytest.raises(InputError, match="found nothing"):
+        sound(folders[2:])
+    assert sound([]) == []
+
+
+def test_ray_train_forgets_the_checkpoints_that_are_damaged_or_gone(tmp_path):
+    from neuralblack.cluster.train import SNAPSHOT, pass_over_damaged, registered_checkpoints
+
+    results = [{"checkpoint_dir_name": f"epoch_{number:04d}", "metrics": {"epoch": number}} for number in range(3)]
+    for result in results[:2]:
+        (tmp_path / result["checkpoint_dir_name"]).mkdir()
+        save_state(a_state(), METRICS, tmp_path / result["checkpoint_dir_name"])
+    state = {
+        "checkpoint_results": results,
+        "checkpoint_report_indices": [0, 1, 2],
+        "latest_checkpoint_result": results[2],
+    }
+    write_json(tmp_path / SNAPSHOT, state)
+
+    pass_over_damaged(tmp_path)
+
+    found = read_json(tmp_path / SNAPSHOT)
+    assert found["checkpoint_results"] == results[:2]
+    assert found["checkpoint_report_indices"] == [0, 1]
+    assert found["latest_checkpoint_result"] == results[1]
+    assert [path.name for path in registered_checkpoints(tmp_path)] == ["epoch_0000", "epoch_0001"]

@@ -51,7 +51,10 @@ def test_help_needs_neither_torch_nor_ray():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["schedule=bottom-up"], ["schedule: found 'bottom-up'", "head-only, top-down, all"]),
+        (
+            ["schedule=bottom-up"],
+            ["schedule: found 'bottom-up'", "probe-then-all, top-down, top-down-slowly, all"],
+        ),
         (["schedule={0: 0}"], ["no stage learns"]),
         (["lr=0"], ["--set lr: found 0", "greater than 0"]),
         (["model=resnet51"], ["found 'resnet51'", "resnet50, efficientnet_lite0"]),
@@ -111,12 +114,6 @@ def test_what_is_not_there_is_one_line_and_leaves_nothing(words, neuralblack, tm
     assert (status, out) == (2, "")
     assert err.startswith("neuralblack: ") and err.count("\n") == 1 and "Fix: " in err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_field_that_the_search_tries_values_of_cannot_be_set_as_well(neuralblack, dataset, tmp_path):
-    status, _, err = neuralblack("tune", dataset.path, tmp_path / "run", "--set", "lr=0.1")
-
-    assert status == 2 and "--set lr=0.1: found lr, which the search tries values of" in err
 
 
 def test_a_job_does_not_write_a_dataset_into_its_own_folder(neuralblack, tmp_path, monkeypatch):

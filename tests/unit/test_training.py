@@ -12,6 +12,7 @@ from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import make_split
 from neuralblack.errors import RunError
+from neuralblack.models.heads import LOSSES
 from neuralblack.training.group import OneProcess, Workers
 from neuralblack.training.recipe import train
 
@@ -120,7 +121,30 @@ def test_a_short_run_learns(dataset, tiny):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_word_of_advice(dataset, tiny, monkeypatch):
-    monkeypatch.setattr("neuralblack.training.loop.losses_of", lambda logits, *_, **__: logits.sum(1) * float("nan"))
+    nothing = lambda logits, *_, **__: logits.sum(1) * float("nan")  # noqa: E731
+    monkeypatch.setitem(LOSSES, "cross-entropy", nothing)
 
-    with pytest.raises(RunError, match=r"the loss is nan; a lower learning rate than 0\.02 may help"):
+    with pytest.raises(
+        RunError,
+        match=r"the loss is nan from step 1 on, slices \[\d+, .*\] of the dataset; a lower learning rate than 0\.02",
+    ):
         short_run(dataset.path, CONFIG, OneProcess())
+
+
+def test_out_of_memory_names_a_batch_size_that_fits(dataset, tiny, monkeypatch):
+    def limited(self, inputs, forward=torch.nn.AdaptiveAvgPool2d.forward):
+        if len(inputs) > 3 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, inputs)
+
+    monkeypatch.setattr(torch.nn.AdaptiveAvgPool2d, "forward", limited)
+
+    with pytest.raises(RunError, match="out of memory with 7 slices on each of 1 workers; --set batch_size=3 fits"):
+        short_run(dataset.path, CONFIG, OneProcess())
+
+
+def test_two_runs_with_one_seed_are_the_same_to_the_bit(dataset, tiny):
+    (first, weights), (second, again) = (short_run(dataset.path, CONFIG, OneProcess()) for _ in range(2))
+
+    assert first == second
+    assert all(torch.equal(again["model"][key], value) for key, value in weights["model"].items())

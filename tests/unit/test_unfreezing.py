@@ -20,7 +20,7 @@ def test_every_schedule_of_the_table_lets_the_head_learn_from_the_first_epoch_on
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ("bottom-up", ["'bottom-up'", "head-only, top-down, all"]),
+        ("bottom-up", ["'bottom-up'", "head-only, probe-then-all, top-down, top-down-slowly, all"]),
         ({0: 0}, ["no stage learns", "at least 1 stage"]),
         ({2: 1}, ["no stage learns", "from epoch 0"]),
         ({}, ["no stage learns"]),

@@ -2,9 +2,10 @@
 
 import errno
 import logging
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,12 @@ from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
 from neuralblack.errors import InputError, RunError
-from neuralblack.files import check_manifest, no_space_is_said, read_json
+from neuralblack.files import no_space_is_said, read_json, write_json
 from neuralblack.inference.reference import calibrate
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
-from neuralblack.training.checkpoints import checkpoint_name, load_state, save_state
+from neuralblack.training.checkpoints import checkpoint_name, load_state, save_state, sound
+from neuralblack.training.feature_cache import Sharing
 from neuralblack.training.group import Workers
 from neuralblack.training.loop import Metrics, State
 from neuralblack.training.recipe import train
@@ -37,8 +39,11 @@ from neuralblack.training.runs import (
     finish_run,
     train_here,
 )
+from neuralblack.training.tracking import Tracking, check_trackers
 
 log = logging.getLogger(__name__)
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # in which Ray Train lists the checkpoints that it counts
 
 
 def train_on_cluster(
@@ -50,6 +55,7 @@ def train_on_cluster(
     gpus: bool = False,
     wait_s: float = 0,
     max_failures: int = 3,
+    track: Sequence[str] = (),
 ) -> ModelFolder:
     """Train on `workers` workers and make the best epoch the run's model folder.
 
@@ -61,6 +67,7 @@ def train_on_cluster(
         gpus: one GPU for each worker.
         wait_s: how long the autoscaler may take to bring nodes.
         max_failures: times that the workers are started again after one died.
+        track: keys of TRACKERS that show the epochs, too.
 
     Raises:
         InputError: something that can be mended, said before a worker starts where possible.
@@ -68,22 +75,24 @@ def train_on_cluster(
 
     """
     config, data, run = on_every_node(config), shared_path(data, name="dataset"), shared_path(run, name="run")
+    check_trackers(track)
     if workers == 0:
-        return train_here(config, data=data, run=run, calibrate=calibrate)
+        return train_here(config, data=data, run=run, calibrate=calibrate, track=track)
     dataset, split = check_run(config, data=data)
     through = earlier_model(run, config, split)
     if through:
         return through
-    for checkpoint in registered_checkpoints(run / "checkpoints"):
-        check_manifest(checkpoint)  # or every restart would fail on it
+    pass_over_damaged(run / "checkpoints")
     with ray_session():
         each: dict[str, float] = {"CPU": cpus_per_worker(workers, gpus=gpus), "GPU": float(gpus)}
         await_resources(each, workers, wait_s=wait_s)
         with hold_run(run):
             start_run(run, config=config, split=split.manifest)
             with lines_of(run / "log.txt"):
-                fit_workers(config, data=data, run=run, workers=workers, each=each, max_failures=max_failures)
-            best = best_checkpoint(registered_checkpoints(run / "checkpoints"))
+                fit_workers(
+                    config, data=data, run=run, workers=workers, each=each, max_failures=max_failures, track=track
+                )
+            best = best_checkpoint(sound(registered_checkpoints(run / "checkpoints")))
             history = history_of(run)
             return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
 
@@ -104,6 +113,8 @@ def fit_workers(
     each: dict[str, float],
     max_failures: int,
     callbacks: list[Any] | None = None,
+    share: dict[str, Any] | None = None,
+    track: Sequence[str] = (),
 ) -> ray.train.Result:
     """Run Ray Train's loop over the workers; one clean error for what happened in them.
 
@@ -113,6 +124,8 @@ def fit_workers(
         each: what each takes, such as {"CPU": 2, "GPU": 1}.
         max_failures: times that the group is started again.
         callbacks: Ray Train's, for a search's reports.
+        share: arguments of `Sharing.on_this_node` for a trial of a search; none given: nothing is shared.
+        track: keys of TRACKERS.
 
     """
     trainer = TorchTrainer(
@@ -122,6 +135,8 @@ def fit_workers(
             "data": str(data),
             "run": str(run),
             "threads": int(each["CPU"]),
+            "share": share,
+            "track": list(track),
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=bool(each["GPU"]), resources_per_worker={k: v for k, v in each.items() if v}
@@ -159,32 +174,42 @@ def _worker(settings: dict[str, Any]) -> None:
         log_to(run / "log.txt")
     dataset = open_dataset(Path(settings["data"]))
     split = load_split(read_json(run / "split.json"), dataset)
+    config = TrainConfig.model_validate(settings["config"])
+    tracking = Tracking(settings["track"] if group.rank == 0 else (), run, config)
     train(
-        TrainConfig.model_validate(settings["config"]),
+        config,
         dataset,
         split,
         group=group,
-        report=partial(_report, run=run),
+        report=partial(_report, run=run, tracking=tracking),
         start=start_of(ray.train.get_checkpoint()),
         device=str(get_device()),
+        sharing=Sharing.on_this_node(**settings["share"]) if settings["share"] else None,
     )
+    tracking.close()
 
 
 def start_of(checkpoint: Any) -> State | None:
-    """Read the state of a Ray checkpoint, or None where there is none."""
+    """Read the state of a Ray checkpoint, or None where there is none.
+
+    Where it was damaged since, the newest whole one of the same run counts: the epochs in between are done again.
+    """
     if checkpoint is None:
         return None
-    with checkpoint.as_directory() as folder:
-        return load_state(Path(folder))
+    with checkpoint.as_directory() as name:
+        newest = Path(name)
+        earlier = [folder for folder in newest.parent.glob("*_*") if folder.is_dir() and folder.name < newest.name]
+        return load_state(sound([*sorted(earlier), newest])[-1])
 
 
-def _report(metrics: Metrics, state: State, *, run: Path) -> None:
+def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking) -> None:
     """Report from every worker, because it is a barrier; rank 0 alone carries the state."""
     name = checkpoint_name(state["epoch"])
     if ray.train.get_context().get_world_rank() > 0:
         ray.train.report(metrics, checkpoint_dir_name=name)
         return
     record_epoch(run, metrics)  # first: an epoch that is done again after a failure overwrites it
+    tracking.epoch(metrics)
     with tempfile.TemporaryDirectory() as folder:
         save_state(state, metrics, Path(folder))
         checkpoint = ray.train.Checkpoint.from_directory(folder)
@@ -227,9 +252,34 @@ def lines_of(path: Path) -> Iterator[None]:
         thread.join()
 
 
+def pass_over_damaged(folder: Path) -> None:
+    """Let Ray Train forget the checkpoints that are damaged or gone, so that it goes on from the newest whole one.
+
+    Otherwise it would count an epoch that is done again twice, and drop another one for it that may be the best.
+
+    Raises InputError where none is whole of those it counts.
+    """
+    snapshot = folder / SNAPSHOT
+    if not snapshot.exists():
+        return
+    state = read_json(snapshot)
+    counted = [folder / result["checkpoint_dir_name"] for result in state["checkpoint_results"]]
+    whole = set(sound(counted))
+    if len(whole) == len(counted):
+        return
+    kept = [number for number, path in enumerate(counted) if path in whole]
+    for name in ("checkpoint_results", "checkpoint_report_indices"):
+        state[name] = [state[name][number] for number in kept]
+    newest = max(range(len(kept)), key=lambda number: state["checkpoint_report_indices"][number])
+    state["latest_checkpoint_result"] = state["checkpoint_results"][newest]
+    write_json(snapshot, state)
+    for path in set(counted) - whole:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def registered_checkpoints(folder: Path) -> list[Path]:
     """List the checkpoints that Ray Train counts, first to last; others were interrupted while they were written."""
-    snapshot = folder / "checkpoint_manager_snapshot.json"
+    snapshot = folder / SNAPSHOT
     text = snapshot.read_text("utf-8") if snapshot.exists() else ""
     return [path for path in sorted(folder.glob("epoch_*")) if f'"{path.name}"' in text]
 

@@ -1,5 +1,6 @@
 """One trial of a search, in one process or over several workers, and the table of what came out of all."""
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,21 +9,24 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from neuralblack.cluster.halving import STOPPED
 from neuralblack.cluster.train import fit_workers, registered_checkpoints, start_of
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
 from neuralblack.files import read_json
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
-from neuralblack.training.checkpoints import load_metrics, save_state
+from neuralblack.training.checkpoints import load_metrics, save_state, sound
+from neuralblack.training.feature_cache import Sharing
 from neuralblack.training.loop import Metrics, State
 from neuralblack.training.recipe import train
 from neuralblack.training.runs import SCORE, best_checkpoint
 
+PARAMS = "params"  # in a trial's configuration, as Tune hands it over: the fields that are searched
 TRIAL = "trial_"  # and its id: the name of its folder in Tune's experiment
 
 
-def trial_alone(params: dict[str, Any], settings: dict[str, Any]) -> None:
+def trial_alone(given: dict[str, Any], settings: dict[str, Any]) -> None:
     """One trial in one process; its epochs go into a folder of its own."""
     run = _folder_of_this_trial(settings)
     torch.set_num_threads(max(1, int(settings["each"]["CPU"])))
@@ -35,15 +39,22 @@ def trial_alone(params: dict[str, Any], settings: dict[str, Any]) -> None:
             save_state(state, metrics, Path(folder))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    config = TrainConfig.model_validate(settings["config"] | params)
-    device = "cuda" if settings["each"]["GPU"] else "cpu"
-    train(config, dataset, split, report=report, start=start_of(tune.get_checkpoint()), device=device)
+    config = TrainConfig.model_validate(settings["config"] | given[PARAMS])
+    train(
+        config,
+        dataset,
+        split,
+        report=report,
+        start=start_of(tune.get_checkpoint()),
+        device="cuda" if settings["each"]["GPU"] else "cpu",
+        sharing=Sharing.on_this_node(**settings["share"]),
+    )
 
 
-def trial_of_workers(params: dict[str, Any], settings: dict[str, Any]) -> None:
+def trial_of_workers(given: dict[str, Any], settings: dict[str, Any]) -> None:
     """One trial over several workers: Ray Train inside, with a run folder of its own."""
     run = _folder_of_this_trial(settings)
-    config = TrainConfig.model_validate(settings["config"] | params)
+    config = TrainConfig.model_validate(settings["config"] | given[PARAMS])
     start_run(run, config=config, split=read_json(Path(settings["run"]) / "split.json"))
     fit_workers(
         config,
@@ -53,6 +64,7 @@ def trial_of_workers(params: dict[str, Any], settings: dict[str, Any]) -> None:
         each=settings["each"],
         max_failures=1,
         callbacks=[TuneReportCallback()],
+        share=settings["share"],
     )
 
 
@@ -62,10 +74,22 @@ def _folder_of_this_trial(settings: dict[str, Any]) -> Path:
     return folder
 
 
-def table_of(run: Path, results: Any, names: list[str], *, epochs: int) -> tuple[list[dict[str, Any]], Path | None]:
-    """Make the rows, best first, and find the best trial's best checkpoint.
+def table_of(
+    run: Path, results: Any, names: list[str], *, epochs: int, patients: int
+) -> tuple[list[dict[str, Any]], list[Path | None]]:
+    """Make the rows, best first, and find each trial's best checkpoint, in the order of the rows.
 
-    A row is `stopped` where Tune heard of fewer epochs than `epochs`: the scheduler gave it up, or the time was over.
+    The first is the best calibrated of those that are as good as the best: of the trials whose macro-F1 is within a
+    standard error of the highest, the one of the lowest log loss (`as_good`). The others follow by macro-F1.
+
+    Args:
+        run: the search's folder.
+        results: Tune's.
+        names: fields that were searched.
+        epochs: of a whole trial. A row is `stopped` where Tune heard of fewer: the scheduler gave it up, with the
+            reason in `stop`, or the time was over.
+        patients: of the validation part.
+
     """
     found: list[tuple[dict[str, Any], Path | None]] = []
     for result in results:
@@ -73,21 +97,42 @@ def table_of(run: Path, results: Any, names: list[str], *, epochs: int) -> tuple
         inner = run / "trials" / trial_id
         checkpoints = registered_checkpoints(inner / "checkpoints")  # of Ray Train, or Tune's own
         checkpoints = checkpoints or [Path(kept.path) for kept, _ in result.best_checkpoints]
-        folder = best_checkpoint(checkpoints) if checkpoints else None
+        folder = best_checkpoint(sound(checkpoints)) if checkpoints else None
         best = load_metrics(folder) if folder else {}
         history = history_of(inner)
         row = {
             "trial": number_of(trial_id),
-            "params": {name: result.config[name] for name in names},
+            "params": {name: result.config[PARAMS][name] for name in names},
             "epochs": len(history),
             "stopped": not result.error and (result.metrics or {}).get("epoch", -1) + 1 < epochs,
-            **{name: best.get(name) for name in ("epoch", SCORE, "accuracy", "loss")},
+            "stop": read_json(inner / STOPPED) if (inner / STOPPED).exists() else None,
+            **{name: best.get(name) for name in ("epoch", SCORE, "accuracy", "loss", "ece")},
             "error": last_line(result.error) if result.error else None,
             "history": history,
         }
         found.append((row, folder))
-    found.sort(key=lambda pair: (pair[1] is None, -(pair[0][SCORE] or 0), pair[0]["loss"] or 0))
-    return [row for row, _ in found], found[0][1] if found else None
+    highest = max((row[SCORE] or 0.0 for row, _ in found), default=0.0)
+    least = highest - standard_error(highest, patients)
+    for row, folder in found:
+        row["as_good"] = folder is not None and row[SCORE] >= least
+    first = min((row["loss"] for row, _ in found if row["as_good"]), default=None)
+
+    def rank(pair: tuple[dict[str, Any], Path | None]) -> tuple[bool, bool, float, float]:
+        row, folder = pair
+        chosen = row["as_good"] and row["loss"] == first
+        return not chosen, folder is None, -(row[SCORE] or 0), row["loss"] or 0
+
+    found.sort(key=rank)
+    return [row for row, _ in found], [folder for _, folder in found]
+
+
+def standard_error(share: float, count: int) -> float:
+    """Estimate the standard error of a share that was counted over `count` independent patients.
+
+    >>> round(standard_error(0.9, 100), 3)
+    0.03
+    """
+    return math.sqrt(share * (1 - share) / max(1, count))
 
 
 def number_of(trial_id: str) -> int:

@@ -1,43 +1,39 @@
-"""Search learning rates and unfreeze schedules with Ray Tune and ASHA, on the validation folds only."""
+"""Search hyperparameters with Ray Tune and successive halving, on the validation folds only."""
 
 import logging
-from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
 from neuralblack.cluster.environment import shared_path
+from neuralblack.cluster.halving import Halving, rungs_of
 from neuralblack.cluster.session import await_resources, ray_session, reachable_resources
+from neuralblack.cluster.space import DEFAULT_SPACE, GRID, Space, check_space, drawn, schedules_of
 from neuralblack.cluster.train import on_every_node
-from neuralblack.cluster.trials import TRIAL, last_line, number_of, table_of, trial_alone, trial_of_workers
-from neuralblack.config import TrainConfig, checked, with_overrides
+from neuralblack.cluster.trials import PARAMS, TRIAL, last_line, number_of, table_of, trial_alone, trial_of_workers
+from neuralblack.config import TrainConfig, checked
 from neuralblack.errors import InputError, RunError
+from neuralblack.evaluation.finalists import intervals_of
+from neuralblack.evaluation.search_report import write_search_report
 from neuralblack.files import read_json, write_json
 from neuralblack.inference.reference import calibrate
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
-from neuralblack.training.recipe import check
 from neuralblack.training.runs import SCORE, check_run, earlier_model, finish_run
-from neuralblack.training.unfreezing import schedule_of
 
 log = logging.getLogger(__name__)
 
-DEFAULT_SPACE: dict[str, Domain] = {
-    "lr": tune.loguniform(3e-4, 5e-3),
-    "schedule": tune.choice(["head-only", "top-down", "all"]),
+TABLE, PAGE = "trials.json", "search.html"
+FINALISTS = 3  # trials whose macro-F1 gets an interval
+SEARCHES: dict[str, str] = {
+    # No PBT: it copies weights between trials of different schedules, so a stage would learn in one and stay frozen in
+    # the next, the cosine of the learning rate would start in its middle, and nothing could be shared any more.
+    "random": "values drawn at random, and every point of a grid where the space has one",
+    "optuna": "Optuna's TPE, which draws where earlier trials did well (extra `optuna`)",
 }
-TABLE = "trials.json"
-OF_THE_SPLIT = (  # trials are compared on the same slices and epochs
-    "seed",
-    "epochs",
-    "train_folds",
-    "validation_folds",
-    "test_folds",
-)
 DRIVER_CPU = 0.01  # of a trial that only starts workers and waits for them
 
 
@@ -46,13 +42,15 @@ def tune_on_cluster(
     *,
     data: str | Path,
     run: str | Path,
-    space: Mapping[str, Domain] | None = None,
+    space: Space | None = None,
     trials: int = 8,
+    search: str = "random",
     concurrent: int = 0,
     workers: int = 1,
     gpus: bool = False,
     wait_s: float = 0,
     time_budget_s: float = 86_400,
+    share_gib: float = 16,
 ) -> tuple[ModelFolder, list[dict[str, Any]]]:
     """Search, write the table of trials, and make the best trial's best epoch the run's model folder.
 
@@ -60,12 +58,14 @@ def tune_on_cluster(
         config: what all trials share.
         data, run: folders on every node. The same command again goes on where it stopped.
         space: fields of TrainConfig to Ray Tune's domains; none given: DEFAULT_SPACE.
-        trials: how many configurations are drawn.
+        trials: how many configurations are drawn; each with every point of the grid, where the space has one.
+        search: a key of SEARCHES.
         concurrent: trials at a time; 0: as many as there is room for.
         workers: of one trial. 1: a plain function; more: Ray Train inside the trial.
         gpus: one GPU for each worker.
         wait_s: how long the autoscaler may take to bring nodes.
         time_budget_s: no trial goes on after it; what is there by then counts.
+        share_gib: room on each node for what frozen stages say of views, which trials share; 0: each computes its own.
 
     Returns:
         The model, and a row for each trial, best first (also in RUN/trials.json).
@@ -78,9 +78,9 @@ def tune_on_cluster(
     space = dict(DEFAULT_SPACE if space is None else space)
     dataset, split = check_run(config, data=data)
     check_space(config, space)
-    said = {name: domain.domain_str for name, domain in space.items()}
-    search = {"space": said, "trials": trials, "workers": workers}
-    through = earlier_model(run, config, split, search=search)
+    points = points_of(search, space, trials=trials, seed=config.seed)
+    asked = {"space": said_of(space), "trials": trials, "workers": workers, "by": search}
+    through = earlier_model(run, config, split, search=asked)
     if through:
         return through, read_json(run / TABLE)
     with ray_session(dashboard=workers > 1):
@@ -93,72 +93,95 @@ def tune_on_cluster(
         if concurrent > room:
             log.info("%d trials at a time instead of %d: the cluster has no room for more", room, concurrent)
         with hold_run(run):
-            start_run(run, config=config, split=split.manifest, search=search)
+            start_run(run, config=config, split=split.manifest, search=asked)
             results = _search(
                 run,
-                {"config": config.model_dump(), "data": str(data), "run": str(run), "workers": workers, "each": each},
+                {
+                    "config": config.model_dump(),
+                    "data": str(data),
+                    "run": str(run),
+                    "workers": workers,
+                    "each": each,
+                    "share": {"gib": share_gib, "schedules": schedules_of(config, space)},
+                },
                 space,
+                points,
                 epochs=config.epochs,
                 trials=trials,
                 concurrent=min(concurrent or room, room),
                 seed=config.seed,
                 time_budget_s=time_budget_s,
             )
-            rows, best = table_of(run, results, list(space), epochs=config.epochs)
+            patients = len({dataset.patients[row] for row in split.validation})
+            rows, checkpoints = table_of(run, results, list(space), epochs=config.epochs, patients=patients)
             write_json(run / TABLE, rows)
+            best = checkpoints[0] if checkpoints else None
             if best is None:
                 cause = next((row["error"] for row in rows if row["error"]), "the time budget ran out")
                 raise RunError(f"no trial came to a result: {cause}")
-            chosen = checked(TrainConfig, config.model_dump() | rows[0]["params"], where="the best trial")
+            configs = [checked(TrainConfig, config.model_dump() | row["params"], where="a trial") for row in rows]
+            finalists = {
+                row["trial"]: (each, checkpoint)
+                for row, each, checkpoint in zip(rows[:FINALISTS], configs, checkpoints, strict=False)
+                if checkpoint
+            }
+            write_search_report(
+                run / PAGE,
+                rows,
+                name=run.name,
+                epochs=config.epochs,
+                slices=len(split.train),
+                intervals=intervals_of(finalists, dataset, split),
+            )
+            log.info("the search's page is %s", run / PAGE)
             for metrics in rows[0]["history"]:
                 record_epoch(run, metrics)
             history = history_of(run)
-            return finish_run(run, chosen, dataset, split, best=best, history=history, calibrate=calibrate), rows
+            return finish_run(run, configs[0], dataset, split, best=best, history=history, calibrate=calibrate), rows
 
 
-def config_of(overrides: Sequence[str], space: Mapping[str, Domain]) -> TrainConfig:
-    """Read what all trials share; a field that the space searches can't be set as well."""
-    for text in overrides:
-        name = text.partition("=")[0].strip()
-        if name in space:
-            raise InputError(
-                f"--set {text}",
-                found=f"{name}, which the search tries values of",
-                expected="fields outside the search space",
-                fix="leave it out, or change SPACE in jobs/tune.py",
-            )
-    return with_overrides(TrainConfig(), overrides)
+def points_of(search: str, space: Space, *, trials: int, seed: int) -> list[dict[str, Any]] | None:
+    """Draw all configurations beforehand, or None where each depends on how the earlier ones did.
+
+    Raises InputError for a search that is not known, not installed, or has a grid where it can't.
+    """
+    if search not in SEARCHES:
+        raise InputError("--search", found=search, expected="one of " + ", ".join(SEARCHES), fix="--search NAME")
+    if search == "random":
+        return drawn(space, draws=trials, seed=seed)
+    grids = [name for name, domain in space.items() if isinstance(domain, dict)]
+    if grids:
+        raise InputError(
+            f"search space {grids[0]}", found="a grid", expected="ranges and choices for optuna", fix="--search random"
+        )
+    if find_spec("optuna") is None:
+        raise InputError(
+            "--search optuna", found="no optuna", expected="the extra `optuna`", fix="pip install 'neuralblack[optuna]'"
+        )
+    return None
 
 
-def check_space(config: TrainConfig, space: Mapping[str, Domain]) -> None:
-    """Refuse a space with an unknown field, or with a value that a run would refuse."""
-    for name, domain in space.items():
-        where = f"search space {name}"
-        if name not in TrainConfig.model_fields:
-            raise InputError(where, found="no such field", expected="fields of TrainConfig", fix="correct jobs/tune.py")
-        if name in OF_THE_SPLIT:
-            raise InputError(
-                where, found="what all trials must share", expected="fields of one trial", fix=f"--set {name}=VALUE"
-            )
-        if isinstance(domain, Categorical):
-            values = list(domain.categories)
-        elif isinstance(domain, Float | Integer):
-            values = [domain.lower, domain.upper]
-        else:
-            raise InputError(
-                where, found=repr(domain), expected="tune.choice, tune.loguniform, …", fix="correct jobs/tune.py"
-            )
-        for value in values:
-            schedule_of(checked(TrainConfig, config.model_dump() | {name: value}, where="search space").schedule)
-    for name in {"model", "weights"} & set(space):
-        for value in space[name].categories:
-            check(config.model_copy(update={name: value}), classes=2)
+def optuna_search(seed: int, *, concurrent: int) -> Any:
+    """Make Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), asked for so many trials at a time."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    return tune.search.ConcurrencyLimiter(OptunaSearch(metric=SCORE, mode="max", seed=seed), concurrent)
+
+
+def said_of(space: Space) -> dict[str, str]:
+    """Write a space down, for the run's facts."""
+    return {
+        name: f"grid {domain[GRID]}" if isinstance(domain, dict) else domain.domain_str
+        for name, domain in space.items()
+    }
 
 
 def _search(
     run: Path,
     settings: dict[str, Any],
-    space: dict[str, Domain],
+    space: dict[str, Any],
+    points: list[dict[str, Any]] | None,
     *,
     epochs: int,
     trials: int,
@@ -179,14 +202,18 @@ def _search(
     else:
         tuner = tune.Tuner(
             trainable,
-            param_space=space,
+            param_space={PARAMS: space if points is None else tune.grid_search(points)},
             tune_config=tune.TuneConfig(
                 metric=SCORE,
                 mode="max",
-                num_samples=trials,
-                scheduler=ASHAScheduler(max_t=epochs, grace_period=max(1, epochs // 2), reduction_factor=2),
+                num_samples=trials if points is None else 1,
+                scheduler=Halving(
+                    rungs_of(settings["share"]["schedules"], epochs=epochs), epochs=epochs, trials=run / "trials"
+                ),
                 # TuneConfig's max_concurrent_trials has no effect on a generator that is handed in, and says nothing.
-                search_alg=tune.search.BasicVariantGenerator(max_concurrent=concurrent, random_state=seed),
+                search_alg=optuna_search(seed, concurrent=concurrent)
+                if points is None
+                else tune.search.BasicVariantGenerator(max_concurrent=concurrent),
                 reuse_actors=not several,  # a trial then pays neither for imports nor for a process
                 time_budget_s=time_budget_s,
                 trial_dirname_creator=lambda trial: f"{TRIAL}{trial.trial_id}",  # the default is cut off in mid-word
@@ -196,7 +223,7 @@ def _search(
                 storage_path=str(run),
                 checkpoint_config=kept,
                 verbose=0,
-                callbacks=[_Progress(list(space), trials)],
+                callbacks=[_Progress(list(space), trials if points is None else len(points))],
             ),
         )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a line of ours and a row of the table
@@ -212,7 +239,7 @@ class _Progress(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say what is tried."""
-        values = "  ".join(f"{name} {_short(trial.config[name])}" for name in self._names)
+        values = "  ".join(f"{name} {_short(trial.config[PARAMS][name])}" for name in self._names)
         log.info("trial %s of %d starts: %s", number_of(trial.trial_id), self._count, values)
 
     def on_trial_result(

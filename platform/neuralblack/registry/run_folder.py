@@ -2,12 +2,15 @@
 
 RUN/run.json      the configuration, the dataset's hash, classes: what makes it this run
 RUN/split.json    the split's manifest
+RUN/environment.json  versions of what computes, and the commit of this package
 RUN/epochs/N.json metrics of epoch N, written again where an epoch is done again
+RUN/metrics.jsonl the same, a line for each epoch
 RUN/checkpoints/  states to go on from (Ray Train's folder)
 RUN/model/        the best epoch as a model folder, when the run is through
 RUN/.running      held by the process that works on it (see `hold_run`)
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -17,8 +20,9 @@ from typing import Any
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.files import canonical_json, lock, read_json, write_bytes, write_json
+from neuralblack.registry.environment import environment
 
-UNFINISHED = ("split.json", "log.txt")  # what a run that was killed while it started may have left
+UNFINISHED = ("split.json", "environment.json", "log.txt")  # what a run that was killed while it started may have left
 
 
 def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: object) -> None:
@@ -42,6 +46,8 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
     with lock(run / ".lock"):
         if (run / "run.json").exists():
             before = read_json(run / "run.json")["facts"]
+            # Fields that came later than the run: it was trained as their defaults say.
+            before["config"] = TrainConfig().model_dump(mode="json") | before["config"]
             changed = _changes(before, facts)
             if changed or read_json(run / "split.json") != split:
                 raise InputError(
@@ -52,6 +58,7 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
                 )
             return
         write_bytes(run / "split.json", split_text)
+        write_json(run / "environment.json", environment())
         write_bytes(run / "run.json", run_text)
 
 
@@ -85,6 +92,8 @@ def record_epoch(run: Path, metrics: dict[str, float]) -> None:
     folder = run / "epochs"
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{int(metrics['epoch']):04d}.json", metrics)
+    lines = [json.dumps(each, sort_keys=True, allow_nan=False) + "\n" for each in history_of(run)]
+    write_bytes(run / "metrics.jsonl", "".join(lines).encode())
 
 
 def history_of(run: Path) -> list[dict[str, Any]]:
@@ -96,6 +105,11 @@ def read_run(run: Path) -> dict[str, Any]:
     """Read what a run was asked for."""
     facts: dict[str, Any] = read_json(run / "run.json")["facts"]
     return facts
+
+
+def started_at(run: Path) -> str:
+    """Say when a run was started first, in UTC, as ISO 8601."""
+    return str(read_json(run / "run.json")["started"])
 
 
 def _make(run: Path) -> None:

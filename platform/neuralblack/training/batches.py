@@ -1,24 +1,26 @@
-"""Training batches: the same global batches for any number of workers."""
+"""Training batches: the same global batches for any number of workers, as far as frozen stages bring them."""
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuralblack.config import TrainConfig
 from neuralblack.models.execution import Execution
 from neuralblack.models.inputs import normalise, to_unit
 from neuralblack.models.table import Network
 from neuralblack.training.augmentation import augment
+from neuralblack.training.feature_cache import FeatureCache, through
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Batches:
-    """epoch -> this rank's part of every global batch.
+    """epoch, frozen stages -> this rank's part of every global batch, behind those stages.
 
     The order is one permutation by (seed, epoch); each rank takes every `size`-th slice of each global batch, so that
     a run sees the same batches on any number of workers. A rank whose part is empty gets one slice of weight 0.
@@ -29,6 +31,7 @@ class Batches:
         rows: (R,) int64, the training slices among `images`.
         config, network, execution: numbers, input size and device.
         rank, size: this worker among all.
+        cache: where trials share what frozen stages say; none given: nothing is shared.
 
     """
 
@@ -43,8 +46,10 @@ class Batches:
         execution: Execution,
         rank: int = 0,
         size: int = 1,
+        cache: FeatureCache | None = None,
     ) -> None:
         self._config, self._network, self._execution = config, network, execution
+        self._cache = cache
         self._rank, self._size = rank, size
         self._images, self._rows = images, torch.as_tensor(rows)
         self._labels = torch.as_tensor(labels)
@@ -54,21 +59,47 @@ class Batches:
         """Optimiser steps in an epoch; the last batch may be smaller."""
         return -(-len(self._rows) // self._config.batch_size)
 
-    def __call__(self, epoch: int) -> Iterator[Batch]:
-        """Yield images (B, 1, size, size) float32, labels (B,) int64 and weights (B,) float32, on the device."""
-        config, device = self._config, self._execution.device
-        order = torch.randperm(
-            len(self._rows), generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        )
-        for whole in order.split(config.batch_size):
+    def __call__(self, epoch: int, frozen: nn.Sequential) -> Iterator[Batch]:
+        """Yield what `frozen` says, (B, C, H, W), labels (B,) int64 and weights (B,) float32, on the device.
+
+        Without frozen stages that is the view itself, (B, 1, size, size) float32.
+        """
+        device = self._execution.device
+        for whole in self._order(epoch):
             part, real = whole[self._rank :: self._size], 1.0
             if not len(part):
                 part, real = whole[:1], 0.0
-            rows = self._rows[part]
-            unit = to_unit(self._images[rows.to(self._images.device)].to(device), self._network.size)
-            unit = augment(unit, rows.to(device), epoch=epoch, seed=config.seed, config=config.augmentation)
-            inputs = normalise(unit, self._network).contiguous(memory_format=torch.channels_last)
+            inputs = self._behind(frozen, self._rows[part], epoch)
             yield inputs, self._labels[part].to(device), (self._weights[part] * real).to(device)
+
+    def shared(self) -> float:
+        """Say which share of the slices since the last call another trial had brought through the frozen stages."""
+        return self._cache.shared() if self._cache else 0.0
+
+    def rows_of(self, epoch: int, step: int) -> list[int]:
+        """List the slices of one global batch, as numbers in the dataset."""
+        rows: list[int] = self._rows[self._order(epoch)[step]].tolist()
+        return rows
+
+    def _order(self, epoch: int) -> tuple[Tensor, ...]:
+        """Split one permutation of the training slices into global batches."""
+        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + epoch)
+        order: tuple[Tensor, ...] = torch.randperm(len(self._rows), generator=generator).split(self._config.batch_size)
+        return order
+
+    def _behind(self, frozen: nn.Sequential, rows: Tensor, epoch: int) -> Tensor:
+        if not len(frozen):
+            return self.views(rows, epoch)
+        if self._cache is None:
+            return through(frozen, self.views(rows, epoch), self._execution)
+        return self._cache(frozen, rows, epoch, partial(self.views, epoch=epoch))
+
+    def views(self, rows: Tensor, epoch: int) -> Tensor:
+        """Draw views, (B, 1, size, size) float32 in channels_last, on the device."""
+        config, device = self._config, self._execution.device
+        unit = to_unit(self._images[rows.to(self._images.device)].to(device), self._network.size)
+        unit = augment(unit, rows.to(device), epoch=epoch, seed=config.seed, config=config.views)
+        return normalise(unit, self._network).contiguous(memory_format=torch.channels_last)
 
 
 def resident(images: NDArray[np.uint8], execution: Execution) -> Tensor:

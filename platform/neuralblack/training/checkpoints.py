@@ -1,12 +1,17 @@
 """A state to go on from, as safetensors and JSON with hashes written last; no pickle, no silent bit flips."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, no_space_is_said, read_json, write_json, write_manifest
 from neuralblack.training.loop import Metrics, State
+
+log = logging.getLogger(__name__)
 
 
 def save_state(state: State, metrics: Metrics, folder: Path) -> None:
@@ -47,6 +52,21 @@ def load_state(folder: Path) -> State:
         "optimizer": {"state": moments, "param_groups": rest["param_groups"]},
         "made": rest["made"],
     }
+
+
+def sound(folders: Sequence[Path]) -> list[Path]:
+    """Leave out the checkpoints that are not whole, and say which; raises InputError where none is left of some."""
+    kept, problems = [], []
+    for folder in folders:
+        try:
+            check_manifest(folder)
+            kept.append(folder)
+        except InputError as error:
+            problems.append(error)
+            log.warning("this checkpoint is not used: %s", error)
+    if problems and not kept:
+        raise problems[-1]
+    return kept
 
 
 def checkpoint_name(epoch: int) -> str:

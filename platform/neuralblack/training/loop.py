@@ -2,19 +2,20 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neuralblack.config import TrainConfig
 from neuralblack.errors import RunError
 from neuralblack.models.execution import Execution
-from neuralblack.models.heads import losses as losses_of
+from neuralblack.models.heads import loss_of
 from neuralblack.training.batches import Batch
 from neuralblack.training.group import OneProcess
-from neuralblack.training.unfreezing import depth_at, schedule_of, set_learning, stage_groups
+from neuralblack.training.unfreezing import depth_at, schedule_of, set_learning, split_at, stage_groups
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,12 @@ Validate = Callable[[nn.Sequential], Metrics]
 
 
 class EpochBatches(Protocol):
-    """epoch -> this rank's part of every global batch; its length is the steps of an epoch."""
+    """epoch, frozen stages -> this rank's part of every global batch; its length is the steps of an epoch."""
 
     def __len__(self) -> int: ...
-    def __call__(self, epoch: int) -> Iterator[Batch]: ...  # noqa: D102
+    def __call__(self, epoch: int, frozen: nn.Sequential) -> Iterator[Batch]: ...  # noqa: D102
+    def rows_of(self, epoch: int, step: int) -> list[int]: ...  # noqa: D102
+    def shared(self) -> float: ...  # noqa: D102
 
 
 def fit(
@@ -47,7 +50,7 @@ def fit(
 
     Args:
         model: on its device, not wrapped; its children are the stages, first to last.
-        batches: images (B, 1, S, S) float32, labels (B,) int64, weights (B,) float32, on the device.
+        batches: what the frozen stages say of views, labels (B,) int64, weights (B,) float32, on the device.
         config: the run's numbers.
         execution: the device and the number format of autocast.
         batch_norm: `eval` or `local`, what statistics do in learning stages.
@@ -57,15 +60,15 @@ def fit(
         start: a state that `report` was given; training goes on behind it.
 
     Raises:
-        RunError: the loss is no longer a finite number.
+        RunError: the loss is no longer a finite number; with the slices of the first batch where it was not.
 
     """
     group = group or OneProcess()
-    schedule, steps = schedule_of(config.schedule), len(batches)
+    schedule, steps, loss = schedule_of(config.schedule), len(batches), loss_of(config.loss)
     groups = stage_groups(model, lr=config.lr, decay=config.lr_decay, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups)  # skips what has no gradient: one optimizer for every depth
     peaks = [each["lr"] for each in groups]
-    first, depth, net = 0, 0, nn.Module()
+    first, depth, frozen, learning_stages, net = 0, 0, nn.Sequential(), nn.Sequential(), nn.Module()
     if start:
         first = start["epoch"] + 1
         model.load_state_dict(start["model"])
@@ -75,34 +78,79 @@ def fit(
         now = depth_at(schedule, epoch)
         set_learning(model, now, batch_norm=batch_norm)  # every epoch: `validate` left the model in eval mode
         if now != depth:
-            # DDP fixes the gradients it averages when it is built: wrap again, or ranks drift apart.
-            depth, net = now, group.wrap(model)
+            # DDP fixes the gradients it averages when it is built: wrap again, or ranks drift apart. Only the stages
+            # that learn go in: the others need no graph, and nothing of them is sent.
+            depth, at = now, max(0, len(model) - now)
+            frozen, learning_stages = split_at(model, at)
+            net = group.wrap(learning_stages)
             log.info("epoch %d: the last %d of %d stages learn", epoch + 1, min(now, len(model)), len(model))
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        totals = torch.zeros(4, device=execution.device)
-        for step, (images, labels, weights) in enumerate(batches(epoch), start=epoch * steps):
-            share = rate_at(step, steps=steps, config=config)
+        totals, sums = torch.zeros(4, device=execution.device), torch.zeros(steps, device=execution.device)
+        for step, (inputs, labels, weights) in enumerate(batches(epoch, frozen)):
+            share = rate_at(epoch * steps + step, steps=steps, config=config)
             for each, peak in zip(optimizer.param_groups, peaks, strict=True):
                 each["lr"] = peak * share
-            with execution.autocast():
-                logits = net(images)
-            losses = losses_of(logits, labels, smoothing=config.label_smoothing) * weights
-            everywhere = group.sum(weights.sum())
             optimizer.zero_grad(set_to_none=True)
-            (losses.sum() * group.size / everywhere).backward()  # DDP takes the mean over ranks
+            everywhere = group.sum(weights.sum())
+            with said_what_fits(learning_stages, inputs, execution, group):
+                with execution.autocast():
+                    logits = net(inputs)
+                losses = loss(logits, labels, smoothing=config.label_smoothing) * weights
+                (losses.sum() * group.size / everywhere).backward()  # DDP takes the mean over ranks
             nn.utils.clip_grad_norm_(learning, config.clip_norm)
             optimizer.step()
             real = weights > 0
             right = (logits.argmax(1) == labels) & real
-            totals += torch.stack([losses.detach().sum(), weights.sum(), right.sum(), real.sum()])
-        loss, weight, hits, seen = group.sum(totals).tolist()
-        if not math.isfinite(loss):
-            raise RunError(f"epoch {epoch + 1}: the loss is {loss}; a lower learning rate than {config.lr:g} may help")
+            sums[step] = losses.detach().sum()
+            totals += torch.stack([sums[step], weights.sum(), right.sum(), real.sum()])
+        total, weight, hits, seen = group.sum(totals).tolist()  # the first look at a number: no step waits
+        if not math.isfinite(total):
+            step = int((~group.sum(sums).isfinite()).nonzero()[0])
+            raise RunError(
+                f"epoch {epoch + 1}: the loss is {total} from step {step + 1} on, slices "
+                f"{batches.rows_of(epoch, step)} of the dataset; a lower learning rate than {config.lr:g} may help"
+            )
         share_rank_0s_buffers(model, group)
-        metrics = {"epoch": epoch, "train_loss": loss / weight, "train_accuracy": hits / seen}
-        metrics |= validate(model.eval()) | {"lr": peaks[-1] * share, "stages": min(now, len(model))}
+        metrics = {"epoch": epoch, "train_loss": total / weight, "train_accuracy": hits / seen}
+        metrics |= validate(model.eval())
+        metrics |= {"lr": peaks[-1] * share, "stages": min(now, len(model)), "shared": batches.shared()}
         state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         report(metrics, state | {"made": {"execution": execution.reason, "batch_norm": batch_norm}})
+
+
+@contextmanager
+def said_what_fits(
+    learning: nn.Sequential, inputs: Tensor, execution: Execution, group: OneProcess
+) -> Generator[None, None, None]:
+    """Turn "out of memory" in a step into a RunError that names a batch size with which a step was possible.
+
+    Args:
+        learning: the stages that learn, not wrapped: the other workers take no part in the trials.
+        inputs: of this worker's part of the batch, (B, C, H, W).
+        execution: device and number format.
+        group: the workers, each with as many slices.
+
+    """
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError:
+        pass  # and behind this block, where the failed step's tensors are gone with its exception
+    count = len(inputs) // 2
+    while count and not _fits(learning, inputs[:count], execution):
+        count //= 2
+    advice = f"--set batch_size={count * group.size} fits" if count else "not even one slice fits: another network"
+    raise RunError(f"out of memory with {len(inputs)} slices on each of {group.size} workers; {advice}")
+
+
+def _fits(learning: nn.Sequential, inputs: Tensor, execution: Execution) -> bool:
+    try:
+        with execution.autocast():
+            logits = learning(inputs)
+        logits.float().sum().backward()
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def rate_at(step: int, *, steps: int, config: TrainConfig) -> float:

@@ -11,10 +11,11 @@ from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
 from neuralblack.models.execution import Execution, choose_execution
-from neuralblack.models.heads import probabilities
+from neuralblack.models.heads import loss_of, probabilities
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import Network, build_model, network_of
 from neuralblack.training.batches import Batches, resident
+from neuralblack.training.feature_cache import FeatureCache, Sharing
 from neuralblack.training.group import OneProcess
 from neuralblack.training.loop import Metrics, Report, State, Validate, fit
 from neuralblack.training.unfreezing import schedule_of
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 def check(config: TrainConfig, *, classes: int) -> None:
     """Refuse what can be known to fail before anything starts: unknown names, weights that are not there."""
     schedule_of(config.schedule)
+    loss_of(config.loss)
     network_of(config.model)
     build_model(config.model, classes=classes, weights=config.weights)
 
@@ -38,6 +40,7 @@ def train(
     group: OneProcess | None = None,
     start: State | None = None,
     device: str | None = None,
+    sharing: Sharing | None = None,
 ) -> None:
     """Train one model of the classes in the split's training part.
 
@@ -48,6 +51,7 @@ def train(
         group: this process's place among the workers; none given: alone.
         start: a state that `report` was given.
         device: none given: a GPU where there is one.
+        sharing: where trials of a search share what frozen stages say; none given: each computes its own.
 
     """
     group = group or OneProcess()
@@ -57,6 +61,17 @@ def train(
     model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
     model = model.to(execution.device)
     images = resident(dataset.images, execution)
+    cache = None
+    if sharing:
+        cache = FeatureCache(
+            sharing,
+            facts=facts_of(config, dataset),
+            stages=len(model),
+            slices=len(dataset),
+            count=len(split.train),
+            execution=execution,
+            worker=group.rank,
+        )
     batches = Batches(
         images,
         class_numbers(dataset, split.train, split.classes),
@@ -66,18 +81,50 @@ def train(
         execution=execution,
         rank=group.rank,
         size=group.size,
+        cache=cache,
     )
-    fit(
-        model,
-        batches,
-        config,
-        execution=execution,
-        batch_norm=batch_norm_of(config),
-        validate=validation(images, dataset, split, network=network, execution=execution, group=group),
-        report=report,
-        group=group,
-        start=start,
-    )
+    try:
+        fit(
+            model,
+            batches,
+            config,
+            execution=execution,
+            batch_norm=batch_norm_of(config),
+            validate=validation(images, dataset, split, network=network, execution=execution, group=group),
+            report=report,
+            group=group,
+            start=start,
+        )
+    finally:
+        if cache:
+            cache.close()
+
+
+def facts_of(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """List what views and their way through frozen stages depend on, but for weights and machine."""
+    return {
+        "dataset": dataset.hash,
+        "preprocessing": dataset.spec.digest,
+        "model": config.model,
+        "seed": config.seed,
+        "augmentation": config.views.model_dump(),
+    }
+
+
+@torch.inference_mode()
+def classify(
+    model: nn.Sequential, images: Tensor, rows: Tensor, *, network: Network, execution: Execution, batch: int = 64
+) -> Tensor:
+    """Classify slices without augmentation: rows (R,) of images (N, S, S) uint8 -> (R, K) probabilities.
+
+    The model is in eval mode, on the device of `execution`.
+    """
+    found = []
+    for part in rows.split(batch):
+        inputs = to_input(images[part.to(images.device)].to(execution.device), network)
+        with execution.autocast():
+            found.append(probabilities(model(inputs)))
+    return torch.cat(found)
 
 
 def batch_norm_of(config: TrainConfig) -> str:
@@ -95,21 +142,17 @@ def validation(
     network: Network,
     execution: Execution,
     group: OneProcess,
-    batch: int = 64,
 ) -> Validate:
     """Make the function that measures a model on the validation part, each slice exactly once over all workers."""
     rows, labels = split.validation, class_numbers(dataset, split.validation, split.classes)
 
-    @torch.inference_mode()
     def validate(model: nn.Sequential) -> Metrics:
         # Every rank fills in its own rows of a table of zeros; their sum is the whole table, without padding.
         table = torch.zeros(len(rows), len(split.classes), device=execution.device)
-        mine = torch.arange(len(rows))[group.rank :: group.size]
-        for part in mine.split(batch) if len(mine) else ():
-            inputs = to_input(images[torch.as_tensor(rows)[part].to(images.device)].to(execution.device), network)
-            with execution.autocast():
-                table[part.to(execution.device)] = probabilities(model(inputs))
+        mine = slice(group.rank, None, group.size)
+        if len(rows[mine]):
+            table[mine] = classify(model, images, torch.as_tensor(rows[mine]), network=network, execution=execution)
         summary: dict[str, Any] = measure.summarise(labels, group.sum(table).cpu().numpy(), split.classes)
-        return {"loss": summary["log_loss"], "accuracy": summary["accuracy"], "macro_f1": summary["macro_f1"]}
+        return {"loss": summary["log_loss"], **{name: summary[name] for name in ("accuracy", "macro_f1", "ece")}}
 
     return validate

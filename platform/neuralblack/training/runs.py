@@ -18,9 +18,10 @@ from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 from neuralblack.registry.model_folder import ModelFolder, open_model, save_model
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
-from neuralblack.training.checkpoints import checkpoint_name, load_metrics, load_state, save_state
+from neuralblack.training.checkpoints import checkpoint_name, load_metrics, load_state, save_state, sound
 from neuralblack.training.loop import Metrics, State
 from neuralblack.training.recipe import check, train
+from neuralblack.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,9 @@ def epoch_line(metrics: Metrics) -> str:
     return f"epoch {epoch_number(metrics):3d}  {train}  {validation} macro-F1 {metrics['macro_f1']:.3f}"
 
 
-def train_here(config: TrainConfig, *, data: Path, run: Path, calibrate: Calibrate | None = None) -> ModelFolder:
+def train_here(
+    config: TrainConfig, *, data: Path, run: Path, calibrate: Calibrate | None = None, track: Sequence[str] = ()
+) -> ModelFolder:
     """Train in this process, without Ray; the same command goes on behind the newest checkpoint."""
     dataset, split = check_run(config, data=data)
     through = earlier_model(run, config, split, in_process=True)
@@ -136,6 +139,7 @@ def train_here(config: TrainConfig, *, data: Path, run: Path, calibrate: Calibra
 
     def report(metrics: Metrics, state: State) -> None:
         record_epoch(run, metrics)  # first: an epoch that is done again after a failure overwrites it
+        tracking.epoch(metrics)
         with new_folder(folder / checkpoint_name(state["epoch"])) as place:
             save_state(state, metrics, place)
         log.info("%s", epoch_line(metrics))
@@ -145,9 +149,11 @@ def train_here(config: TrainConfig, *, data: Path, run: Path, calibrate: Calibra
 
     with hold_run(run):
         start_run(run, config=config, split=split.manifest, in_process=True)
-        newest = max(folder.glob("epoch_*"), default=None)
-        train(config, dataset, split, report=report, start=load_state(newest) if newest else None)
-        best = best_checkpoint(sorted(folder.glob("epoch_*")))
+        tracking = Tracking(track, run, config)
+        whole = sound(sorted(folder.glob("epoch_*")))
+        train(config, dataset, split, report=report, start=load_state(whole[-1]) if whole else None)
+        tracking.close()
+        best = best_checkpoint(sound(sorted(folder.glob("epoch_*"))))
         history = history_of(run)
         return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
 

@@ -12,7 +12,9 @@ ALL = 1_000  # more stages than any network has
 SCHEDULES: dict[str, dict[int, int]] = {
     # from this epoch on: so many stages learn, counted from the head down
     "head-only": {0: 1},
+    "probe-then-all": {0: 1, 2: ALL},
     "top-down": {0: 1, 1: 2, 2: 3, 3: ALL},
+    "top-down-slowly": {0: 1, 2: 2, 4: 3, 6: ALL},
     "all": {0: ALL},
 }
 
@@ -64,6 +66,13 @@ def set_learning(model: nn.Sequential, depth: int, *, batch_norm: str) -> None:
             for layer in stage.modules():
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.eval()
+
+
+def split_at(model: nn.Sequential, at: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Split stages in two that share their modules; their names stay, so their states have the same keys."""
+    first, second = model[:at], model[at:]
+    assert isinstance(first, nn.Sequential) and isinstance(second, nn.Sequential)
+    return first, second
 
 
 def stage_groups(model: nn.Sequential, *, lr: float, decay: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,131 @@
+"""Cross-validation: every fold tested once with every seed, each run a task of its own on whatever the cluster has."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from neuralblack.cluster.environment import shared_path
+from neuralblack.cluster.session import await_resources, ray_session
+from neuralblack.cluster.train import on_every_node
+from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import open_dataset
+from neuralblack.data.splits import folds_of
+from neuralblack.errors import InputError, RunError
+from neuralblack.evaluation.crossval_table import markdown, table_of
+from neuralblack.evaluation.evaluate import PREDICTIONS
+from neuralblack.evaluation.held_out import evaluate_held_out
+from neuralblack.files import write_bytes, write_json
+from neuralblack.inference.predictor import Predictor
+from neuralblack.inference.reference import calibrate
+from neuralblack.registry.run_folder import hold_run, start_run
+from neuralblack.training.runs import check_run, train_here
+
+log = logging.getLogger(__name__)
+
+LEAST_FOLDS = 3  # one to test on, one to choose on, one to learn from
+RETRIES = 3  # of a run whose process died; it goes on from its checkpoint
+TABLE, PAGE = "crossval.json", "crossval.md"
+
+
+def cross_validate(
+    config: TrainConfig,
+    *,
+    data: str | Path,
+    run: str | Path,
+    seeds: int = 1,
+    gpus: bool = False,
+    wait_s: float = 0,
+) -> dict[str, Any]:
+    """Train and test folds x seeds runs, and write one table of them.
+
+    In run (k, s) fold k is tested, fold k+1 chooses the epoch (the first behind the last), and the others are learnt
+    from, with seed s. Each is an ordinary run in RUN/fold<k>-seed<s>, with its evaluation in test/.
+
+    Args:
+        config: what all runs share; its folds and seed are not looked at.
+        data, run: folders on every node. The same command again goes on where it stopped.
+        seeds: 0, 1, ... so many.
+        gpus: one GPU for each run; without, one CPU.
+        wait_s: how long the autoscaler may take to bring a first node.
+
+    Returns:
+        What `crossval_table.table_of` says; also in RUN/crossval.json, and for people in RUN/crossval.md.
+
+    Raises:
+        InputError: something that can be mended, said before a run starts where possible.
+        RunError: a run failed; the others went on, and the same command does only what is missing.
+
+    """
+    config, data, run = on_every_node(config), shared_path(data, name="dataset"), shared_path(run, name="run")
+    plan = plan_of(config, data, seeds=seeds)
+    (dataset, split), *_ = [check_run(each, data=data) for each in plan.values()]
+    each = {"CPU": 1.0, "GPU": float(gpus)}
+    with ray_session():
+        await_resources(each, 1, wait_s=wait_s)
+        with hold_run(run):
+            start_run(run, config=config, split=split.manifest, crossval={"seeds": seeds, "runs": sorted(plan)})
+            _run_all(plan, data=data, run=run, each=each)
+    rounds = [
+        {"seed": one.seed, "fold": one.test_folds[0], "predictions": run / name / "test" / PREDICTIONS}
+        for name, one in plan.items()
+    ]
+    table = table_of(rounds, split.classes)
+    write_json(run / TABLE, table)
+    title = f"{config.model}, {len(plan)} runs on {len(dataset):,} slices"
+    write_bytes(run / PAGE, markdown(table, title=title).encode())
+    return table
+
+
+def plan_of(config: TrainConfig, data: Path, *, seeds: int) -> dict[str, TrainConfig]:
+    """Name every run and give it its folds and seed; raises InputError where there are fewer than three folds."""
+    folds = sorted({int(fold) for fold in folds_of(open_dataset(data)) if fold})
+    if len(folds) < LEAST_FOLDS:
+        raise InputError(
+            data, found=f"{len(folds)} folds", expected=f"at least {LEAST_FOLDS}", fix="prepare it with more patients"
+        )
+    return {
+        f"fold{fold}-seed{seed}": config.model_copy(
+            update={
+                "test_folds": (fold,),
+                "validation_folds": (following,),
+                "train_folds": tuple(each for each in folds if each not in (fold, following)),
+                "seed": seed,
+            }
+        )
+        for seed in range(seeds)
+        for fold, following in zip(folds, [*folds[1:], folds[0]], strict=True)
+    }
+
+
+def _run_all(plan: dict[str, TrainConfig], *, data: Path, run: Path, each: dict[str, float]) -> None:
+    """Run what is missing, as many at a time as there is room for; RunError with the first failure at the end."""
+    task = ray.remote(num_cpus=each["CPU"], num_gpus=each["GPU"], max_retries=RETRIES)(_round)
+    waiting = {task.remote(one.model_dump(), str(data), str(run / name)): name for name, one in plan.items()}
+    failures: dict[str, str] = {}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting), num_returns=1)
+        name = waiting.pop(done)
+        try:
+            numbers = ray.get(done)
+            log.info("%s: accuracy %.3f, macro-F1 %.3f", name, numbers["accuracy"], numbers["macro_f1"])
+        except ray.exceptions.RayError as error:  # what a task raised is the cause of it
+            cause = getattr(error, "cause", None) or error
+            failures[name] = str(cause).strip().splitlines()[-1]
+            log.warning("%s failed: %s", name, failures[name])
+    if failures:
+        name, said = next(iter(failures.items()))
+        raise RunError(f"{len(failures)} of {len(plan)} runs failed; the first, {name}: {said}")
+
+
+def _round(config: dict[str, Any], data: str, run: str) -> dict[str, Any]:
+    """Train and test one run; what is there already is not done again."""
+    torch.set_num_threads(1)
+    folder = Path(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    train_here(TrainConfig.model_validate(config), data=Path(data), run=folder, calibrate=calibrate)
+    predictor = Predictor.load(folder, engine="eager-fp32")
+    result = evaluate_held_out(predictor, Path(data), folder / "test", folds=None, with_baselines=False)
+    return {name: result[name] for name in ("accuracy", "macro_f1")}

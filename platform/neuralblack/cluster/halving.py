@@ -1,0 +1,66 @@
+"""Which trials go on: asynchronous successive halving whose rungs sit where stages are unfrozen."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from neuralblack.files import write_json
+
+log = logging.getLogger(__name__)
+
+THROUGH = 4  # one trial in so many is trained to its end, however many rungs there are
+STOPPED = "stopped.json"  # in a trial's folder: where and why
+
+
+def rungs_of(schedules: Sequence[Mapping[int, int]], *, epochs: int) -> list[int]:
+    """List the epochs after which trials are compared: before every unfreezing, then each time twice as late.
+
+    A trial that is given up before its stages are unfrozen has cost next to nothing, because what its frozen stages say
+    is shared; the expensive epochs are left to the better ones.
+
+    >>> rungs_of([{0: 1, 3: 2, 6: 1000}, {0: 1}], epochs=20)
+    [3, 6, 12]
+    >>> rungs_of([{0: 1000}], epochs=12)
+    [6]
+    """
+    found = sorted({epoch for each in schedules for epoch in each if 0 < epoch < epochs}) or [max(1, epochs // 2)]
+    while 2 * found[-1] < epochs:
+        found.append(2 * found[-1])
+    return found
+
+
+class Halving(ASHAScheduler):  # type: ignore[misc]
+    """ASHA (Li et al., 2020, "A system for massively parallel hyperparameter tuning") with rungs of our choice.
+
+    What it stops it writes down. Ray's own has rungs at powers of its reduction factor only.
+    """
+
+    def __init__(self, rungs: Sequence[int], *, epochs: int, trials: Path) -> None:
+        """Set the rungs.
+
+        Args:
+            rungs: epochs, ascending, after which a trial is compared with those that came so far.
+            epochs: of a whole trial.
+            trials: the folder of all trials' own folders.
+
+        """
+        super().__init__(max_t=epochs, grace_period=rungs[0], reduction_factor=THROUGH ** (1 / len(rungs)))
+        (bracket,) = self._brackets
+        bracket._rungs = [(rung, {}) for rung in reversed(rungs)]  # tests/unit/test_search.py watches over it
+        self._trials = trials
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Decide; a trial that is stopped before its end gets its reason."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        epoch = int(result[self._time_attr])
+        if decision == TrialScheduler.STOP and epoch < self._max_t:
+            (bracket,) = self._brackets
+            recorded = next(found for rung, found in bracket._rungs if epoch >= rung)
+            better = float(bracket.cutoff({key: value for key, value in recorded.items() if key != trial.trial_id}))
+            reason = {"epoch": epoch, "value": float(result[self._metric]), "needed": better, "of": len(recorded)}
+            (self._trials / trial.trial_id).mkdir(parents=True, exist_ok=True)
+            write_json(self._trials / trial.trial_id / STOPPED, reason)
+        return decision

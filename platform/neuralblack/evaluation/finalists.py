@@ -1,0 +1,53 @@
+"""How certain the best trials of a search are of their place."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import Dataset, class_numbers
+from neuralblack.data.splits import Split
+from neuralblack.evaluation.bootstrap import interval
+from neuralblack.models.execution import choose_execution
+from neuralblack.models.table import build_model, network_of
+from neuralblack.training.batches import resident
+from neuralblack.training.checkpoints import load_state
+from neuralblack.training.recipe import classify
+
+Finalists = Mapping[int, tuple[TrainConfig, Path]]  # a trial's number -> what it was, and its best checkpoint
+
+
+def intervals_of(finalists: Finalists, dataset: Dataset, split: Split) -> dict[int, tuple[float, float]]:
+    """Bound each trial's macro-F1 on the validation part, by trial number; see `bootstrap.interval`."""
+    labels = class_numbers(dataset, split.validation, split.classes)
+    patients = [dataset.patients[row] for row in split.validation]
+    found = {}
+    for number, (config, checkpoint) in finalists.items():
+        given = _predictions(config, load_state(checkpoint)["model"], dataset, split)
+
+        def score(rows: NDArray[np.int64], given: NDArray[np.int64] = given) -> float:
+            return float(f1_score(labels[rows], given[rows], average="macro"))
+
+        found[number] = interval(score, patients)
+    return found
+
+
+def _predictions(config: TrainConfig, state: dict[str, Any], dataset: Dataset, split: Split) -> NDArray[np.int64]:
+    execution, network = choose_execution(precision=config.precision), network_of(config.model)
+    model = build_model(config.model, classes=len(split.classes))
+    model.load_state_dict(state)
+    rows = torch.as_tensor(split.validation)
+    shares = classify(
+        model.eval().to(execution.device),
+        resident(dataset.images, execution),
+        rows,
+        network=network,
+        execution=execution,
+    )
+    predictions: NDArray[np.int64] = shares.argmax(1).cpu().numpy()
+    return predictions

@@ -1,0 +1,285 @@
+"""What the frozen stages say of each training view, computed once and shared by every trial of a search on this node.
+
+A view is a function of (seed, image, epoch), so frozen stages of equal weights say the same of it in every trial. Two
+boundaries are kept: the pooled maps in front of the head, while the head alone learns, and the input of the last stage
+before it, while those two learn. Deeper ones are not worth their bytes (1.23 times, FACTS).
+
+Nothing is approximate: what is kept has the bits that the trial would have computed itself, or is not kept. So before
+any of it, a batch is computed whole and in two parts; where these differ, for this network, boundary, number format
+and machine, nothing is shared.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuralblack.errors import InputError
+from neuralblack.files import digest, write_json
+from neuralblack.models.execution import Execution
+from neuralblack.training.activations import ActivationFile, make_room
+from neuralblack.training.device_rows import DeviceRows, device_rows
+from neuralblack.training.unfreezing import depth_at, split_at
+
+log = logging.getLogger(__name__)
+
+HEAD, HEAD_AND_LAST = 1, 2  # stages that learn: the depths at which something is kept
+Views = Callable[[Tensor], Tensor]  # rows (B,) int64 -> their views of one epoch, (B, 1, S, S) float32, on the device
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Where trials on this node share activations, and how much room they may take."""
+
+    folder: Path
+    max_bytes: int
+    schedules: tuple[Mapping[int, int], ...] = ()  # of all trials: at which depth somebody will be in which epoch
+
+    @classmethod
+    def on_this_node(cls, *, gib: float, schedules: Sequence[Mapping[int, int]]) -> "Sharing | None":
+        """Share in this user's own folder under the temporary one, or where NEURALBLACK_CACHE says; None for 0 GiB.
+
+        Raises:
+            InputError: the folder is somebody else's, who could put anything there.
+        """
+        if not gib:
+            return None
+        parent = os.environ.get("NEURALBLACK_CACHE") or f"{tempfile.gettempdir()}/neuralblack-{os.getuid()}"
+        folder = Path(parent) / "activations"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise InputError(
+                folder,
+                found="a folder of another user",
+                expected="one of your own",
+                fix="export NEURALBLACK_CACHE=FOLDER on every node, or --share-gib 0",
+            )
+        return cls(folder, int(gib * 2**30), tuple(schedules))
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """Activations of one depth: the folder of their files, and what a row is like."""
+
+    folder: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def through(frozen: nn.Sequential, inputs: Tensor, execution: Execution) -> Tensor:
+    """Run stages that don't learn, without a graph for gradients."""
+    with torch.no_grad(), execution.autocast():
+        found: Tensor = frozen(inputs)
+    return found
+
+
+class FeatureCache:
+    """(frozen stages, rows, epoch) -> what the stages say of the rows' views: what the other stages take.
+
+    While the head alone learns these are pooled maps, (B, C, 1, 1): every head begins with that mean, and the mean of
+    one number is that number.
+    """
+
+    def __init__(
+        self,
+        sharing: Sharing,
+        *,
+        facts: Mapping[str, Any],
+        stages: int,
+        slices: int,
+        count: int,
+        execution: Execution,
+        worker: int = 0,
+    ) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            sharing: the folder, its limit, the trials' schedules.
+            facts: everything but the weights that activations depend on: dataset, preprocessing, views, network.
+            stages: of the network.
+            slices: of the dataset, whose numbers are the rows.
+            count: training slices, which a file holds in the end.
+            execution: device and number format.
+            worker: of those that train together; each fills rows of its own.
+
+        """
+        self._sharing, self._execution, self._worker = sharing, execution, worker
+        self._facts = {**facts, "backend": backend_of(execution)}
+        self._stages, self._slices, self._count = stages, slices, count
+        self._frozen: nn.Sequential | None = None
+        self._boundaries: dict[int, _Boundary] = {}
+        self._files: dict[tuple[int, int], ActivationFile | None] = {}
+        self._computed = self._found = 0  # rows, since `shared` was asked
+
+    def __call__(self, frozen: nn.Sequential, rows: Tensor, epoch: int, views: Views) -> Tensor:
+        """Say what `frozen` makes of the views of `rows` in `epoch`, (B, C, H, W) on the device.
+
+        Args:
+            frozen: the stages that don't learn; the same object as long as they are the same.
+            rows: (B,) int64 on the CPU.
+            epoch: from 0.
+            views: draws them, where they are needed.
+
+        """
+        if frozen is not self._frozen:
+            self._begin(frozen, rows, views)
+        depth, numbers = self._stages - len(frozen), rows.numpy()
+        file = self._file(depth, epoch) if depth in self._boundaries else None
+        if file is None:
+            self._computed += len(rows)
+            return through(frozen, views(rows), self._execution)
+        on_device = self._on_device(depth, file)
+        kept = on_device.read(rows) if on_device else None
+        kept = file.read(numbers) if kept is None else kept
+        if kept is None:
+            with file.filling(self._worker):
+                kept = file.read(numbers)
+                if kept is None:
+                    self._computed += len(rows)
+                    found = self._compute(frozen, rows, epoch, views)
+                    if not file.write(numbers, found):
+                        self._files[depth, epoch] = None
+                    if on_device:
+                        on_device.write(rows, found)
+                    return found
+        self._found += len(rows)
+        if on_device and kept.device != self._execution.device:
+            on_device.write(rows, kept.to(self._execution.device))
+        return kept.to(self._execution.device)
+
+    def shared(self) -> float:
+        """Say which share of the rows had been computed before, 0..1, since this was asked last."""
+        share = self._found / max(1, self._found + self._computed)
+        self._computed = self._found = 0
+        return share
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files.values():
+            if file:
+                file.close()
+        self._files = {}
+
+    def _compute(self, frozen: nn.Sequential, rows: Tensor, epoch: int, views: Views) -> Tensor:
+        """Compute what is kept; on the way to the pooled maps also the boundary below, where other trials want it."""
+        if self._stages - len(frozen) != HEAD:
+            return through(frozen, views(rows), self._execution)
+        earlier, last = split_at(frozen, len(frozen) - 1)
+        wanted = any(depth_at(each, epoch) == HEAD_AND_LAST for each in self._sharing.schedules)
+        below = self._file(HEAD_AND_LAST, epoch) if wanted else None
+        kept = below.read(rows.numpy()) if below else None
+        if kept is None:
+            kept = through(earlier, views(rows), self._execution)
+            if below and not below.write(rows.numpy(), kept):
+                self._files[HEAD_AND_LAST, epoch] = None
+        return self._pooled(through(last, kept.to(self._execution.device), self._execution))
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        with torch.no_grad(), self._execution.autocast():
+            return nn.functional.adaptive_avg_pool2d(maps, 1)
+
+    def _begin(self, frozen: nn.Sequential, rows: Tensor, views: Views) -> None:
+        """Take other stages: see that their batches may be split in any way, and name their folders."""
+        self.close()
+        self._frozen, self._boundaries = frozen, {}
+        depth = self._stages - len(frozen)
+        if depth not in (HEAD, HEAD_AND_LAST):
+            return
+        inputs = views(rows)
+        wanted = {depth: frozen}
+        if depth == HEAD:
+            wanted[HEAD_AND_LAST] = split_at(frozen, len(frozen) - 1)[0]
+        for each, stages in wanted.items():
+            maps = through(stages, inputs, self._execution)
+            difference = split_difference(stages, inputs, maps, self._execution)
+            if difference:
+                log.info(
+                    "sharing is off: what %d stages say of a slice depends on its batch, by %.1e (%s)",
+                    len(stages),
+                    difference,
+                    self._execution.reason,
+                )
+                self._boundaries = {}
+                return
+            row = self._pooled(maps[:1])[0] if each == HEAD else maps[0]
+            self._boundaries[each] = _Boundary(self._folder(stages, depth=each), tuple(row.shape), row.dtype)
+
+    def _folder(self, stages: nn.Sequential, *, depth: int) -> Path:
+        """Make the folder of these stages' activations; its name is the hash of all that they depend on."""
+        facts = {**self._facts, "weights": weights_hash(stages), "depth": depth}
+        folder = self._sharing.folder / digest(facts)[:24]
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "facts.json").exists():
+            write_json(folder / "facts.json", facts)
+        return folder
+
+    def _file(self, depth: int, epoch: int) -> ActivationFile | None:
+        """Open the file of an epoch and close those of others; None where there is no room for it."""
+        if (depth, epoch) not in self._files:
+            for key in [key for key in self._files if key[1] != epoch]:
+                file = self._files.pop(key)
+                if file:
+                    file.close()
+            self._files[depth, epoch] = self._opened(self._boundaries[depth], epoch)
+        return self._files[depth, epoch]
+
+    def _on_device(self, depth: int, file: ActivationFile) -> DeviceRows | None:
+        boundary, device = self._boundaries[depth], self._execution.device
+        return device_rows(file.path, rows=self._slices, shape=boundary.shape, dtype=boundary.dtype, device=device)
+
+    def _opened(self, boundary: _Boundary, epoch: int) -> ActivationFile | None:
+        path = boundary.folder / f"{epoch:04d}.bin"
+        need = self._count * boundary.dtype.itemsize * int(torch.Size(boundary.shape).numel())
+        folder, max_bytes = self._sharing.folder, self._sharing.max_bytes
+        if not path.exists() and not make_room(folder, need, max_bytes=max_bytes):
+            log.info("epoch %d is not shared: %s has no room for %d MiB more", epoch + 1, folder, need >> 20)
+            return None
+        return ActivationFile(path, rows=self._slices, shape=boundary.shape, dtype=boundary.dtype)
+
+
+def split_difference(stages: nn.Sequential, inputs: Tensor, whole: Tensor, execution: Execution) -> float:
+    """Compare what stages say of a batch with what they say of its first slice and of the rest: the largest difference.
+
+    Args:
+        stages: they don't learn.
+        inputs: (B, 1, S, S).
+        whole: what they say of all of it, (B, C, H, W).
+        execution: device and number format.
+
+    Returns:
+        0 where every bit is the same.
+
+    """
+    if len(inputs) < 2:
+        return 0.0
+    parts = torch.cat([through(stages, part, execution) for part in (inputs[:1], inputs[1:])])
+    return 0.0 if torch.equal(parts, whole) else float((parts.float() - whole.float()).abs().max())
+
+
+def weights_hash(stages: nn.Module) -> str:
+    """Hash weights and buffers with their names; hex digits."""
+    found = hashlib.sha256()
+    for name, value in stages.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    return found.hexdigest()
+
+
+def backend_of(execution: Execution) -> dict[str, Any]:
+    """Say what else decides about the last bits of a result."""
+    device = execution.device
+    unit = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "torch": torch.__version__,
+        "device": device.type,
+        "unit": unit,
+        "threads": torch.get_num_threads(),
+        "dtype": str(execution.dtype),
+    }

@@ -1,0 +1,143 @@
+"""TRACKERS: where a run's epochs are shown while it trains, beside its folder. None of them is needed to go on.
+
+neuralblack train DATASET RUN --track tensorboard --track mlflow
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from neuralblack.config import TrainConfig
+from neuralblack.errors import InputError
+from neuralblack.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+TAGS = {
+    # a metric of an epoch -> its name in a tracker, grouped by the part it was measured on
+    "train_loss": "train/loss",
+    "train_accuracy": "train/accuracy",
+    "loss": "validation/loss",
+    "accuracy": "validation/accuracy",
+    "macro_f1": "validation/macro_f1",
+    "ece": "validation/ece",
+    "lr": "schedule/lr",
+    "stages": "schedule/stages",
+    "shared": "schedule/shared",
+}
+
+
+class Tracker(Protocol):
+    """One of TRACKERS, for one run."""
+
+    def epoch(self, metrics: dict[str, float]) -> None:
+        """Show an epoch's metrics; an epoch that is done again is shown again."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard, for `tensorboard --logdir RUNS`. tensorboardX comes with ray[tune]."""
+
+    def __init__(self, run: Path, config: TrainConfig) -> None:
+        """Open a new event file beside earlier ones; TensorBoard shows the newest value of a step."""
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(run / "tensorboard"))
+        self._writer.add_text("config", f"```json\n{config.model_dump_json(indent=1)}\n```")
+
+    def epoch(self, metrics: dict[str, float]) -> None:
+        """Write the numbers, as of the epoch's number from 1."""
+        for name, tag in TAGS.items():
+            if name in metrics:
+                self._writer.add_scalar(tag, metrics[name], int(metrics["epoch"]) + 1)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class MLflow:
+    """A run in MLflow (extra `track`), on the server of MLFLOW_TRACKING_URI or in mlflow.db beside the run's folder.
+
+    RUN/mlflow.json says which run it is there, so that a run that is gone on with stays one.
+    """
+
+    def __init__(self, run: Path, config: TrainConfig) -> None:
+        """Find the run that belongs to the folder, or begin one."""
+        from mlflow.tracking import MlflowClient
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.parent.resolve()}/mlflow.db"
+        self._client, note = MlflowClient(tracking_uri=uri), run / "mlflow.json"
+        if note.exists():
+            self._id = str(read_json(note)["run_id"])
+            self._client.update_run(self._id, status="RUNNING")
+            return
+        experiment = self._client.get_experiment_by_name(run.parent.name)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(run.parent.name)
+        self._id = self._client.create_run(number, run_name=run.name).info.run_id
+        for name, value in config.model_dump(mode="json").items():
+            self._client.log_param(self._id, name, value)
+        write_json(note, {"run_id": self._id})
+
+    def epoch(self, metrics: dict[str, float]) -> None:
+        """Log the numbers at the step of the epoch's number from 1."""
+        for name, tag in TAGS.items():
+            if name in metrics:
+                self._client.log_metric(self._id, tag, metrics[name], step=int(metrics["epoch"]) + 1)
+
+    def close(self) -> None:
+        """Say that nobody works on it any more."""
+        self._client.set_terminated(self._id)
+
+
+TRACKERS: dict[str, Callable[[Path, TrainConfig], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+EXTRAS = {"mlflow": ("mlflow", "track")}  # the package that is needed, and the extra that brings it
+
+
+class Tracking:
+    """All trackers of a run. One that fails is left out with a warning: the run matters more."""
+
+    def __init__(self, names: Iterable[str], run: Path, config: TrainConfig) -> None:
+        """Start the trackers of these names, checked by `check_trackers` before."""
+        self._trackers: dict[str, Tracker] = {}
+        for name in names:
+            self._try(name, lambda name=name: self._trackers.update({name: TRACKERS[name](run, config)}))  # type: ignore[misc]
+
+    def epoch(self, metrics: dict[str, float]) -> None:
+        """Show an epoch everywhere."""
+        for name, tracker in list(self._trackers.items()):
+            self._try(name, lambda tracker=tracker: tracker.epoch(metrics))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Close all of them."""
+        for name, tracker in list(self._trackers.items()):
+            self._try(name, tracker.close)
+
+    def _try(self, name: str, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except Exception as error:  # whatever a server or a client library says
+            self._trackers.pop(name, None)
+            log.warning("the run goes on without %s: %s: %s", name, type(error).__name__, str(error).partition("\n")[0])
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Refuse, before anything starts, a tracker that is unknown or not installed; raises InputError."""
+    from importlib.util import find_spec
+
+    for name in names:
+        if name not in TRACKERS:
+            raise InputError("--track", found=name, expected="one of " + ", ".join(TRACKERS), fix="--track NAME")
+        package, extra = EXTRAS.get(name, ("tensorboardX", "tune"))
+        if find_spec(package) is None:
+            raise InputError(
+                f"--track {name}",
+                found=f"no {package}",
+                expected=f"the extra `{extra}`",
+                fix=f"pip install 'neuralblack[{extra}]'",
+            )

@@ -1,0 +1,82 @@
+"""The table of a cross-validation, against numbers worked out by hand."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from neuralblack.config import TrainConfig
+from neuralblack.evaluation.crossval_table import markdown, table_of
+
+CLASSES = ("glioma", "meningioma")
+
+
+def write(path, rows):
+    """Rows of (patient, label, probability of glioma)."""
+    columns = {
+        "id": [str(number) for number in range(len(rows))],
+        "patient": [patient for patient, _, _ in rows],
+        "label": [label for _, label, _ in rows],
+        "p(glioma)": np.array([share for *_, share in rows], np.float32),
+        "p(meningioma)": np.array([1 - share for *_, share in rows], np.float32),
+    }
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.fixture
+def rounds(tmp_path):
+    first = [("a", "glioma", 0.9), ("a", "glioma", 0.4), ("b", "meningioma", 0.2)]  # 2 of 3 right; both patients right
+    second = [("c", "glioma", 0.6), ("d", "meningioma", 0.7)]  # 1 of 2 right
+    return [
+        {"seed": 0, "fold": 1, "predictions": write(tmp_path / "1.parquet", first)},
+        {"seed": 0, "fold": 2, "predictions": write(tmp_path / "2.parquet", second)},
+    ]
+
+
+def test_mean_and_spread_are_over_runs_and_pooled_is_over_slices(rounds):
+    table = table_of(rounds, CLASSES)
+
+    assert [run["accuracy"] for run in table["runs"]] == pytest.approx([2 / 3, 1 / 2])
+    assert table["mean"]["accuracy"] == pytest.approx(7 / 12)
+    assert table["sd"]["accuracy"] == pytest.approx(np.std([2 / 3, 1 / 2], ddof=1))
+    assert table["pooled"]["count"] == 5
+    assert table["pooled"]["accuracy"] == pytest.approx(3 / 5)
+    assert table["pooled"]["sensitivity"] == pytest.approx({"glioma": 2 / 3, "meningioma": 1 / 2})
+
+
+def test_a_patient_is_judged_by_the_mean_of_its_slices_logarithms(rounds):
+    patients = table_of(rounds, CLASSES)["patients"]
+
+    assert patients["count"] == 4
+    assert patients["accuracy"] == pytest.approx(3 / 4)
+    share = np.sqrt(0.9 * 0.4) / (np.sqrt(0.9 * 0.4) + np.sqrt(0.1 * 0.6))
+    losses = -np.log([share, 0.8, 0.6, 0.3])
+    assert patients["log_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_seeds_are_pooled_by_themselves(rounds, tmp_path):
+    again = [{**each, "seed": 1} for each in rounds]
+
+    table = table_of([*rounds, *again], CLASSES)
+
+    assert len(table["runs"]) == 4
+    assert table["pooled"]["count"] == 5
+
+
+def test_the_page_has_a_line_for_every_run_and_no_spread_of_a_single_one(rounds):
+    assert markdown(table_of(rounds, CLASSES), title="x").count("| fold ") == 2
+    assert "standard deviation" not in markdown(table_of(rounds[:1], CLASSES), title="x")
+
+
+def test_every_fold_is_tested_once_by_every_seed_and_chosen_by_its_neighbour(dataset):
+    from neuralblack.cluster.crossval import plan_of
+
+    plan = plan_of(TrainConfig(), dataset.path, seeds=2)
+
+    folds = sorted({each.test_folds[0] for each in plan.values()})
+    assert len(plan) == 2 * len(folds)
+    for each in plan.values():
+        (test,), (validation,) = each.test_folds, each.validation_folds
+        assert validation == folds[(folds.index(test) + 1) % len(folds)]
+        assert sorted({test, validation, *each.train_folds}) == folds

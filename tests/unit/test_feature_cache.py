@@ -1,0 +1,193 @@
+"""Shared activations: the same weights with and without them, and nothing that is damaged is used."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+import torch
+from tests.unit.test_training import CONFIG
+
+from neuralblack.data.dataset import open_dataset
+from neuralblack.data.splits import make_split
+from neuralblack.training import device_rows, feature_cache
+from neuralblack.training.activations import ActivationFile, make_room
+from neuralblack.training.feature_cache import Sharing
+from neuralblack.training.recipe import train
+
+BF16 = CONFIG.model_copy(update={"precision": "bf16", "schedule": {0: 1, 2: 2, 3: 3}})
+ROW = (4, 3, 3)
+
+
+def trial(dataset, config, folder=None, *, max_bytes=2**30, schedules=()):
+    """Train; the last weights, and for each epoch the share of slices that another trial had computed."""
+    torch.set_num_threads(1)
+    states, shares = [], []
+
+    def report(metrics, state):
+        states.append({key: value.clone() for key, value in state["model"].items()})
+        shares.append(metrics["shared"])
+
+    data = open_dataset(dataset.path)
+    split = make_split(data, train=None, validation=(2,), test=(1,))
+    sharing = Sharing(folder, max_bytes, schedules) if folder else None
+    train(config, data, split, report=report, device="cpu", sharing=sharing)
+    return states[-1], shares
+
+
+def equal(first, second) -> bool:
+    return all(torch.equal(first[key], value) for key, value in second.items())
+
+
+def test_a_trial_ends_with_the_same_bits_whoever_computed_its_activations_and_in_which_order(dataset, tiny, tmp_path):
+    alone, nothing = trial(dataset, BF16)
+    other = BF16.model_copy(update={"batch_size": 5, "lr": 0.001})  # other batches, another order within them
+
+    _, filled = trial(dataset, other, tmp_path)
+    shared, found = trial(dataset, BF16, tmp_path)
+
+    assert nothing == [0, 0, 0, 0]
+    assert filled == [0, 0, 0, 0], "nobody had been there"
+    assert found == [1, 1, 1, 0], "while at most two stages learn, all is there already"
+    assert equal(shared, alone)
+
+
+def test_one_pass_fills_both_boundaries_where_another_schedule_wants_the_lower_one(dataset, tiny, tmp_path):
+    sooner = BF16.model_copy(update={"schedule": {0: 1, 1: 2, 2: 3}})
+    alone, _ = trial(dataset, sooner)
+
+    trial(dataset, BF16, tmp_path, schedules=(BF16.schedule, sooner.schedule))
+    shared, found = trial(dataset, sooner, tmp_path)
+
+    assert found == [1, 1, 0, 0]
+    assert equal(shared, alone)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"augmentation": BF16.augmentation.model_copy(update={"flip": 0.0})}, {"precision": "fp32"}]
+)
+def test_trials_with_other_views_or_numbers_share_nothing(dataset, tiny, tmp_path, change):
+    trial(dataset, BF16, tmp_path)
+
+    assert trial(dataset, BF16.model_copy(update=change), tmp_path)[1] == [0, 0, 0, 0]
+
+
+def test_where_a_split_batch_differs_nothing_is_shared_and_it_is_said(dataset, tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(feature_cache, "split_difference", lambda *_: 3e-6)
+    with caplog.at_level("INFO"):
+        trial(dataset, BF16, tmp_path)
+
+    assert "sharing is off" in caplog.text
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_a_difference_between_a_batch_and_its_parts_is_found():
+    class Mean(torch.nn.Module):
+        def forward(self, inputs):
+            return inputs + inputs.mean()
+
+    inputs = torch.randn(5, 1, 4, 4)
+    execution = feature_cache.Execution(torch.device("cpu"), torch.float32, "test")
+    same, other = torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Sequential(Mean())
+
+    assert feature_cache.split_difference(same, inputs, same(inputs), execution) == 0
+    assert feature_cache.split_difference(other, inputs, other(inputs), execution) > 0
+
+
+def test_a_flipped_bit_is_computed_again(dataset, tiny, tmp_path, caplog):
+    alone, _ = trial(dataset, BF16, tmp_path)
+    damaged = sorted(tmp_path.rglob("0000.bin"))[0]
+    content = bytearray(damaged.read_bytes())
+    place = next(index for index, byte in enumerate(content) if byte)
+    content[place] ^= 1
+    damaged.write_bytes(content)
+
+    shared, found = trial(dataset, BF16, tmp_path)
+
+    assert 0 < found[0] < 1
+    assert "damaged" in caplog.text
+    assert equal(shared, alone)
+    assert trial(dataset, BF16, tmp_path)[1][0] == 1
+
+
+def test_without_room_a_trial_computes_its_own(dataset, tiny, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        shared, _ = trial(dataset, BF16, tmp_path, max_bytes=100)
+
+    assert "no room" in caplog.text
+    assert equal(shared, trial(dataset, BF16)[0])
+
+
+def test_a_full_disk_ends_the_sharing_and_not_the_trial(dataset, tiny, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    shared, _ = trial(dataset, BF16, tmp_path)
+
+    assert "no space left" in caplog.text
+    assert equal(shared, trial(dataset, BF16)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rows_come_back_with_their_bits_and_channels_last(tmp_path, dtype):
+    file = ActivationFile(tmp_path / "0000.bin", rows=10, shape=ROW, dtype=dtype)
+    values = torch.randn(3, *ROW).to(dtype).contiguous(memory_format=torch.channels_last)
+
+    assert file.read(np.array([7])) is None
+    assert file.write(np.array([7, 2, 5]), values)
+    again = ActivationFile(tmp_path / "0000.bin", rows=10, shape=ROW, dtype=dtype)
+    found = again.read(np.array([5, 7]))
+
+    assert torch.equal(found, values[[2, 0]])
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert again.read(np.array([5, 1])) is None
+
+
+def test_the_file_that_nobody_opened_for_longest_goes_first_and_none_that_is_open(tmp_path):
+    size = 10 * int(np.prod(ROW)) * 4
+    for number in range(3):
+        file = ActivationFile(tmp_path / f"{number:04d}.bin", rows=10, shape=ROW, dtype=torch.float32)
+        file.write(np.arange(10), torch.ones(10, *ROW))
+        file.close()
+        os.utime(file.path, (number, number))
+    taken = sum(path.stat().st_blocks * 512 for path in tmp_path.glob("*.bin"))
+    used = ActivationFile(tmp_path / "0000.bin", rows=10, shape=ROW, dtype=torch.float32)
+    os.utime(used.path, (0, 0))
+
+    assert make_room(tmp_path, size, max_bytes=taken)
+    assert sorted(path.name for path in tmp_path.glob("*.bin")) == ["0000.bin", "0002.bin"]
+    assert not make_room(tmp_path, taken, max_bytes=taken)
+    assert [path.name for path in tmp_path.glob("*.bin")] == ["0000.bin"]
+
+
+def test_rows_on_a_device_are_kept_from_trial_to_trial_and_the_least_used_make_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(device_rows, "_KEPT", type(device_rows._KEPT)())
+    size = 10 * int(np.prod(ROW)) * 4
+    monkeypatch.setattr(device_rows, "room_on", lambda _: 2 * size - sum(x.size for x in device_rows._KEPT.values()))
+
+    def kept(name):
+        device = torch.device("cpu")
+        return device_rows.device_rows(tmp_path / name, rows=10, shape=ROW, dtype=torch.float32, device=device)
+
+    first, values = kept("first"), torch.randn(2, *ROW)
+    first.write(torch.tensor([4, 1]), values)
+    kept("second")
+
+    assert torch.equal(kept("first").read(torch.tensor([1, 4])), values[[1, 0]])
+    assert first.read(torch.tensor([1, 2])) is None
+    kept("third")
+    assert [path.name for path in device_rows._KEPT] == ["first", "third"]
+
+
+def test_a_trial_that_keeps_rows_on_its_device_ends_with_the_same_bits(dataset, tiny, tmp_path, monkeypatch):
+    alone, _ = trial(dataset, BF16)
+    monkeypatch.setattr(device_rows, "_KEPT", type(device_rows._KEPT)())
+    monkeypatch.setattr(device_rows, "room_on", lambda _: 2**30)
+    trial(dataset, BF16, tmp_path)
+    assert device_rows._KEPT
+
+    shared, found = trial(dataset, BF16, tmp_path)
+
+    assert found == [1, 1, 1, 0]
+    assert equal(shared, alone)

@@ -1,0 +1,147 @@
+"""What a search tries, which trials go on, and what its page says: without Ray."""
+
+import json
+
+import pytest
+from ray import tune
+
+from neuralblack.cluster.halving import STOPPED, Halving, rungs_of
+from neuralblack.cluster.space import DEFAULT_SPACE, check_space, drawn, schedules_of, with_fixed
+from neuralblack.cluster.trials import standard_error
+from neuralblack.cluster.tune import points_of
+from neuralblack.config import TrainConfig
+from neuralblack.errors import InputError
+from neuralblack.evaluation.search_pictures import importance, scale
+from neuralblack.evaluation.search_report import outcome, saved, write_search_report
+
+
+class Trial:
+    def __init__(self, trial_id):
+        self.trial_id = trial_id
+
+
+def test_the_default_space_holds_nothing_that_a_run_would_refuse():
+    check_space(TrainConfig(weights="none"), DEFAULT_SPACE)
+
+    assert all(TrainConfig.model_validate(params) for params in drawn(DEFAULT_SPACE, draws=20, seed=0))
+
+
+def test_draws_are_the_same_for_the_same_seed_and_trials_of_the_same_views_stand_together():
+    first, second = (drawn(DEFAULT_SPACE, draws=12, seed=3) for _ in range(2))
+
+    assert first == second != drawn(DEFAULT_SPACE, draws=12, seed=4)
+    strengths = [params["augmentation_strength"] for params in first]
+    assert len(set(strengths)) > 1
+    assert strengths == sorted(strengths)
+
+
+def test_a_grid_is_combined_with_every_draw():
+    space = {"lr": tune.loguniform(1e-4, 1e-2), "loss": tune.grid_search(["focal", "cross-entropy"])}
+
+    found = drawn(space, draws=3, seed=0)
+
+    assert len(found) == 6
+    assert len({params["lr"] for params in found}) == 3
+    assert sum(params["loss"] == "focal" for params in found) == 3
+
+
+def test_a_field_that_is_given_a_value_is_not_searched():
+    config, space = with_fixed(["lr=0.01", "augmentation.flip=0"], DEFAULT_SPACE)
+
+    assert config.lr == 0.01
+    assert "lr" not in space and len(space) == len(DEFAULT_SPACE) - 1
+    with pytest.raises(InputError, match="a value for every field that would be searched"):
+        with_fixed(["lr=0.01"], {"lr": DEFAULT_SPACE["lr"]})
+
+
+def test_an_unknown_search_and_a_grid_for_optuna_are_refused():
+    with pytest.raises(InputError, match="one of random, optuna"):
+        points_of("annealing", DEFAULT_SPACE, trials=2, seed=0)
+    with pytest.raises(InputError, match="found a grid"):
+        points_of("optuna", {"lr": tune.grid_search([0.1])}, trials=2, seed=0)
+
+
+def test_rungs_sit_before_every_unfreezing_of_any_schedule_and_then_double():
+    schedules = schedules_of(TrainConfig(), {"schedule": tune.choice(["top-down", {0: 1, 5: 2}])})
+
+    assert rungs_of(schedules, epochs=24) == [1, 2, 3, 5, 10, 20]
+    assert rungs_of([{0: 1}], epochs=1) == [1]
+
+
+def test_a_trial_below_the_others_is_stopped_at_a_rung_with_its_reason_and_not_between(tmp_path):
+    halving = Halving([2, 4], epochs=8, trials=tmp_path)
+    halving.set_search_properties("macro_f1", "max")
+    for name in "abc":
+        halving.on_trial_add(None, Trial(name))
+
+    def result(name, epoch, value):
+        return halving.on_trial_result(None, Trial(name), {"training_iteration": epoch, "macro_f1": value})
+
+    assert [rung for rung, _ in halving._brackets[0]._rungs] == [4, 2], "Ray's own scheduler has changed inside"
+    assert result("a", 1, 0.1) == "CONTINUE"
+    assert result("a", 2, 0.8) == "CONTINUE"
+    assert result("b", 1, 0.01) == "CONTINUE"
+    assert result("b", 2, 0.5) == "STOP"
+    assert result("c", 2, 0.9) == "CONTINUE"
+    assert result("c", 3, 0.0) == "CONTINUE"
+    reason = json.loads((tmp_path / "b" / STOPPED).read_text())
+    assert (reason["epoch"], reason["value"], reason["needed"]) == (2, 0.5, 0.8)
+    assert not (tmp_path / "a").exists()
+
+
+def row(trial, score, *, lr=0.01, loss=0.5, stopped=False, shared=1.0, **more):
+    history = [{"epoch": epoch, "macro_f1": score, "stages": 1 + epoch, "shared": shared} for epoch in range(3)]
+    return {
+        "trial": trial,
+        "params": {"lr": lr, "schedule": "top-down"},
+        "epochs": 3,
+        "stopped": stopped,
+        "stop": None,
+        "macro_f1": score,
+        "accuracy": score,
+        "loss": loss,
+        "ece": 0.02,
+        "error": None,
+        "history": history,
+        **more,
+    }
+
+
+def test_what_was_saved_is_counted_from_epochs_that_could_share():
+    cost = saved([row(1, 0.9), row(2, 0.5, stopped=True, shared=0.0)], epochs=8, slices=100)
+
+    assert cost == {"epochs": 6, "stopped": 5, "passes": 400, "shared": 200}
+
+
+def test_the_page_names_the_chosen_trial_its_interval_and_why_others_ended(tmp_path):
+    stop = {"epoch": 3, "value": 0.5, "needed": 0.7, "of": 4}
+    rows = [row(4, 0.9), row(2, 0.5, stopped=True, stop=stop), row(3, None, error="<out of memory>", history=[])]
+    write_search_report(tmp_path / "search.html", rows, name="a<b", epochs=8, slices=100, intervals={4: (0.85, 0.94)})
+    page = (tmp_path / "search.html").read_text()
+
+    for words in ("Trial <strong>4</strong>", "85.0% to 94.0%", outcome(rows[1]), "&lt;out of memory&gt;", "a&lt;b"):
+        assert words in page, words
+    assert page.count("<svg") == 2
+
+
+def test_the_field_that_decides_is_the_important_one():
+    rows = [row(n, 0.5 + 0.05 * (n % 8), lr=10 ** -(2 + n % 8 / 4), loss=0.1) for n in range(24)]
+    for n, each in enumerate(rows):
+        each["params"]["weight_decay"] = (n * 7 % 24) / 100
+
+    shares = importance(rows)
+
+    assert next(iter(shares)) == "lr" and shares["lr"] > 0.8
+    assert importance(rows[:5]) == {}
+
+
+def test_values_of_many_sizes_are_placed_by_their_logarithm():
+    heights, ends = scale([1e-4, 1e-3, 1e-2])
+
+    assert heights.tolist() == pytest.approx([0, 0.5, 1])
+    assert [text for _, text in ends] == ["0.0001", "0.01"]
+
+
+def test_a_standard_error_shrinks_with_the_patients():
+    assert standard_error(0.9, 100) == pytest.approx(0.03)
+    assert standard_error(0.9, 400) == pytest.approx(0.015)

@@ -1,0 +1,84 @@
+"""Trackers show what the run's folder holds, and cost the run nothing when they fail."""
+
+import struct
+
+import pytest
+
+from neuralblack.config import TrainConfig
+from neuralblack.errors import InputError
+from neuralblack.files import read_json
+from neuralblack.training import tracking
+from neuralblack.training.tracking import Tracking, check_trackers
+
+EPOCHS = [{"epoch": number, "loss": 1.0 - number / 10, "macro_f1": number / 10, "lr": 0.1} for number in range(3)]
+
+
+def scalars(folder):
+    """Read event files as TensorBoard does: records of length, checksum, event, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in sorted(folder.glob("events.*")):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack_from("<Q", content, at)
+            event = Event.FromString(content[at + 12 : at + 12 + length])
+            at += 16 + length
+            found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    return found
+
+
+def test_tensorboard_gets_every_number_of_every_epoch(tmp_path):
+    tracking_ = Tracking(["tensorboard"], tmp_path, TrainConfig())
+    for metrics in EPOCHS:
+        tracking_.epoch(metrics)
+    tracking_.close()
+
+    found = scalars(tmp_path / "tensorboard")
+    assert found["validation/loss", 3] == pytest.approx(0.8)
+    assert [found["validation/macro_f1", step] for step in (1, 2, 3)] == pytest.approx([0, 0.1, 0.2])
+
+
+def test_a_run_that_is_gone_on_with_stays_one_run_in_mlflow(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="the extra `track` is not installed")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    for part in (EPOCHS[:2], EPOCHS[2:]):
+        tracking_ = Tracking(["mlflow"], run, TrainConfig())
+        for metrics in part:
+            tracking_.epoch(metrics)
+        tracking_.close()
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    (found,) = client.search_runs([client.get_experiment_by_name("runs").experiment_id])
+    assert found.info.run_id == read_json(run / "mlflow.json")["run_id"]
+    assert found.data.params["model"] == "resnet50"
+    history = client.get_metric_history(found.info.run_id, "validation/loss")
+    assert [(each.step, each.value) for each in history] == [(1, 1.0), (2, 0.9), (3, 0.8)]
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(tmp_path, monkeypatch, caplog):
+    class Broken:
+        def __init__(self, run, config): ...
+
+        def epoch(self, metrics):
+            raise ConnectionError("no such server")
+
+        def close(self): ...
+
+    monkeypatch.setitem(tracking.TRACKERS, "broken", Broken)
+    tracking_ = Tracking(["broken", "tensorboard"], tmp_path, TrainConfig())
+    for metrics in EPOCHS:
+        tracking_.epoch(metrics)
+    tracking_.close()
+
+    assert caplog.text.count("the run goes on without broken: ConnectionError: no such server") == 1
+    assert len({step for _, step in scalars(tmp_path / "tensorboard")} - {0}) == 3
+
+
+def test_an_unknown_tracker_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="found wandb; expected one of tensorboard, mlflow"):
+        check_trackers(["wandb"])
