@@ -311,3 +311,21 @@ def test_the_machine_is_described_without_its_name():
     assert "cores" in facts["CPU"]
     assert "torch" in facts["versions"]
     assert os.uname().nodename not in facts["system"]
+
+
+def test_the_gpu_benchmark_runs_every_part_without_ray(tmp_path):
+    code = "import sys; from benchmarks import gpu; gpu.main(); assert 'ray' not in sys.modules"
+    out = tmp_path / "gpu.md"
+    subprocess.run([sys.executable, "-c", code, "--smoke", "--out", str(out)], cwd=ROOT, check=True, timeout=300)
+
+    rows = {row["what"]: row for row in json.loads(out.with_suffix(".json").read_text())}
+    assert rows["inference: bf16, BatchNorm folded, against fp32"]["largest_difference_of_a_probability"] < 0.1
+    for what in (
+        "ceiling",
+        "training, eager",
+        "phase: head",
+        "data and augmentation",
+        "inference, eager",
+        "slices from",
+    ):
+        assert any(name.startswith(what) for name in rows), what
