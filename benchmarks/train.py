@@ -30,7 +30,7 @@ from neuralblack.models.execution import choose_execution
 from neuralblack.models.heads import cross_entropy
 from neuralblack.models.table import build_model, network_of
 from neuralblack.training.batches import Batches, resident
-from neuralblack.training.feature_cache import through
+from neuralblack.training.frozen import through
 from neuralblack.training.loop import fit
 from neuralblack.training.unfreezing import set_learning, split_at, stage_groups
 
@@ -75,10 +75,11 @@ def ours(work: Work, depth: int) -> float:
     """Train an epoch by `fit`; slices a second."""
     marks: list[float] = []
     config = work.config.model_copy(update={"schedule": {0: depth}})
+    model, batches = work.model(), work.batches()
     start = time.perf_counter()
     fit(
-        work.model(),
-        work.batches(),
+        model,
+        batches,
         config,
         execution=work.execution,
         batch_norm="eval",

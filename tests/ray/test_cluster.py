@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from neuralblack.cluster.crossval import cross_validate
+from neuralblack.cluster.resume import registered_checkpoints
 from neuralblack.cluster.session import await_resources, ray_session
 from neuralblack.cluster.space import check_space
-from neuralblack.cluster.train import fit_workers, registered_checkpoints, train_on_cluster
+from neuralblack.cluster.train import fit_workers, train_on_cluster
 from neuralblack.cluster.tune import tune_on_cluster
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError, RunError

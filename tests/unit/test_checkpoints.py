@@ -102,7 +102,7 @@ def test_of_checkpoints_that_are_damaged_or_gone_the_whole_ones_are_left_and_it_
 
 
 def test_ray_train_forgets_the_checkpoints_that_are_damaged_or_gone(tmp_path):
-    from neuralblack.cluster.train import SNAPSHOT, pass_over_damaged, registered_checkpoints
+    from neuralblack.cluster.resume import SNAPSHOT, pass_over_damaged, registered_checkpoints
 
     results = [{"checkpoint_dir_name": f"epoch_{number:04d}", "metrics": {"epoch": number}} for number in range(3)]
     for result in results[:2]:

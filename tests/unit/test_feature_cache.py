@@ -10,9 +10,11 @@ from tests.unit.test_training import CONFIG
 
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import make_split
+from neuralblack.models.execution import Execution
 from neuralblack.training import device_rows, feature_cache
 from neuralblack.training.activations import ActivationFile, make_room
 from neuralblack.training.feature_cache import Sharing
+from neuralblack.training.frozen import split_difference
 from neuralblack.training.recipe import train
 
 BF16 = CONFIG.model_copy(update={"precision": "bf16", "schedule": {0: 1, 2: 2, 3: 3}})
@@ -87,11 +89,11 @@ def test_a_difference_between_a_batch_and_its_parts_is_found():
             return inputs + inputs.mean()
 
     inputs = torch.randn(5, 1, 4, 4)
-    execution = feature_cache.Execution(torch.device("cpu"), torch.float32, "test")
+    execution = Execution(torch.device("cpu"), torch.float32, "test")
     same, other = torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Sequential(Mean())
 
-    assert feature_cache.split_difference(same, inputs, same(inputs), execution) == 0
-    assert feature_cache.split_difference(other, inputs, other(inputs), execution) > 0
+    assert split_difference(same, inputs, same(inputs), execution) == 0
+    assert split_difference(other, inputs, other(inputs), execution) > 0
 
 
 def test_a_flipped_bit_is_computed_again(dataset, tiny, tmp_path, caplog):

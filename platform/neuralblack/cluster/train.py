@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,16 +15,17 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from neuralblack.cluster.environment import shared_path
+from neuralblack.cluster.resume import pass_over_damaged, registered_checkpoints, start_of
 from neuralblack.cluster.session import await_resources, cpus_per_worker, ray_session
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
 from neuralblack.errors import InputError, RunError
-from neuralblack.files import no_space_is_said, read_json, write_json
+from neuralblack.files import no_space_is_said, read_json
 from neuralblack.inference.reference import calibrate
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
-from neuralblack.training.checkpoints import checkpoint_name, load_state, save_state, sound
+from neuralblack.training.checkpoints import checkpoint_name, save_state, sound
 from neuralblack.training.feature_cache import Sharing
 from neuralblack.training.group import Workers
 from neuralblack.training.loop import Metrics, State
@@ -42,8 +42,6 @@ from neuralblack.training.runs import (
 from neuralblack.training.tracking import Tracking, check_trackers
 
 log = logging.getLogger(__name__)
-
-SNAPSHOT = "checkpoint_manager_snapshot.json"  # in which Ray Train lists the checkpoints that it counts
 
 
 def train_on_cluster(
@@ -189,19 +187,6 @@ def _worker(settings: dict[str, Any]) -> None:
     tracking.close()
 
 
-def start_of(checkpoint: Any) -> State | None:
-    """Read the state of a Ray checkpoint, or None where there is none.
-
-    Where it was damaged since, the newest whole one of the same run counts: the epochs in between are done again.
-    """
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as name:
-        newest = Path(name)
-        earlier = [folder for folder in newest.parent.glob("*_*") if folder.is_dir() and folder.name < newest.name]
-        return load_state(sound([*sorted(earlier), newest])[-1])
-
-
 def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking) -> None:
     """Report from every worker, because it is a barrier; rank 0 alone carries the state."""
     name = checkpoint_name(state["epoch"])
@@ -250,38 +235,6 @@ def lines_of(path: Path) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-def pass_over_damaged(folder: Path) -> None:
-    """Let Ray Train forget the checkpoints that are damaged or gone, so that it goes on from the newest whole one.
-
-    Otherwise it would count an epoch that is done again twice, and drop another one for it that may be the best.
-
-    Raises InputError where none is whole of those it counts.
-    """
-    snapshot = folder / SNAPSHOT
-    if not snapshot.exists():
-        return
-    state = read_json(snapshot)
-    counted = [folder / result["checkpoint_dir_name"] for result in state["checkpoint_results"]]
-    whole = set(sound(counted))
-    if len(whole) == len(counted):
-        return
-    kept = [number for number, path in enumerate(counted) if path in whole]
-    for name in ("checkpoint_results", "checkpoint_report_indices"):
-        state[name] = [state[name][number] for number in kept]
-    newest = max(range(len(kept)), key=lambda number: state["checkpoint_report_indices"][number])
-    state["latest_checkpoint_result"] = state["checkpoint_results"][newest]
-    write_json(snapshot, state)
-    for path in set(counted) - whole:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def registered_checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints that Ray Train counts, first to last; others were interrupted while they were written."""
-    snapshot = folder / SNAPSHOT
-    text = snapshot.read_text("utf-8") if snapshot.exists() else ""
-    return [path for path in sorted(folder.glob("epoch_*")) if f'"{path.name}"' in text]
 
 
 def _said(error: BaseException) -> str:

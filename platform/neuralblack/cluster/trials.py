@@ -10,7 +10,8 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from neuralblack.cluster.halving import STOPPED
-from neuralblack.cluster.train import fit_workers, registered_checkpoints, start_of
+from neuralblack.cluster.resume import registered_checkpoints, start_of
+from neuralblack.cluster.train import fit_workers
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split

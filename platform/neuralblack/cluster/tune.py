@@ -10,10 +10,11 @@ from ray import tune
 
 from neuralblack.cluster.environment import shared_path
 from neuralblack.cluster.halving import Halving, rungs_of
+from neuralblack.cluster.progress import Progress
 from neuralblack.cluster.session import await_resources, ray_session, reachable_resources
 from neuralblack.cluster.space import DEFAULT_SPACE, GRID, Space, check_space, drawn, schedules_of
 from neuralblack.cluster.train import on_every_node
-from neuralblack.cluster.trials import PARAMS, TRIAL, last_line, number_of, table_of, trial_alone, trial_of_workers
+from neuralblack.cluster.trials import PARAMS, TRIAL, table_of, trial_alone, trial_of_workers
 from neuralblack.config import TrainConfig, checked
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.finalists import intervals_of
@@ -223,37 +224,9 @@ def _search(
                 storage_path=str(run),
                 checkpoint_config=kept,
                 verbose=0,
-                callbacks=[_Progress(list(space), trials if points is None else len(points))],
+                callbacks=[Progress(list(space), trials if points is None else len(points))],
             ),
         )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a line of ours and a row of the table
     with (run / "log.txt").open("a") as file, redirect_stdout(file):  # Tune's own tables; ours go through logging
         return tuner.fit()
-
-
-class _Progress(tune.Callback):  # type: ignore[misc]
-    """A line for every epoch of every trial, in the driver."""
-
-    def __init__(self, names: list[str], count: int) -> None:
-        self._names, self._count = names, count
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say what is tried."""
-        values = "  ".join(f"{name} {_short(trial.config[PARAMS][name])}" for name in self._names)
-        log.info("trial %s of %d starts: %s", number_of(trial.trial_id), self._count, values)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Say how an epoch went."""
-        number, epoch = number_of(trial.trial_id), result["epoch"] + 1
-        numbers = (result["loss"], result["accuracy"], result[SCORE])
-        log.info("trial %s epoch %d  loss %.4f  accuracy %.3f  macro-F1 %.3f", number, epoch, *numbers)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial failed, and with what."""
-        log.info("trial %s failed: %s", number_of(trial.trial_id), last_line(trial.get_error()))
-
-
-def _short(value: object) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -14,7 +14,8 @@ from neuralblack.models.execution import Execution
 from neuralblack.models.inputs import normalise, to_unit
 from neuralblack.models.table import Network
 from neuralblack.training.augmentation import augment
-from neuralblack.training.feature_cache import FeatureCache, through
+from neuralblack.training.feature_cache import FeatureCache
+from neuralblack.training.frozen import through
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -9,7 +9,6 @@ any of it, a batch is computed whole and in two parts; where these differ, for t
 and machine, nothing is shared.
 """
 
-import hashlib
 import logging
 import os
 import tempfile
@@ -26,6 +25,7 @@ from neuralblack.files import digest, write_json
 from neuralblack.models.execution import Execution
 from neuralblack.training.activations import ActivationFile, make_room
 from neuralblack.training.device_rows import DeviceRows, device_rows
+from neuralblack.training.frozen import backend_of, split_difference, through, weights_hash
 from neuralblack.training.unfreezing import depth_at, split_at
 
 log = logging.getLogger(__name__)
@@ -71,13 +71,6 @@ class _Boundary:
     folder: Path
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-
-def through(frozen: nn.Sequential, inputs: Tensor, execution: Execution) -> Tensor:
-    """Run stages that don't learn, without a graph for gradients."""
-    with torch.no_grad(), execution.autocast():
-        found: Tensor = frozen(inputs)
-    return found
 
 
 class FeatureCache:
@@ -242,44 +235,3 @@ class FeatureCache:
             log.info("epoch %d is not shared: %s has no room for %d MiB more", epoch + 1, folder, need >> 20)
             return None
         return ActivationFile(path, rows=self._slices, shape=boundary.shape, dtype=boundary.dtype)
-
-
-def split_difference(stages: nn.Sequential, inputs: Tensor, whole: Tensor, execution: Execution) -> float:
-    """Compare what stages say of a batch with what they say of its first slice and of the rest: the largest difference.
-
-    Args:
-        stages: they don't learn.
-        inputs: (B, 1, S, S).
-        whole: what they say of all of it, (B, C, H, W).
-        execution: device and number format.
-
-    Returns:
-        0 where every bit is the same.
-
-    """
-    if len(inputs) < 2:
-        return 0.0
-    parts = torch.cat([through(stages, part, execution) for part in (inputs[:1], inputs[1:])])
-    return 0.0 if torch.equal(parts, whole) else float((parts.float() - whole.float()).abs().max())
-
-
-def weights_hash(stages: nn.Module) -> str:
-    """Hash weights and buffers with their names; hex digits."""
-    found = hashlib.sha256()
-    for name, value in stages.state_dict().items():
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
-    return found.hexdigest()
-
-
-def backend_of(execution: Execution) -> dict[str, Any]:
-    """Say what else decides about the last bits of a result."""
-    device = execution.device
-    unit = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return {
-        "torch": torch.__version__,
-        "device": device.type,
-        "unit": unit,
-        "threads": torch.get_num_threads(),
-        "dtype": str(execution.dtype),
-    }
