@@ -241,6 +241,7 @@ def main(
     patients: Annotated[int, typer.Option(min=8, help="Made-up heads.")] = 40,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     trials: Annotated[int, typer.Option(min=2, help="Of each search.")] = 8,
+    searched: Annotated[int, typer.Option(min=8, help="Made-up heads of the searches.")] = 120,
     model: Annotated[str, typer.Option(help="Of the searches.")] = "efficientnet_lite0",
 ) -> None:
     """Measure and write."""
@@ -251,7 +252,10 @@ def main(
         folder = Path(name)
         work = Work(folder, patients=patients, batch=16)
         lines += [f"## A step of ResNet-50, {len(work.labels)} slices, medians of {rounds} interleaved rounds", ""]
-        lines += [*steps(work, rounds), "", "## A search", "", *search(work, folder, trials=trials, model=model)]
+        lines += [*steps(work, rounds), ""]
+        larger = Work(folder / "searched", patients=searched, batch=16)
+        lines += [f"## A search over {len(larger.labels)} slices", ""]
+        lines += search(larger, folder / "searched", trials=trials, model=model)
     text = "\n".join(lines) + "\n"
     print(text)
     if out:

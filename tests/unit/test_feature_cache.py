@@ -11,10 +11,11 @@ from tests.unit.test_training import CONFIG
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import make_split
 from neuralblack.models.execution import Execution
+from neuralblack.models.table import build_model
 from neuralblack.training import device_rows, feature_cache
 from neuralblack.training.activations import ActivationFile, make_room
 from neuralblack.training.feature_cache import Sharing
-from neuralblack.training.frozen import split_difference
+from neuralblack.training.frozen import split_difference, weights_hash
 from neuralblack.training.recipe import train
 
 BF16 = CONFIG.model_copy(update={"precision": "bf16", "schedule": {0: 1, 2: 2, 3: 3}})
@@ -193,3 +194,14 @@ def test_a_trial_that_keeps_rows_on_its_device_ends_with_the_same_bits(dataset, 
 
     assert found == [1, 1, 1, 0]
     assert equal(shared, alone)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
+def test_a_hash_of_weights_changes_with_any_of_their_bits_and_not_with_their_layout(name):
+    stages = build_model(name, classes=3)[:2]
+    before = weights_hash(stages)
+
+    assert weights_hash(stages.to(memory_format=torch.contiguous_format)) == before
+    with torch.no_grad():
+        next(iter(stages.buffers())).view(-1)[3] += 1e-6
+    assert weights_hash(stages) != before

@@ -75,9 +75,7 @@ class ActivationFile:
 
     def write(self, rows: NDArray[np.int64], values: Tensor) -> bool:
         """Write rows, (B, C, H, W); False where the disk is full, and nothing but holes is left of them."""
-        content = (
-            values.detach().cpu().permute(0, 2, 3, 1).contiguous().view(torch.uint8).reshape(len(rows), -1).numpy()
-        )
+        content = values.detach().cpu().permute(0, 2, 3, 1).reshape(len(rows), -1).view(torch.uint8).numpy()
         try:
             for row, each in zip(rows, content, strict=True):
                 written = 0

@@ -40,7 +40,7 @@ def weights_hash(stages: nn.Module) -> str:
     found = hashlib.sha256()
     for name, value in stages.state_dict().items():
         found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
