@@ -7,6 +7,7 @@ what torchvision's reference does for a classifier: PNG files, a DataLoader, tor
 channels, and stages that are "frozen" by leaving them out of the optimiser.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -214,6 +215,7 @@ def search(work: Work, folder: Path, *, trials: int, model: str) -> Iterator[str
             "weights": "none" if model == "resnet50" else "imagenet",
         }
     )
+    os.environ["NEURALBLACK_CACHE"] = str(folder / "cache")  # an empty one, which Ray's workers inherit
     seconds, kept, shared = {}, {}, 0.0
     for name, gib in (("without sharing", 0.0), ("with sharing", 16.0)):
         run = folder / name.replace(" ", "-")
@@ -226,13 +228,15 @@ def search(work: Work, folder: Path, *, trials: int, model: str) -> Iterator[str
         }
         print(f"{name}: {seconds[name]:.1f} s", flush=True)
         shared = statistics.mean(epoch["shared"] for row in rows for epoch in row["history"])
-    same = [name for name in kept["without sharing"] if kept["with sharing"].get(name) == kept["without sharing"][name]]
+    first, second = kept.values()
+    both = first.keys() & second.keys()  # which trials are stopped depends on who comes to a rung first
+    same = [name for name in both if first[name] == second[name]]
     ratio = seconds["without sharing"] / seconds["with sharing"]
     yield (
         f"{trials} trials of {model}, {{0: 1, 3: 2, 6: all}}, 8 epochs, rungs at the unfreeze points in both: "
         f"{seconds['without sharing']:.0f} s without, {seconds['with sharing']:.0f} s with sharing: {ratio:.2f} times. "
-        f"{100 * shared:.0f}% of all passes were shared. {len(same)} of {len(kept['without sharing'])} checkpoints "
-        "that the first search kept have the same weights, to the bit, in the second."
+        f"{100 * shared:.0f}% of all epochs' slices were shared. Of {len(both)} checkpoints that both searches kept, "
+        f"{len(same)} have the same weights, to the bit."
     )
 
 
