@@ -1,6 +1,6 @@
 """Measure one GPU: its ceilings, training, its phases, inference, and what data and augmentation take of a step.
 
-python -m benchmarks.gpu --out docs/benchmarks/gpu.md        under 8 minutes on one H100 or H200
+python -m benchmarks.gpu --out docs/benchmarks/gpu.md        meant for 8 minutes on one H100 or H200; not run there yet
 python -m benchmarks.gpu --smoke                             a look at every line of it on a CPU
 
 Needs torch and torchvision (2.11 and later) and this package; no Ray.

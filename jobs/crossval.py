@@ -1,7 +1,8 @@
 r"""Cross-validate on the cluster: five folds, each tested once with every seed.
 
 ray job submit --working-dir . --runtime-env jobs/env.yaml -- \
-    python jobs/crossval.py /mnt/shared/slices /mnt/shared/runs/crossval --seeds 3 --gpus --set epochs=12
+    python jobs/crossval.py /mnt/shared/slices /mnt/shared/runs/crossval --seeds 3 --gpus \
+    --wait-for-nodes 900 --set epochs=12
 """
 
 from functools import partial

@@ -1,7 +1,8 @@
 r"""Classify a whole folder, a Parquet or Arrow file, or a prepared dataset on the cluster; again goes on.
 
 ray job submit --working-dir . --runtime-env jobs/env.yaml -- \
-    python jobs/predict.py /mnt/shared/scans /mnt/shared/answers --registry /mnt/shared/registry
+    python jobs/predict.py /mnt/shared/scans /mnt/shared/answers \
+    --registry /mnt/shared/registry --gpus --wait-for-nodes 900
 
 On one machine, without a cluster: python jobs/predict.py scans answers --registry registry
 """

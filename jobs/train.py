@@ -1,7 +1,8 @@
 r"""Train on the cluster.
 
 ray job submit --working-dir . --runtime-env jobs/env.yaml -- \
-    python jobs/train.py /mnt/shared/slices /mnt/shared/runs/first --workers 4 --gpus --set lr=1e-4 --set epochs=20
+    python jobs/train.py /mnt/shared/slices /mnt/shared/runs/first --workers 4 --gpus \
+    --wait-for-nodes 900 --set epochs=20
 """
 
 from functools import partial

@@ -1,7 +1,8 @@
 r"""Search on the cluster; SPACE is the place to change what is searched.
 
 ray job submit --working-dir . --runtime-env jobs/env.yaml -- \
-    python jobs/tune.py /mnt/shared/slices /mnt/shared/runs/search --trials 32 --gpus --set epochs=12
+    python jobs/tune.py /mnt/shared/slices /mnt/shared/runs/search --trials 32 --gpus \
+    --wait-for-nodes 900 --set epochs=12
 """
 
 from functools import partial
@@ -13,7 +14,8 @@ from neuralblack.cluster.space import DEFAULT_SPACE, with_fixed
 from neuralblack.cluster.tune import tune_on_cluster
 from neuralblack.terminal import print_trials
 
-SPACE = DEFAULT_SPACE  # or your own: {"lr": tune.loguniform(1e-4, 1e-2), "lr_decay": tune.choice([1.5, 2.6])}
+# Or your own, after `from ray import tune`: {"lr": tune.loguniform(1e-4, 1e-2), "loss": tune.grid_search([...])}
+SPACE = DEFAULT_SPACE
 
 
 def search(

@@ -32,7 +32,7 @@ class AugmentationConfig(BaseModel, frozen=True, extra="forbid"):
 
 
 class TrainConfig(BaseModel, frozen=True, extra="forbid"):
-    """One training run. The defaults are the reference recipe; the search varies `lr` and `schedule`."""
+    """One training run. The defaults are the reference recipe; `cluster/space.py` says what a search varies."""
 
     model: str = Field("resnet50", description="A key of neuralblack.models.table.MODELS.")
     weights: str = Field(

@@ -156,7 +156,8 @@ def test_a_search_leaves_a_table_a_model_and_all_cpus_free(cluster, dataset, tin
 
     assert sorted(row["trial"] for row in rows) == [1, 2, 3, 4]
     assert rows == read_json(tmp_path / "run" / "trials.json")
-    assert [row["macro_f1"] for row in rows] == sorted((row["macro_f1"] for row in rows), reverse=True)
+    assert [row["macro_f1"] for row in rows[1:]] == sorted((row["macro_f1"] for row in rows[1:]), reverse=True)
+    assert rows[0]["loss"] == min(row["loss"] for row in rows if row["as_good"])
     assert model.card["validation"]["macro_f1"] == rows[0]["macro_f1"]
     assert {name: model.card["config"][name] for name in space} == rows[0]["params"]
     assert model.history == rows[0]["history"]
@@ -165,6 +166,20 @@ def test_a_search_leaves_a_table_a_model_and_all_cpus_free(cluster, dataset, tin
     assert (again.hash, table) == (model.hash, rows)
     with pytest.raises(InputError, match="search"):
         tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", space=space, trials=5)
+
+
+def test_a_search_that_learns_from_its_trials_numbers_them_and_leaves_a_page(cluster, dataset, tiny, tmp_path):
+    pytest.importorskip("optuna", reason="the extra `optuna` is not installed")
+    from ray import tune
+
+    config = CONFIG.model_copy(update={"epochs": 1})
+    space = {"lr": tune.loguniform(1e-3, 1e-1), "schedule": tune.choice(["head-only", "all"])}
+    run = tmp_path / "run"
+    _, rows = tune_on_cluster(config, data=dataset.path, run=run, space=space, trials=3, concurrent=1, search="optuna")
+
+    assert sorted(row["trial"] for row in rows) == [1, 2, 3]
+    assert len({row["params"]["lr"] for row in rows}) == 3
+    assert "Trial <strong>" in (run / "search.html").read_text()
 
 
 def test_a_search_over_trials_of_two_workers_frees_the_cpus_of_stopped_ones(cluster, dataset, tiny, tmp_path):

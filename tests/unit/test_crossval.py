@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from neuralblack.config import TrainConfig
+from neuralblack.errors import InputError
 from neuralblack.evaluation.crossval_table import markdown, table_of
 
 CLASSES = ("glioma", "meningioma")
@@ -80,3 +81,10 @@ def test_every_fold_is_tested_once_by_every_seed_and_chosen_by_its_neighbour(dat
         (test,), (validation,) = each.test_folds, each.validation_folds
         assert validation == folds[(folds.index(test) + 1) % len(folds)]
         assert sorted({test, validation, *each.train_folds}) == folds
+
+
+def test_a_seed_or_fold_that_every_run_sets_itself_is_refused(tmp_path):
+    from neuralblack.cluster.crossval import cross_validate
+
+    with pytest.raises(InputError, match=r"--set seed: found 3; .*--seeds"):
+        cross_validate(TrainConfig(seed=3), data=tmp_path, run=tmp_path)

@@ -26,10 +26,12 @@ def folder(tmp_path):
     make(tmp_path / "runs" / "b", [0.7], lr=0.02, epochs=3)
     make(tmp_path / "runs" / "deep" / "c", [], lr=0.02)
     make(tmp_path / "runs" / "a" / "trials" / "1", [0.9])
+    start_run(tmp_path / "runs" / "many", config=TrainConfig(), split=SPLIT, crossval={"seeds": 1})
+    make(tmp_path / "runs" / "many" / "fold1-seed0", [0.9])
     return tmp_path / "runs"
 
 
-def test_runs_are_listed_best_first_by_their_best_epoch_and_trials_are_left_to_their_search(folder):
+def test_runs_are_listed_best_first_by_their_best_epoch_and_trials_and_folds_are_left_to_their_own_tables(folder):
     found = runs_under([folder])
 
     assert [(run["name"], run["done"], run["best_epoch"], run["macro_f1"]) for run in found] == [

@@ -13,6 +13,7 @@ from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.evaluation.search_pictures import importance, scale
 from neuralblack.evaluation.search_report import outcome, saved, write_search_report
+from neuralblack.registry.run_folder import record_epoch
 
 
 class Trial:
@@ -75,7 +76,9 @@ def test_a_trial_below_the_others_is_stopped_at_a_rung_with_its_reason_and_not_b
         halving.on_trial_add(None, Trial(name))
 
     def result(name, epoch, value):
-        return halving.on_trial_result(None, Trial(name), {"training_iteration": epoch, "macro_f1": value})
+        return halving.on_trial_result(
+            None, Trial(name), {"training_iteration": epoch, "epoch": epoch - 1, "macro_f1": value}
+        )
 
     assert [rung for rung, _ in halving._brackets[0]._rungs] == [4, 2], "Ray's own scheduler has changed inside"
     assert result("a", 1, 0.1) == "CONTINUE"
@@ -87,6 +90,26 @@ def test_a_trial_below_the_others_is_stopped_at_a_rung_with_its_reason_and_not_b
     reason = json.loads((tmp_path / "b" / STOPPED).read_text())
     assert (reason["epoch"], reason["value"], reason["needed"]) == (2, 0.5, 0.8)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_search_that_is_gone_on_with_judges_by_what_its_trials_came_to_before(tmp_path):
+    for name, scores in {"done": [0.1, 0.8, 0.9, 0.9], "young": [0.7, 0.6, 0.6, 0.5]}.items():
+        (tmp_path / name).mkdir()
+        for epoch, score in enumerate(scores):
+            record_epoch(tmp_path / name, {"epoch": epoch, "macro_f1": score})
+    halving = Halving([2, 4], epochs=8, trials=tmp_path)
+    halving.set_search_properties("macro_f1", "max")
+    for name in ("done", "young", "new"):
+        halving.on_trial_add(None, Trial(name))
+
+    def result(name, epoch, value):
+        reported = {"training_iteration": 1, "epoch": epoch - 1, "macro_f1": value}
+        return halving.on_trial_result(None, Trial(name), reported)
+
+    assert result("young", 5, 0.0) == "CONTINUE", "it was judged at 4, and is not judged there again"
+    assert result("new", 2, 0.5) == "STOP"
+    assert json.loads((tmp_path / "new" / STOPPED).read_text())["of"] == 3
+    assert halving.on_trial_result(None, Trial("done"), {"done": True}) == "CONTINUE"
 
 
 def row(trial, score, *, lr=0.01, loss=0.5, stopped=False, shared=1.0, **more):

@@ -10,14 +10,15 @@ import torch
 from neuralblack.cluster.environment import shared_path
 from neuralblack.cluster.session import await_resources, ray_session
 from neuralblack.cluster.train import on_every_node
+from neuralblack.cluster.trials import last_line
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import folds_of
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.crossval_table import markdown, table_of
-from neuralblack.evaluation.evaluate import PREDICTIONS
+from neuralblack.evaluation.evaluate import METRICS, PREDICTIONS
 from neuralblack.evaluation.held_out import evaluate_held_out
-from neuralblack.files import write_bytes, write_json
+from neuralblack.files import read_json, write_bytes, write_json
 from neuralblack.inference.predictor import Predictor
 from neuralblack.inference.reference import calibrate
 from neuralblack.registry.run_folder import hold_run, start_run
@@ -45,7 +46,7 @@ def cross_validate(
     from, with seed s. Each is an ordinary run in RUN/fold<k>-seed<s>, with its evaluation in test/.
 
     Args:
-        config: what all runs share; its folds and seed are not looked at.
+        config: what all runs share, but for folds and seed, which it sets itself.
         data, run: folders on every node. The same command again goes on where it stopped.
         seeds: 0, 1, ... so many.
         gpus: one GPU for each run; without, one CPU.
@@ -60,8 +61,18 @@ def cross_validate(
 
     """
     config, data, run = on_every_node(config), shared_path(data, name="dataset"), shared_path(run, name="run")
+    _refuse_its_own(config)
     plan = plan_of(config, data, seeds=seeds)
-    (dataset, split), *_ = [check_run(each, data=data) for each in plan.values()]
+    checked = {name: check_run(each, data=data) for name, each in plan.items()}
+    dataset, split = next(iter(checked.values()))
+    for name, (_, other) in checked.items():
+        if other.classes != split.classes:
+            raise InputError(
+                data,
+                found=f"only {', '.join(other.classes)} in the training part of {name}",
+                expected=f"{', '.join(split.classes)} in every one",
+                fix="prepare it with more patients of each class",
+            )
     each = {"CPU": 1.0, "GPU": float(gpus)}
     with ray_session():
         await_resources(each, 1, wait_s=wait_s)
@@ -77,6 +88,19 @@ def cross_validate(
     title = f"{config.model}, {len(plan)} runs on {len(dataset):,} slices"
     write_bytes(run / PAGE, markdown(table, title=title).encode())
     return table
+
+
+def _refuse_its_own(config: TrainConfig) -> None:
+    """Refuse a value for what every run gets by itself; raises InputError."""
+    plain = TrainConfig()
+    for name in ("seed", "train_folds", "validation_folds", "test_folds"):
+        if getattr(config, name) != getattr(plain, name):
+            raise InputError(
+                f"--set {name}",
+                found=repr(getattr(config, name)),
+                expected="folds and seeds that the cross-validation gives its runs",
+                fix="leave it out; --seeds says how many seeds",
+            )
 
 
 def plan_of(config: TrainConfig, data: Path, *, seeds: int) -> dict[str, TrainConfig]:
@@ -113,7 +137,7 @@ def _run_all(plan: dict[str, TrainConfig], *, data: Path, run: Path, each: dict[
             log.info("%s: accuracy %.3f, macro-F1 %.3f", name, numbers["accuracy"], numbers["macro_f1"])
         except ray.exceptions.RayError as error:  # what a task raised is the cause of it
             cause = getattr(error, "cause", None) or error
-            failures[name] = str(cause).strip().splitlines()[-1]
+            failures[name] = last_line(cause)
             log.warning("%s failed: %s", name, failures[name])
     if failures:
         name, said = next(iter(failures.items()))
@@ -127,5 +151,7 @@ def _round(config: dict[str, Any], data: str, run: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     train_here(TrainConfig.model_validate(config), data=Path(data), run=folder, calibrate=calibrate)
     predictor = Predictor.load(folder, engine="eager-fp32")
-    result = evaluate_held_out(predictor, Path(data), folder / "test", folds=None, with_baselines=False)
-    return {name: result[name] for name in ("accuracy", "macro_f1")}
+    measured = folder / "test" / METRICS
+    if not measured.exists() or read_json(measured)["model"]["hash"] != predictor.hash:
+        evaluate_held_out(predictor, Path(data), folder / "test", folds=None, with_baselines=False)
+    return {name: read_json(measured)[name] for name in ("accuracy", "macro_f1")}

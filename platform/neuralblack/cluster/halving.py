@@ -8,6 +8,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from neuralblack.files import write_json
+from neuralblack.registry.run_folder import history_of
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +53,39 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
         bracket._rungs = [(rung, {}) for rung in reversed(rungs)]  # tests/unit/test_search.py watches over it
         self._trials = trials
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take a trial; what it came to at its rungs before a search was gone on with counts again.
+
+        Tune does not keep its scheduler's rungs, but every trial keeps its epochs.
+        """
+        super().on_trial_add(tune_controller, trial)
+        (bracket,) = self._brackets
+        scores = {int(epoch["epoch"]) + 1: float(epoch[self._metric]) for epoch in self._history(trial)}
+        for rung, recorded in bracket._rungs:
+            if rung in scores:
+                recorded[trial.trial_id] = self._metric_op * scores[rung]
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide; a trial that is stopped before its end gets its reason."""
-        decision: str = super().on_trial_result(tune_controller, trial, result)
-        epoch = int(result[self._time_attr])
-        if decision == TrialScheduler.STOP and epoch < self._max_t:
-            (bracket,) = self._brackets
-            recorded = next(found for rung, found in bracket._rungs if epoch >= rung)
-            better = float(bracket.cutoff({key: value for key, value in recorded.items() if key != trial.trial_id}))
-            reason = {"epoch": epoch, "value": float(result[self._metric]), "needed": better, "of": len(recorded)}
+        if "epoch" not in result:
+            return str(TrialScheduler.CONTINUE)  # it ended without a report of its own
+        # Tune counts reports; a trial of several workers that is gone on with starts again at one.
+        counted = result | {self._time_attr: int(result["epoch"]) + 1}
+        (bracket,) = self._brackets
+        before = {rung for rung, recorded in bracket._rungs if trial.trial_id in recorded}
+        decision: str = super().on_trial_result(tune_controller, trial, counted)
+        if decision == TrialScheduler.STOP and counted[self._time_attr] < self._max_t:
+            recorded = next(found for rung, found in bracket._rungs if trial.trial_id in found and rung not in before)
+            others = {key: value for key, value in recorded.items() if key != trial.trial_id}
+            reason = {
+                "epoch": counted[self._time_attr],
+                "value": float(result[self._metric]),
+                "needed": float(bracket.cutoff(others)) * self._metric_op,
+                "of": len(recorded),
+            }
             (self._trials / trial.trial_id).mkdir(parents=True, exist_ok=True)
             write_json(self._trials / trial.trial_id / STOPPED, reason)
         return decision
+
+    def _history(self, trial: Any) -> list[dict[str, Any]]:
+        return [epoch for epoch in history_of(self._trials / trial.trial_id) if self._metric in epoch]

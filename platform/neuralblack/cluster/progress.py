@@ -1,11 +1,13 @@
-"""What a search says while it runs: a line for every epoch of every trial."""
+"""What a search says while it runs: a line for every epoch of every trial, and in its folder what each trial is."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from neuralblack.cluster.trials import PARAMS, last_line, number_of
+from neuralblack.cluster.trials import PARAMS, TRIAL_JSON, last_line
+from neuralblack.files import read_json, write_json
 from neuralblack.training.runs import SCORE
 
 log = logging.getLogger(__name__)
@@ -14,25 +16,37 @@ log = logging.getLogger(__name__)
 class Progress(tune.Callback):  # type: ignore[misc]
     """A line for every epoch of every trial, in the driver."""
 
-    def __init__(self, names: list[str], count: int) -> None:
-        self._names, self._count = names, count
+    def __init__(self, names: list[str], count: int, *, trials: Path) -> None:
+        """Take the fields that are searched, the number of trials, and the folder of all trials' own folders."""
+        self._names, self._count, self._trials = names, count, trials
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say what is tried."""
+        """Say what is tried, and write it down: Tune's own result of a trial that never reported lacks it."""
         values = "  ".join(f"{name} {_short(trial.config[PARAMS][name])}" for name in self._names)
-        log.info("trial %s of %d starts: %s", number_of(trial.trial_id), self._count, values)
+        log.info("trial %s of %d starts: %s", self._number(trial), self._count, values)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Say how an epoch went."""
-        number, epoch = number_of(trial.trial_id), result["epoch"] + 1
+        if "epoch" not in result:
+            return  # a trial that ended without a report of its own
+        number, epoch = self._number(trial), result["epoch"] + 1
         numbers = (result["loss"], result["accuracy"], result[SCORE])
         log.info("trial %s epoch %d  loss %.4f  accuracy %.3f  macro-F1 %.3f", number, epoch, *numbers)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed, and with what."""
-        log.info("trial %s failed: %s", number_of(trial.trial_id), last_line(trial.get_error()))
+        log.info("trial %s failed: %s", self._number(trial), last_line(trial.get_error()))
+
+    def _number(self, trial: Any) -> int:
+        """Number trials in the order of their first start; the same after a search was gone on with."""
+        note = self._trials / trial.trial_id / TRIAL_JSON
+        if not note.exists():
+            note.parent.mkdir(parents=True, exist_ok=True)
+            number = 1 + len(list(self._trials.glob(f"*/{TRIAL_JSON}")))
+            write_json(note, {"number": number, "params": trial.config[PARAMS]})
+        return int(read_json(note)["number"])
 
 
 def _short(value: object) -> str:

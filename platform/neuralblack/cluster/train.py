@@ -80,12 +80,12 @@ def train_on_cluster(
     through = earlier_model(run, config, split)
     if through:
         return through
-    pass_over_damaged(run / "checkpoints")
     with ray_session():
         each: dict[str, float] = {"CPU": cpus_per_worker(workers, gpus=gpus), "GPU": float(gpus)}
         await_resources(each, workers, wait_s=wait_s)
         with hold_run(run):
             start_run(run, config=config, split=split.manifest)
+            pass_over_damaged(run / "checkpoints")
             with lines_of(run / "log.txt"):
                 fit_workers(
                     config, data=data, run=run, workers=workers, each=each, max_failures=max_failures, track=track
@@ -174,17 +174,19 @@ def _worker(settings: dict[str, Any]) -> None:
     split = load_split(read_json(run / "split.json"), dataset)
     config = TrainConfig.model_validate(settings["config"])
     tracking = Tracking(settings["track"] if group.rank == 0 else (), run, config)
-    train(
-        config,
-        dataset,
-        split,
-        group=group,
-        report=partial(_report, run=run, tracking=tracking),
-        start=start_of(ray.train.get_checkpoint()),
-        device=str(get_device()),
-        sharing=Sharing.on_this_node(**settings["share"]) if settings["share"] else None,
-    )
-    tracking.close()
+    try:
+        train(
+            config,
+            dataset,
+            split,
+            group=group,
+            report=partial(_report, run=run, tracking=tracking),
+            start=start_of(ray.train.get_checkpoint()),
+            device=str(get_device()),
+            sharing=Sharing.on_this_node(**settings["share"]) if settings["share"] else None,
+        )
+    finally:
+        tracking.close()
 
 
 def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking) -> None:

@@ -11,7 +11,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from neuralblack.cluster.halving import STOPPED
 from neuralblack.cluster.resume import registered_checkpoints, start_of
-from neuralblack.cluster.train import fit_workers
+from neuralblack.cluster.train import fit_workers, log_to
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
@@ -24,12 +24,14 @@ from neuralblack.training.recipe import train
 from neuralblack.training.runs import SCORE, best_checkpoint
 
 PARAMS = "params"  # in a trial's configuration, as Tune hands it over: the fields that are searched
+TRIAL_JSON = "trial.json"  # in a trial's folder: its number and its params, written by the driver at its first start
 TRIAL = "trial_"  # and its id: the name of its folder in Tune's experiment
 
 
 def trial_alone(given: dict[str, Any], settings: dict[str, Any]) -> None:
     """One trial in one process; its epochs go into a folder of its own."""
     run = _folder_of_this_trial(settings)
+    log_to(Path(settings["run"]) / "log.txt")  # where it says why nothing is shared, if so
     torch.set_num_threads(max(1, int(settings["each"]["CPU"])))
     dataset = open_dataset(Path(settings["data"]))
     split = load_split(read_json(Path(settings["run"]) / "split.json"), dataset)
@@ -96,14 +98,17 @@ def table_of(
     for result in results:
         trial_id = Path(result.path).name.removeprefix(TRIAL)
         inner = run / "trials" / trial_id
+        if not (inner / TRIAL_JSON).exists():
+            continue  # it never started: the time was over before
+        what = read_json(inner / TRIAL_JSON)
         checkpoints = registered_checkpoints(inner / "checkpoints")  # of Ray Train, or Tune's own
         checkpoints = checkpoints or [Path(kept.path) for kept, _ in result.best_checkpoints]
         folder = best_checkpoint(sound(checkpoints)) if checkpoints else None
         best = load_metrics(folder) if folder else {}
         history = history_of(inner)
         row = {
-            "trial": number_of(trial_id),
-            "params": {name: result.config[PARAMS][name] for name in names},
+            "trial": what["number"],
+            "params": {name: what["params"][name] for name in names},
             "epochs": len(history),
             "stopped": not result.error and (result.metrics or {}).get("epoch", -1) + 1 < epochs,
             "stop": read_json(inner / STOPPED) if (inner / STOPPED).exists() else None,
@@ -134,15 +139,6 @@ def standard_error(share: float, count: int) -> float:
     0.03
     """
     return math.sqrt(share * (1 - share) / max(1, count))
-
-
-def number_of(trial_id: str) -> int:
-    """Number a trial from 1, the same after a search was gone on with.
-
-    >>> number_of("587ff_00003")
-    4
-    """
-    return int(trial_id.rpartition("_")[2]) + 1
 
 
 def last_line(error: object) -> str:

@@ -1,6 +1,7 @@
 """Search hyperparameters with Ray Tune and successive halving, on the validation folds only."""
 
 import logging
+import shutil
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,10 +136,15 @@ def tune_on_cluster(
                 intervals=intervals_of(finalists, dataset, split),
             )
             log.info("the search's page is %s", run / PAGE)
+            shutil.rmtree(run / "epochs", ignore_errors=True)  # an earlier attempt may have had another winner
             for metrics in rows[0]["history"]:
                 record_epoch(run, metrics)
             history = history_of(run)
-            return finish_run(run, configs[0], dataset, split, best=best, history=history, calibrate=calibrate), rows
+            rule = f"highest {SCORE} on the validation folds, of the best calibrated of the as good trials"
+            model = finish_run(
+                run, configs[0], dataset, split, best=best, history=history, calibrate=calibrate, chosen_by=rule
+            )
+            return model, rows
 
 
 def points_of(search: str, space: Space, *, trials: int, seed: int) -> list[dict[str, Any]] | None:
@@ -224,7 +230,7 @@ def _search(
                 storage_path=str(run),
                 checkpoint_config=kept,
                 verbose=0,
-                callbacks=[Progress(list(space), trials if points is None else len(points))],
+                callbacks=[Progress(list(space), trials if points is None else len(points), trials=run / "trials")],
             ),
         )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a line of ours and a row of the table

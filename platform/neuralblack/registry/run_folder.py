@@ -22,7 +22,12 @@ from neuralblack.errors import InputError
 from neuralblack.files import canonical_json, lock, read_json, write_bytes, write_json
 from neuralblack.registry.environment import environment
 
-UNFINISHED = ("split.json", "environment.json", "log.txt")  # what a run that was killed while it started may have left
+UNFINISHED = (  # what a run that was killed while it started may have left, and what a search has put into a trial's
+    "split.json",
+    "environment.json",
+    "log.txt",
+    "trial.json",
+)
 
 
 def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: object) -> None:

@@ -27,7 +27,7 @@ def runs_under(folders: Iterable[Path]) -> list[Run]:
     found: dict[Path, Run] = {}
     for folder in folders:
         paths = [path.parent for path in sorted(folder.rglob("run.json")) if folder.is_dir()]
-        inside = [path for path in paths if not any(parent in paths for parent in path.parents)]
+        inside = [path for path in paths if not any(parent in paths for parent in path.parents) and not _is_many(path)]
         if not inside:
             raise InputError(
                 folder,
@@ -60,6 +60,11 @@ def _read(run: Path) -> Run:
         **{name: None if best is None else best[name] for name in (SCORE, "accuracy", "loss")},
         "config": config.model_dump(mode="json"),
     }
+
+
+def _is_many(run: Path) -> bool:
+    """Say whether this is a cross-validation, which has a table of its own and no model."""
+    return "crossval" in read_run(run)
 
 
 def _state(run: Path) -> str:

@@ -139,7 +139,16 @@ def _fits(folder: Path, used: int, need: int, max_bytes: int) -> bool:
 
 
 def _taken(path: Path) -> int:
-    return path.stat().st_blocks * 512  # holes take nothing
+    """Bytes of a file; of one that is in use all that it may come to, though holes take nothing yet."""
+    found = path.stat()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return max(found.st_size, found.st_blocks * 512)
+    finally:
+        os.close(descriptor)
+    return found.st_blocks * 512
 
 
 def _removed(path: Path) -> bool:

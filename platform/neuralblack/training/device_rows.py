@@ -19,14 +19,15 @@ class DeviceRows:
 
     def __init__(self, rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         """Take memory for `rows` of `shape` (C, H, W)."""
-        empty = torch.empty((rows, *shape), dtype=dtype, device=device)
-        self._values = empty.contiguous(memory_format=torch.channels_last)
+        self._values = torch.empty((rows, *shape), dtype=dtype, device=device, memory_format=torch.channels_last)
         self._there = torch.zeros(rows, dtype=torch.bool)
         self.size = self._values.nbytes
 
     def read(self, rows: Tensor) -> Tensor | None:
         """Gather rows, (B,) int64 on the CPU -> (B, C, H, W) on the device; None where one is missing."""
-        return self._values[rows.to(self._values.device)] if bool(self._there[rows].all()) else None
+        if not bool(self._there[rows].all()):
+            return None
+        return self._values[rows.to(self._values.device)].contiguous(memory_format=torch.channels_last)
 
     def write(self, rows: Tensor, values: Tensor) -> None:
         """Keep rows, which lie on the device."""
@@ -46,6 +47,8 @@ def device_rows(
         return _KEPT[path]
     need = rows * math.prod(shape) * dtype.itemsize
     room = room_on(device)
+    if need > room + sum(each.size for each in _KEPT.values()):
+        return None  # what is kept would go for nothing
     while need > room and _KEPT:
         room += _KEPT.popitem(last=False)[1].size
     if need > room:

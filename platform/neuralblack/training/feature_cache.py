@@ -54,7 +54,7 @@ class Sharing:
         parent = os.environ.get("NEURALBLACK_CACHE") or f"{tempfile.gettempdir()}/neuralblack-{os.getuid()}"
         folder = Path(parent) / "activations"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
+        if any(each.lstat().st_uid != os.getuid() or each.is_symlink() for each in (folder.parent, folder)):
             raise InputError(
                 folder,
                 found="a folder of another user",
@@ -138,6 +138,7 @@ class FeatureCache:
                     self._computed += len(rows)
                     found = self._compute(frozen, rows, epoch, views)
                     if not file.write(numbers, found):
+                        file.close()
                         self._files[depth, epoch] = None
                     if on_device:
                         on_device.write(rows, found)
@@ -171,6 +172,7 @@ class FeatureCache:
         if kept is None:
             kept = through(earlier, views(rows), self._execution)
             if below and not below.write(rows.numpy(), kept):
+                below.close()
                 self._files[HEAD_AND_LAST, epoch] = None
         return self._pooled(through(last, kept.to(self._execution.device), self._execution))
 

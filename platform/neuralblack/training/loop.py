@@ -86,7 +86,7 @@ def fit(
             log.info("epoch %d: the last %d of %d stages learn", epoch + 1, min(now, len(model)), len(model))
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         totals, sums = torch.zeros(4, device=execution.device), torch.zeros(steps, device=execution.device)
-        for step, (inputs, labels, weights) in enumerate(batches(epoch, frozen)):
+        for step, (inputs, labels, weights) in enumerate(with_advice(batches(epoch, frozen), config.batch_size)):
             share = rate_at(epoch * steps + step, steps=steps, config=config)
             for each, peak in zip(optimizer.param_groups, peaks, strict=True):
                 each["lr"] = peak * share
@@ -116,6 +116,16 @@ def fit(
         metrics |= {"lr": peaks[-1] * share, "stages": min(now, len(model)), "shared": batches.shared()}
         state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         report(metrics, state | {"made": {"execution": execution.reason, "batch_norm": batch_norm}})
+
+
+def with_advice(batches: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
+    """Pass batches on; where a batch does not fit into memory before the stages that learn, raise a RunError."""
+    try:
+        yield from batches
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"out of memory in the frozen stages with {batch_size} slices; --set batch_size={max(1, batch_size // 2)}"
+        ) from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from neuralblack.models.inputs import to_input
 from neuralblack.models.table import Network, build_model, network_of
 from neuralblack.training.batches import Batches, resident
 from neuralblack.training.feature_cache import FeatureCache, Sharing
+from neuralblack.training.frozen import code_hash
 from neuralblack.training.group import OneProcess
 from neuralblack.training.loop import Metrics, Report, State, Validate, fit
 from neuralblack.training.unfreezing import schedule_of
@@ -108,6 +109,7 @@ def facts_of(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         "model": config.model,
         "seed": config.seed,
         "augmentation": config.views.model_dump(),
+        "code": code_hash(),
     }
 
 

@@ -77,6 +77,7 @@ def finish_run(
     best: Path,
     history: list[dict[str, Any]],
     calibrate: Calibrate | None = None,
+    chosen_by: str = f"highest {SCORE} on the validation folds",
 ) -> ModelFolder:
     """Make the best checkpoint the run's model folder, calibrated on the validation part where `calibrate` is given."""
     metrics, state = load_metrics(best), load_state(best)
@@ -85,7 +86,7 @@ def finish_run(
         "classes": list(split.classes),
         "config": config.model_dump(mode="json"),
         "validation": metrics,
-        "chosen_by": f"highest {SCORE} on the validation folds",
+        "chosen_by": chosen_by,
         "dataset": {"hash": dataset.hash, "slices": len(dataset), "classes": list(dataset.classes)},
         **state["made"],
         "made_with": {"neuralblack": neuralblack.__version__, "torch": torch.__version__},
@@ -151,8 +152,12 @@ def train_here(
         start_run(run, config=config, split=split.manifest, in_process=True)
         tracking = Tracking(track, run, config)
         whole = sound(sorted(folder.glob("epoch_*")))
-        train(config, dataset, split, report=report, start=load_state(whole[-1]) if whole else None)
-        tracking.close()
+        for path in set(folder.glob("epoch_*")) - set(whole):
+            shutil.rmtree(path)  # half deleted by a kill, or damaged: it must neither be the best nor the newest
+        try:
+            train(config, dataset, split, report=report, start=load_state(whole[-1]) if whole else None)
+        finally:
+            tracking.close()
         best = best_checkpoint(sound(sorted(folder.glob("epoch_*"))))
         history = history_of(run)
         return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
