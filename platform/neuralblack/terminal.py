@@ -36,16 +36,16 @@ def _stderr() -> Console:
 
 
 def print_trials(rows: list[dict[str, Any]]) -> None:
-    """Print a search's table, best first."""
-    names = list(rows[0]["params"])
-    table = Table(title="trials, best first; chosen on the validation folds", title_justify="left")
-    for column in ("trial", *names, "epochs", "best epoch", "macro-F1", "accuracy", "loss"):
-        table.add_column(column, justify="left" if column in names else "right")
+    """Print a search's table, the chosen trial first; what each tried in one column, as it may be many fields."""
+    table = Table(title="trials, the chosen one first; all numbers of the validation folds", title_justify="left")
+    for column in ("trial", "tried", "epochs", "best", "macro-F1", "accuracy", "loss"):
+        table.add_column(column, justify="left" if column == "tried" else "right", no_wrap=column != "tried")
     for row in rows:
-        values = [_brief(value) for value in row["params"].values()]
+        tried = ", ".join(f"{name} {_brief(value)}" for name, value in row["params"].items())
         numbers = ["-" if row[name] is None else f"{row[name]:.3f}" for name in ("macro_f1", "accuracy", "loss")]
-        outcome = row["error"] or ("-" if row["epoch"] is None else row["epoch"] + 1)
-        table.add_row(str(row["trial"]), *values, str(row["epochs"]), str(outcome), *numbers)
+        best = "-" if row["epoch"] is None else str(row["epoch"] + 1)
+        what = f"{tried}: {row['error']}" if row["error"] else tried
+        table.add_row(str(row["trial"]), what, str(row["epochs"]), best, *numbers)
     _stdout().print(table)
 
 

@@ -175,10 +175,10 @@ def test_a_search_that_learns_from_its_trials_numbers_them_and_leaves_a_page(clu
     config = CONFIG.model_copy(update={"epochs": 1})
     space = {"lr": tune.loguniform(1e-3, 1e-1), "schedule": tune.choice(["head-only", "all"])}
     run = tmp_path / "run"
-    _, rows = tune_on_cluster(config, data=dataset.path, run=run, space=space, trials=3, concurrent=1, search="optuna")
+    _, rows = tune_on_cluster(config, data=dataset.path, run=run, space=space, trials=2, concurrent=1, search="optuna")
 
-    assert sorted(row["trial"] for row in rows) == [1, 2, 3]
-    assert len({row["params"]["lr"] for row in rows}) == 3
+    assert sorted(row["trial"] for row in rows) == [1, 2]
+    assert len({row["params"]["lr"] for row in rows}) == 2
     assert "Trial <strong>" in (run / "search.html").read_text()
 
 
