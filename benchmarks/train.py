@@ -8,7 +8,9 @@ channels, and stages that are "frozen" by leaving them out of the optimiser.
 """
 
 import os
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -249,7 +251,8 @@ def main(
     model: Annotated[str, typer.Option(help="Of the searches.")] = "efficientnet_lite0",
 ) -> None:
     """Measure and write."""
-    lines = ["# Training: measured", "", "Made by one run of `python -m benchmarks.train`; do not edit.", ""]
+    command = shlex.join(["python", "-m", "benchmarks.train", *sys.argv[1:]])
+    lines = ["# Training: measured", "", f"Made by one run of `{command}`; do not edit.", ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in describe_machine())]
     lines += [f"| before the start | {busy_cores(seconds=2):.2f} cores busy with other things |", ""]
     with tempfile.TemporaryDirectory(prefix="nbb-", ignore_cleanup_errors=True) as name:
