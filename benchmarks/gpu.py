@@ -130,11 +130,10 @@ class Trainer:
         self._frozen, self._learning = split_at(self.model, at)
         groups = stage_groups(self.model, lr=1e-4, decay=2.6, weight_decay=0.01)
         self._optimizer = torch.optim.AdamW(groups, capturable=mode == "graph", fused=bench.device.type == "cuda")
-        self._mode, self._graph, self._next = mode, None, self.stream()
+        self._next = self.stream()
         self._net: nn.Module = torch.compile(self._learning) if mode == "compile" else self._learning  # type: ignore[assignment]
         self._static = [each.clone() for each in next(self._next)]
-        if mode == "graph":
-            self._capture()
+        self._replay = captured(partial(self._learn, *self._static)) if mode == "graph" else None
 
     def stream(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield whole batches, epoch after epoch."""
@@ -153,12 +152,12 @@ class Trainer:
     def step(self) -> None:
         """Take one step on the next batch."""
         batch = next(self._next)
-        if self._graph is None:
+        if self._replay is None:
             self._learn(*batch)
             return
         for static, new in zip(self._static, batch, strict=True):
             static.copy_(new)
-        self._graph.replay()
+        self._replay()
 
     def _learn(self, inputs: Tensor, labels: Tensor, weights: Tensor) -> None:
         with self._bench.execution.autocast():
@@ -168,18 +167,6 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_([p for p in self._learning.parameters() if p.requires_grad], 1.0)
         self._optimizer.step()
-
-    def _capture(self) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._learn(*self._static)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._learn(*self._static)
-        self._graph = graph
 
 
 def training(bench: Bench) -> None:

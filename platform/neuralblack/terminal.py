@@ -41,7 +41,7 @@ def print_trials(rows: list[dict[str, Any]]) -> None:
     for column in ("trial", "tried", "epochs", "best", "macro-F1", "accuracy", "loss"):
         table.add_column(column, justify="left" if column == "tried" else "right", no_wrap=column != "tried")
     for row in rows:
-        tried = ", ".join(f"{name} {_brief(value)}" for name, value in row["params"].items())
+        tried = ", ".join(f"{name} {brief(value)}" for name, value in row["params"].items())
         numbers = ["-" if row[name] is None else f"{row[name]:.3f}" for name in ("macro_f1", "accuracy", "loss")]
         best = "-" if row["epoch"] is None else str(row["epoch"] + 1)
         what = f"{tried}: {row['error']}" if row["error"] else tried
@@ -55,7 +55,7 @@ def print_runs(runs: list[dict[str, Any]], fields: list[str]) -> None:
     for column in ("run", "state", "started (UTC)", *fields, "epochs", "best", "macro-F1", "accuracy", "loss"):
         table.add_column(column, justify="left" if column in ("run", "state", *fields) else "right")
     for run in runs:
-        values = [_brief(run["config"].get(name)) for name in fields]
+        values = [brief(run["config"].get(name)) for name in fields]
         numbers = ["-" if run[name] is None else f"{run[name]:.3f}" for name in ("macro_f1", "accuracy", "loss")]
         epochs, best = f"{run['done']}/{run['epochs']}", "-" if run["best_epoch"] is None else str(run["best_epoch"])
         table.add_row(run["name"], run["state"], run["started"][:16], *values, epochs, best, *numbers)
@@ -95,5 +95,6 @@ def print_results(title: str, result: dict[str, Any]) -> None:
     _stdout().print(table)
 
 
-def _brief(value: object) -> str:
+def brief(value: object) -> str:
+    """Write a value for a table: two digits of a number with a fraction, everything else whole."""
     return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,5 @@
 """Which trials go on: asynchronous successive halving whose rungs sit where stages are unfrozen."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from neuralblack.files import write_json
 from neuralblack.registry.run_folder import history_of
-
-log = logging.getLogger(__name__)
 
 THROUGH = 4  # one trial in so many is trained to its end, however many rungs there are
 STOPPED = "stopped.json"  # in a trial's folder: where and why

@@ -8,6 +8,7 @@ from ray import tune
 
 from neuralblack.cluster.trials import PARAMS, TRIAL_JSON, last_line
 from neuralblack.files import read_json, write_json
+from neuralblack.terminal import brief
 from neuralblack.training.runs import SCORE
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class Progress(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say what is tried, and write it down: Tune's own result of a trial that never reported lacks it."""
-        values = "  ".join(f"{name} {_short(trial.config[PARAMS][name])}" for name in self._names)
+        values = "  ".join(f"{name} {brief(trial.config[PARAMS][name])}" for name in self._names)
         log.info("trial %s of %d starts: %s", self._number(trial), self._count, values)
 
     def on_trial_result(
@@ -47,7 +48,3 @@ class Progress(tune.Callback):  # type: ignore[misc]
             number = 1 + len(list(self._trials.glob(f"*/{TRIAL_JSON}")))
             write_json(note, {"number": number, "params": trial.config[PARAMS]})
         return int(read_json(note)["number"])
-
-
-def _short(value: object) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,7 @@ from typing import Any
 from neuralblack.evaluation.report import NOTICE, percent
 from neuralblack.evaluation.search_pictures import importance, parallel_coordinates, trial_curves
 from neuralblack.files import write_bytes
+from neuralblack.terminal import brief
 
 Rows = Sequence[Mapping[str, Any]]
 SHARED_DEPTHS = 2  # stages that learn, at most, in an epoch whose frozen stages trials share
@@ -139,7 +140,7 @@ def _table(rows: Rows) -> str:
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     lines = []
     for row in rows:
-        params = "".join(f"<td>{escape(_short(row['params'][name]))}</td>" for name in names)
+        params = "".join(f"<td>{escape(brief(row['params'][name]))}</td>" for name in names)
         values = "".join(f"<td>{value}</td>" for value in _numbers(row))
         own = ' class="own"' if row is rows[0] else ""
         lines.append(
@@ -175,7 +176,3 @@ def outcome(row: Mapping[str, Any]) -> str:
 def _numbers(row: Mapping[str, Any]) -> list[str]:
     plain = ["n/a" if row.get(name) is None else f"{row[name]:.3f}" for name in ("loss", "ece")]
     return [percent(row["macro_f1"]), percent(row["accuracy"]), *plain]
-
-
-def _short(value: object) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else str(value)

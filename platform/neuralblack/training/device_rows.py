@@ -49,10 +49,8 @@ def device_rows(
     room = room_on(device)
     if need > room + sum(each.size for each in _KEPT.values()):
         return None  # what is kept would go for nothing
-    while need > room and _KEPT:
+    while need > room:
         room += _KEPT.popitem(last=False)[1].size
-    if need > room:
-        return None
     _KEPT[path] = DeviceRows(rows, shape, dtype, device)
     log.info("%d MiB of activations stay on %s", need >> 20, device)
     return _KEPT[path]
