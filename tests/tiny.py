@@ -10,6 +10,7 @@ from neuralblack.data.dataset import Dataset
 from neuralblack.data.phantoms import write_phantoms
 from neuralblack.data.prepare import prepare
 from neuralblack.models.table import MODELS, Network
+from neuralblack.training import checkpoints
 
 
 def _net() -> nn.Module:
@@ -33,6 +34,12 @@ def add_tiny_network() -> None:
     MODELS["tiny"] = Network(
         _net, _stages, "conv1", "fc", 8, size=32, mean=0.5, std=0.5, imagenet=lambda: _net().state_dict()
     )
+
+
+def add_tiny_network_and_save_every_epoch() -> None:
+    """The same for a test of kills, so that they often fall into a checkpoint."""
+    checkpoints.EVERY_S = 0.0
+    add_tiny_network()
 
 
 @cache

@@ -24,6 +24,9 @@ Engine = Annotated[str, typer.Option(help="auto, openvino-bf16, eager-fp32...; a
 Workers = Annotated[int, typer.Option(min=0, help="Processes that train together; 0: in this process, to debug.")]
 Trials = Annotated[int, typer.Option(min=1, help="Configurations to try.")]
 Concurrent = Annotated[int, typer.Option(min=0, help="Trials at a time; 0: as many as there is room for.")]
+MinWorkers = Annotated[
+    int | None, typer.Option(min=1, help="Go on with so many where a node is lost; none given: wait for all of them.")
+]
 TrialWorkers = Annotated[int, typer.Option(min=1, help="Workers of one trial.")]
 Gpus = Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")]
 Track = Annotated[list[str], typer.Option("--track", help="Also show epochs in tensorboard or mlflow; again for both.")]
@@ -103,6 +106,7 @@ def train(
     data: Annotated[str, typer.Argument(help="A prepared dataset.")],
     run: Annotated[str, typer.Argument(help="The run's folder; the same command again goes on.")],
     workers: Workers = 1,
+    min_workers: MinWorkers = None,
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,
     track: Track = [],
@@ -116,7 +120,16 @@ def train(
     from neuralblack.config import TrainConfig, with_overrides
 
     config = with_overrides(TrainConfig(), set_)
-    model = train_on_cluster(config, data=data, run=run, workers=workers, gpus=gpus, wait_s=wait_for_nodes, track=track)
+    model = train_on_cluster(
+        config,
+        data=data,
+        run=run,
+        workers=workers,
+        min_workers=min_workers,
+        gpus=gpus,
+        wait_s=wait_for_nodes,
+        track=track,
+    )
     typer.echo(f"model {model.id} in {model.path}")
 
 

@@ -57,14 +57,29 @@ def resident_bytes(pid):
 
 def listening(pids):
     """Addresses, as the kernel writes them (hexadecimal), on which these processes take TCP connections."""
+    return {row[1].rpartition(":")[0] for row in _listeners(pids)}
+
+
+def unread_by(pid):
+    """Bytes that wait in the fullest TCP connection to a process, which may not have accepted it yet."""
+    ports = {row[1].rpartition(":")[2] for row in _listeners([pid])}
+    to_it = [row for row in _connections() if row[1].rpartition(":")[2] in ports and row[3] == "01"]
+    return max((int(row[4].rpartition(":")[2], 16) for row in to_it), default=0)
+
+
+def _listeners(pids):
     sockets = set()
     for pid in pids:
         try:
             sockets |= {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
         except OSError:
             continue
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    return {row[1].rpartition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+    return [row for row in _connections() if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+
+
+def _connections():
+    """Rows of /proc/net/tcp: local and remote address, state, queues, inode among others."""
+    return [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
 
 
 def folders_of(pid):

@@ -6,14 +6,16 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from tests.e2e.head import BIN, ray_head
 
 from neuralblack.data.phantoms import write_phantoms
 from neuralblack.data.prepare import prepare
+from neuralblack.files import read_json
 from neuralblack.registry.model_folder import open_model
 from neuralblack.registry.run_folder import history_of
 
@@ -48,10 +50,12 @@ def head() -> Iterator[dict[str, str]]:
 def submit(head: dict[str, str]) -> Submit:
     """Submit an entrypoint as README says, from the repository root, and wait for its end."""
 
-    def run(*entrypoint: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--runtime-env", "jobs/env.yaml", "--"]
+    def run(
+        *entrypoint: str, env: dict[str, str] | None = None, options: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--runtime-env", "jobs/env.yaml"]
         return subprocess.run(
-            [*command, *entrypoint],
+            [*command, *options, "--", *entrypoint],
             cwd=ROOT,
             env=head | (env or {}),
             capture_output=True,
@@ -112,6 +116,32 @@ def test_submitted_training_reports_its_epochs_and_leaves_its_run(submit, datase
     (epoch,) = history_of(run)
     assert 0 <= epoch["accuracy"] <= 1
     assert open_model(run / "model").path == run / "model"
+
+
+def test_a_submitted_bulk_run_answers_for_every_file_with_the_model_of_that_run(submit, dataset):
+    scans, out = dataset.parent / "raw" / "images", dataset.parent / "answers"
+    model = dataset.parent / "runs" / "first"
+    files = sum(path.is_file() for path in scans.rglob("*"))
+
+    done = submit("python", "jobs/predict.py", str(scans), str(out), "--model", str(model), "--engine", "eager-fp32")
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    rows = [row for part in sorted((out / "parts").glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
+    assert len(rows) == len({row["id"] for row in rows}) == files > 0
+    assert {row["status"] for row in rows} <= {"ok", "refused"}
+    assert read_json(out / "summary.json")["items"] == files
+    assert f"answers in {out}/parts" in done.stdout
+
+
+def test_the_same_submission_id_twice_does_not_start_the_job_twice(submit, tmp_path):
+    note = f"import pathlib; pathlib.Path({str(tmp_path / 'runs')!r}).open('a').write('ran\\n')"
+
+    first = submit("python", "-c", note, options=["--submission-id", "once"])
+    again = submit("python", "-c", note, options=["--submission-id", "once"])
+
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert again.returncode != 0 and "already exists" in again.stdout + again.stderr
+    assert (tmp_path / "runs").read_text() == "ran\n"
 
 
 def test_a_failed_job_ends_in_one_clean_line_and_status_1(submit, dataset):

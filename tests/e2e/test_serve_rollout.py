@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image
 from tests.e2e.conftest import CONFIGS
 from tests.e2e.head import Head, ray_head
 from tests.e2e.load import Load
-from tests.e2e.processes import free_ports, replicas_of
+from tests.e2e.processes import free_ports, replicas_of, unread_by
 
 from neuralblack.cluster.serve_config import write_resolved
 from neuralblack.cluster.serve_environment import environment, free_block, own_folder
@@ -192,6 +193,54 @@ def test_a_replica_killed_under_load_costs_no_request(kills, cluster, deployed, 
 
     print(f"{kills} kills, {len(load.results)} requests of 11 to 300 KB: {dict(load.statuses)}")
     assert lost(load) == []
+
+
+def test_a_request_that_kills_its_replica_is_sent_once_more_and_the_third_replica_stays(cluster, deployed, bodies):
+    cluster.await_that(lambda: len(cluster.running()) == 3)
+    with Load(cluster.url, bodies, token=TOKEN) as load:
+        load.await_results(40)  # HAProxy knows all three by now
+    replicas, answers = sorted(cluster.running()), []
+    ask = threading.Thread(
+        target=lambda: answers.append(
+            httpx.post(
+                f"{cluster.url}/predict",
+                content=bodies[1],
+                headers={"Authorization": f"Bearer {TOKEN}"},
+                timeout=START_S,
+            )
+        )
+    )
+    for replica in replicas:
+        os.kill(replica, signal.SIGSTOP)  # so that the request waits where it is, unread
+    try:
+        ask.start()
+        first = holding(replicas, len(bodies[1]) // 2)
+        os.kill(first, signal.SIGKILL)
+        second = holding([replica for replica in replicas if replica != first], len(bodies[1]) // 2)
+        os.kill(second, signal.SIGKILL)
+        ask.join()
+        (third,) = set(replicas) - {first, second}
+        assert holding([third], len(bodies[1]) // 2, within_s=1) is None
+    finally:
+        for replica in set(replicas) & replicas_of(cluster.head.pid):
+            os.kill(replica, signal.SIGCONT)
+
+    assert answers[0].status_code in (502, 503)
+    assert third in replicas_of(cluster.head.pid)
+    cluster.await_that(lambda: not {first, second} & cluster.running())
+    cluster.await_that(lambda: len(cluster.running()) == 3 and cluster.answering())
+    assert third in cluster.running()
+
+
+def holding(pids, size, *, within_s=20):
+    """Wait for one of some stopped processes to be sent so many bytes; None where none is."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        for pid in pids:
+            if unread_by(pid) >= size:
+                return pid
+        time.sleep(0.02)
+    return None
 
 
 def test_a_new_model_under_load_costs_no_request_and_takes_over(cluster, deployed, registries, bodies):

@@ -23,8 +23,8 @@ from neuralblack.errors import InputError, RunError
 from neuralblack.files import read_json, sha256
 from neuralblack.models.table import MODELS
 from neuralblack.registry.run_folder import history_of, start_run
-from neuralblack.training.checkpoints import load_state
-from neuralblack.training.runs import best_checkpoint, check_run
+from neuralblack.training.checkpoints import best_checkpoint, load_state
+from neuralblack.training.runs import check_run
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -65,8 +65,8 @@ def all_cpus_are_free(ray) -> bool:
     return ray.available_resources().get("CPU", 0) == 4
 
 
-def worker_processes() -> list[int]:
-    """Find Ray Train's workers among the descendants of this process."""
+def worker_processes(called: str = "RayTrainWorker") -> list[int]:
+    """Find processes of a name among the descendants of this one; none given: Ray Train's workers."""
     parents, names = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -79,14 +79,14 @@ def worker_processes() -> list[int]:
     def is_ours(pid: int) -> bool:
         return pid == os.getpid() or (pid in parents and is_ours(parents[pid]))
 
-    return sorted(pid for pid, name in names.items() if "RayTrainWorker" in name and is_ours(pid))
+    return sorted(pid for pid, name in names.items() if called in name and is_ours(pid))
 
 
 def weights_of(run: Path) -> str:
     return sha256(run / "model" / "weights.safetensors")
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [pytest.param(6, marks=pytest.mark.soak)])
 def test_killed_workers_cost_neither_an_epoch_nor_a_bit_of_the_weights(cluster, dataset, tiny, tmp_path, kills):
     # All stages learn in the end, so the last weights tell whether any epoch went missing or came twice.
     config = CONFIG.model_copy(update={"epochs": 30 * kills})
@@ -166,6 +166,26 @@ def test_a_search_leaves_a_table_a_model_and_all_cpus_free(cluster, dataset, tin
     assert (again.hash, table) == (model.hash, rows)
     with pytest.raises(InputError, match="search"):
         tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", space=space, trials=5)
+
+
+def test_a_trial_whose_process_is_killed_goes_on_behind_its_last_epoch(cluster, dataset, tiny, tmp_path):
+    from ray import tune
+
+    config, run, killed = CONFIG.model_copy(update={"epochs": 60}), tmp_path / "run", []
+
+    def kill() -> None:
+        eventually(lambda: any(run.glob("trials/*/epochs/0003.json")), within_s=120, what="the fourth epoch")
+        killed.extend(worker_processes("ImplicitFunc"))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    _, (row,) = tune_on_cluster(config, data=dataset.path, run=run, space={"lr": tune.grid_search([0.02])}, trials=1)
+    killer.join()
+
+    assert len(killed) == 1
+    assert row["error"] is None and row["epochs"] == 60
+    assert "going on behind epoch" in (run / "log.txt").read_text()
 
 
 def test_a_search_that_learns_from_its_trials_numbers_them_and_leaves_a_page(cluster, dataset, tiny, tmp_path):

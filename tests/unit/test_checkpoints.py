@@ -10,7 +10,7 @@ import torch
 from neuralblack.errors import InputError
 from neuralblack.files import read_json, write_json
 from neuralblack.training import checkpoints
-from neuralblack.training.checkpoints import load_metrics, load_state, save_state, sound
+from neuralblack.training.checkpoints import Pace, load_metrics, load_state, save_state, sound
 from neuralblack.training.unfreezing import stage_groups
 
 METRICS = {"epoch": 3, "macro_f1": 0.5}
@@ -101,8 +101,8 @@ def test_of_checkpoints_that_are_damaged_or_gone_the_whole_ones_are_left_and_it_
     assert sound([]) == []
 
 
-def test_ray_train_forgets_the_checkpoints_that_are_damaged_or_gone(tmp_path):
-    from neuralblack.cluster.resume import SNAPSHOT, pass_over_damaged, registered_checkpoints
+def test_ray_train_forgets_the_checkpoints_that_are_damaged_or_gone_and_orphans_are_removed(tmp_path):
+    from neuralblack.cluster.resume import SNAPSHOT, clean_up, registered_checkpoints
 
     results = [{"checkpoint_dir_name": f"epoch_{number:04d}", "metrics": {"epoch": number}} for number in range(3)]
     for result in results[:2]:
@@ -114,11 +114,42 @@ def test_ray_train_forgets_the_checkpoints_that_are_damaged_or_gone(tmp_path):
         "latest_checkpoint_result": results[2],
     }
     write_json(tmp_path / SNAPSHOT, state)
+    (tmp_path / "epoch_0007").mkdir()  # killed while it was copied
+    (tmp_path / "epoch_0007" / "model.safetensors").write_bytes(b"half")
 
-    pass_over_damaged(tmp_path)
+    clean_up(tmp_path)
+
+    assert not (tmp_path / "epoch_0007").exists()
 
     found = read_json(tmp_path / SNAPSHOT)
     assert found["checkpoint_results"] == results[:2]
     assert found["checkpoint_report_indices"] == [0, 1]
     assert found["latest_checkpoint_result"] == results[1]
     assert [path.name for path in registered_checkpoints(tmp_path)] == ["epoch_0000", "epoch_0001"]
+
+
+def paced(scores, seconds):
+    """Which of some epochs are saved that take so many seconds each."""
+    now = [0.0]
+    pace, history, saved = Pace(len(scores), clock=lambda: now[0]), [], []
+    for epoch, score in enumerate(scores):
+        now[0] += seconds
+        history.append({"epoch": epoch, "macro_f1": score, "loss": 1.0})
+        if pace.due(history[-1], history):
+            saved.append(epoch)
+    return saved
+
+
+def test_quick_epochs_are_saved_where_they_are_the_best_so_far_the_last_or_some_seconds_behind_the_one_before():
+    scores = [0.1, 0.3, 0.2, 0.2, 0.2, 0.4, 0.1, 0.1, 0.1]
+
+    assert paced(scores, 0.3) == [0, 1, 5, 8]
+    assert paced(scores, 4) == [0, 1, 4, 5, 8]
+    assert paced(scores, 11) == list(range(9))
+
+
+def test_an_epoch_done_again_is_the_best_so_far_whatever_came_behind_it_before():
+    history = [{"epoch": epoch, "macro_f1": score, "loss": 1.0} for epoch, score in enumerate([0.1, 0.5, 0.9])]
+
+    assert Pace(10, clock=lambda: 0.0).due(history[1], history)
+    assert not Pace(10, clock=lambda: 0.0).due(history[0] | {"epoch": 2}, history)

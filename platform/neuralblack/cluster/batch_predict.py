@@ -23,7 +23,13 @@ from neuralblack.registry.model_folder import ModelFolder, model_path, open_mode
 log = logging.getLogger(__name__)
 
 HALF = 0.5  # of a CPU for who reads and for who classifies: each of one thread, so together they fill it
-RETRIES = 3  # times that an actor is started again; Ray Data's default is for ever
+RETRIES = 3  # times that an actor, and then all of them, are started again; Ray Data's default is for ever
+LOST = (  # what Ray says when a process or what it held is gone
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.NodeDiedError,
+)
 
 
 def classify_all(
@@ -73,17 +79,31 @@ def classify_all(
     }
     with hold_job(out, facts):
         shards = what.shards()
-        missing = [shard for shard in shards if shard.number not in parts_done(out)]
-        done = what.items - sum(shard.count for shard in missing)
         if what.left_out:
             log.info("leaving out %d files that are of no known kind", what.left_out)
-        log.info("%d slices, %d of them done before, in %d shards", what.items, done, len(shards))
-        progress(done, what.items)
         counts = _here if workers == 0 else _on_ray
-        for count in counts(what, missing, folder, out, engine=engine, workers=workers, gpus=gpus, wait_s=wait_s):
-            done += count
+        for losses in range(RETRIES + 1):
+            finished = parts_done(out)
+            missing = [shard for shard in shards if shard.number not in finished]
+            done = what.items - sum(shard.count for shard in missing)
+            log.info("%d slices, %d of them done before, in %d shards", what.items, done, len(shards))
             progress(done, what.items)
+            try:
+                for count in counts(
+                    what, missing, folder, out, engine=engine, workers=workers, gpus=gpus, wait_s=wait_s
+                ):
+                    done += count
+                    progress(done, what.items)
+                break
+            except _WorkersLostError as lost:
+                if losses == RETRIES:
+                    raise RunError(f"classifying stopped: {lost}; the same command goes on where it stopped") from lost
+                log.warning("workers were lost, perhaps with their node; going on with what is missing")
         return summarise(out, items=what.items)
+
+
+class _WorkersLostError(Exception):
+    """Processes died that Ray could not replace in time, as when a node is lost."""
 
 
 def _here(
@@ -172,7 +192,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> Exception:
-    """Find what a worker said: an InputError as it is, anything else as a RunError of one line."""
+    """Find what a worker said: an InputError as it is, a lost worker, anything else as a RunError of one line."""
     chain: list[BaseException] = [error]
     while (below := getattr(chain[-1], "cause", None) or chain[-1].__cause__) and below not in chain:
         chain.append(below)
@@ -181,4 +201,6 @@ def _cause(error: BaseException) -> Exception:
             return one
     lines = [line.strip() for line in str(chain[-1]).splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if "Error" in line.partition(":")[0]), lines[-1] if lines else "")
+    if isinstance(chain[-1], LOST):
+        return _WorkersLostError(said)
     return RunError(f"classifying stopped: {said}; the same command goes on where it stopped")

@@ -9,7 +9,7 @@ from ray import tune
 from neuralblack.cluster.trials import PARAMS, TRIAL_JSON, last_line
 from neuralblack.files import read_json, write_json
 from neuralblack.terminal import brief
-from neuralblack.training.runs import SCORE
+from neuralblack.training.checkpoints import SCORE
 
 log = logging.getLogger(__name__)
 

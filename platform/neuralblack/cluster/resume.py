@@ -1,5 +1,6 @@
 """From which checkpoint a run goes on: the newest whole one of those that Ray Train counts."""
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from neuralblack.files import read_json, write_json
 from neuralblack.training.checkpoints import load_state, sound
 from neuralblack.training.loop import State
+
+log = logging.getLogger(__name__)
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # in which Ray Train lists the checkpoints that it counts
 
@@ -24,13 +27,17 @@ def start_of(checkpoint: Any) -> State | None:
         return load_state(sound([*sorted(earlier), newest])[-1])
 
 
-def pass_over_damaged(folder: Path) -> None:
-    """Let Ray Train forget the checkpoints that are damaged or gone, so that it goes on from the newest whole one.
+def clean_up(folder: Path) -> None:
+    """Take away what a kill has left, and let Ray Train go on from the newest whole checkpoint.
 
-    Otherwise it would count an epoch that is done again twice, and drop another one for it that may be the best.
+    Folders that it does not count were interrupted while they were written or deleted. A damaged or missing one that it
+    counts is forgotten; otherwise its epoch, done again, would count twice and push out one that may be the best.
 
     Raises InputError where none is whole of those it counts.
     """
+    for orphan in set(folder.glob("epoch_*")) - set(registered_checkpoints(folder)):
+        log.info("%s was left over by a kill, and is removed", orphan)
+        shutil.rmtree(orphan)
     snapshot = folder / SNAPSHOT
     if not snapshot.exists():
         return

@@ -5,6 +5,7 @@ import math
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -126,6 +127,43 @@ def await_resources(each: Resources, count: int, *, wait_s: float, driver_cpu: f
     finally:
         if said > -math.inf:
             request_resources(bundles=[])  # a request stands until the next one, and so would the nodes
+
+
+@contextmanager
+def said_when_nodes_are_lost(each: Resources, count: int, *, patience_s: float) -> Iterator[None]:
+    """Say while a block runs when `count` bundles fit no longer, and when they do again; Ray itself says nothing.
+
+    Args:
+        each: what one worker takes.
+        count: how many of them are needed at least.
+        patience_s: how long the block will wait for room.
+
+    """
+    needed = {name: value * count for name, value in each.items() if value}
+    done = threading.Event()
+
+    def watch() -> None:
+        lost = False
+        while not done.wait(1):
+            have = ray.cluster_resources()
+            missing = [name for name, value in needed.items() if have.get(name, 0) < value]
+            if missing and not lost:
+                left = " and ".join(f"{have.get(name, 0):g} {name}" for name in missing)
+                log.warning(
+                    "a node was lost: %s left where %d x %s are needed; waiting up to %.0f s for another",
+                    *(left, count, _words(each), patience_s),
+                )
+            if lost and not missing:
+                log.info("there is room again for %d x %s", count, _words(each))
+            lost = bool(missing)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def reachable_resources() -> Resources:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,13 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from neuralblack.cluster.environment import shared_path
-from neuralblack.cluster.resume import pass_over_damaged, registered_checkpoints, start_of
-from neuralblack.cluster.session import await_resources, cpus_per_worker, ray_session
+from neuralblack.cluster.resume import clean_up, registered_checkpoints, start_of
+from neuralblack.cluster.session import (
+    await_resources,
+    cpus_per_worker,
+    ray_session,
+    said_when_nodes_are_lost,
+)
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
@@ -25,14 +31,12 @@ from neuralblack.files import no_space_is_said, read_json
 from neuralblack.inference.reference import calibrate
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
-from neuralblack.training.checkpoints import checkpoint_name, save_state, sound
+from neuralblack.training.checkpoints import MERIT, Pace, best_checkpoint, checkpoint_name, merit, save_state, sound
 from neuralblack.training.feature_cache import Sharing
 from neuralblack.training.group import Workers
 from neuralblack.training.loop import Metrics, State
 from neuralblack.training.recipe import train
 from neuralblack.training.runs import (
-    SCORE,
-    best_checkpoint,
     check_run,
     earlier_model,
     epoch_line,
@@ -43,6 +47,9 @@ from neuralblack.training.tracking import Tracking, check_trackers
 
 log = logging.getLogger(__name__)
 
+START_S = 60.0  # how long the workers may take to find room in the cluster ...
+START_LIMIT = 2  # ... and how often Ray Train asks for it again
+
 
 def train_on_cluster(
     config: TrainConfig,
@@ -50,6 +57,7 @@ def train_on_cluster(
     data: str | Path,
     run: str | Path,
     workers: int = 1,
+    min_workers: int | None = None,
     gpus: bool = False,
     wait_s: float = 0,
     max_failures: int = 3,
@@ -62,16 +70,22 @@ def train_on_cluster(
         data: the dataset's folder, on every node.
         run: the run's folder, on every node. The same command again goes on where it stopped.
         workers: processes that train together; 0 trains in this process, so a debugger works.
+        min_workers: with so many it goes on where a node is lost, and with more when there is room again; none given:
+            it waits for room for all of them.
         gpus: one GPU for each worker.
-        wait_s: how long the autoscaler may take to bring nodes.
+        wait_s: how long the autoscaler may take to bring nodes, also in place of a lost one.
         max_failures: times that the workers are started again after one died.
         track: keys of TRACKERS that show the epochs, too.
 
     Raises:
         InputError: something that can be mended, said before a worker starts where possible.
-        RunError: a worker failed.
+        RunError: a worker failed, or a node was lost and none came in its place.
 
     """
+    if min_workers is not None and not 1 <= min_workers <= workers:
+        raise InputError(
+            "--min-workers", found=str(min_workers), expected=f"1 to --workers ({workers})", fix="--min-workers N"
+        )
     config, data, run = on_every_node(config), shared_path(data, name="dataset"), shared_path(run, name="run")
     check_trackers(track)
     if workers == 0:
@@ -85,10 +99,18 @@ def train_on_cluster(
         await_resources(each, workers, wait_s=wait_s)
         with hold_run(run):
             start_run(run, config=config, split=split.manifest)
-            pass_over_damaged(run / "checkpoints")
+            clean_up(run / "checkpoints")
             with lines_of(run / "log.txt"):
                 fit_workers(
-                    config, data=data, run=run, workers=workers, each=each, max_failures=max_failures, track=track
+                    config,
+                    data=data,
+                    run=run,
+                    workers=workers,
+                    min_workers=min_workers,
+                    each=each,
+                    start_s=max(START_S, wait_s),
+                    max_failures=max_failures,
+                    track=track,
                 )
             best = best_checkpoint(sound(registered_checkpoints(run / "checkpoints")))
             history = history_of(run)
@@ -110,6 +132,8 @@ def fit_workers(
     workers: int,
     each: dict[str, float],
     max_failures: int,
+    min_workers: int | None = None,
+    start_s: float = START_S,
     callbacks: list[Any] | None = None,
     share: dict[str, Any] | None = None,
     track: Sequence[str] = (),
@@ -121,11 +145,15 @@ def fit_workers(
         workers: how many.
         each: what each takes, such as {"CPU": 2, "GPU": 1}.
         max_failures: times that the group is started again.
+        min_workers: with so many it goes on where a node is lost; none given: with `workers` only.
+        start_s: how long the group may take to find room, START_LIMIT + 1 times.
         callbacks: Ray Train's, for a search's reports.
         share: arguments of `Sharing.on_this_node` for a trial of a search; none given: nothing is shared.
         track: keys of TRACKERS.
 
     """
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = f"{start_s:g}"  # Ray Train hands it to its controller
+    fewest = min_workers or workers
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -137,20 +165,23 @@ def fit_workers(
             "track": list(track),
         },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=bool(each["GPU"]), resources_per_worker={k: v for k, v in each.items() if v}
+            num_workers=workers if fewest == workers else (fewest, workers),
+            use_gpu=bool(each["GPU"]),
+            resources_per_worker={name: value for name, value in each.items() if value},
         ),
         run_config=ray.train.RunConfig(
             name="checkpoints",
             storage_path=str(run),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=SCORE),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=MERIT),
             # A negative limit, Ray's default, would try for ever and say nothing.
-            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=START_LIMIT),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             callbacks=callbacks,
         ),
     )
     try:
-        return trainer.fit()
+        with said_when_nodes_are_lost(each, fewest, patience_s=start_s * (START_LIMIT + 1)):
+            return trainer.fit()
     except ray.train.WorkerGroupError as error:
         rank, cause = min(error.worker_failures.items())
         if isinstance(cause, InputError):
@@ -160,6 +191,11 @@ def fit_workers(
                 raise cause from None
         raise RunError(f"training stopped: rank {rank}: {_said(cause)}") from error
     except ray.train.ControllerError as error:
+        if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
+            raise RunError(
+                f"training stopped: no room for {fewest} workers within {start_s * (START_LIMIT + 1):g} s; the same "
+                "command goes on behind the last epoch when there is"
+            ) from error
         raise RunError(f"training did not start: {_said(error.controller_failure)}") from error
 
 
@@ -180,7 +216,7 @@ def _worker(settings: dict[str, Any]) -> None:
             dataset,
             split,
             group=group,
-            report=partial(_report, run=run, tracking=tracking),
+            report=partial(_report, run=run, tracking=tracking, pace=Pace(config.epochs)),
             start=start_of(ray.train.get_checkpoint()),
             device=str(get_device()),
             sharing=Sharing.on_this_node(**settings["share"]) if settings["share"] else None,
@@ -189,18 +225,22 @@ def _worker(settings: dict[str, Any]) -> None:
         tracking.close()
 
 
-def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking) -> None:
-    """Report from every worker, because it is a barrier; rank 0 alone carries the state."""
+def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking, pace: Pace) -> None:
+    """Report from every worker, because it is a barrier; rank 0 alone carries the state, where it is due."""
     name = checkpoint_name(state["epoch"])
     if ray.train.get_context().get_world_rank() > 0:
         ray.train.report(metrics, checkpoint_dir_name=name)
         return
     record_epoch(run, metrics)  # first: an epoch that is done again after a failure overwrites it
     tracking.epoch(metrics)
-    with tempfile.TemporaryDirectory() as folder:
-        save_state(state, metrics, Path(folder))
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+    said = metrics | {MERIT: merit(metrics)}
+    if pace.due(metrics, history_of(run)):
+        with tempfile.TemporaryDirectory() as folder:
+            save_state(state, metrics, Path(folder))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(said, checkpoint=checkpoint, checkpoint_dir_name=name)
+    else:
+        ray.train.report(said, checkpoint_dir_name=name)
     log.info("%s", epoch_line(metrics))
 
 

@@ -17,11 +17,10 @@ from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
 from neuralblack.files import read_json
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
-from neuralblack.training.checkpoints import load_metrics, save_state, sound
+from neuralblack.training.checkpoints import MERIT, SCORE, Pace, best_checkpoint, load_metrics, merit, save_state, sound
 from neuralblack.training.feature_cache import Sharing
 from neuralblack.training.loop import Metrics, State
 from neuralblack.training.recipe import train
-from neuralblack.training.runs import SCORE, best_checkpoint
 
 PARAMS = "params"  # in a trial's configuration, as Tune hands it over: the fields that are searched
 TRIAL_JSON = "trial.json"  # in a trial's folder: its number and its params, written by the driver at its first start
@@ -38,11 +37,16 @@ def trial_alone(given: dict[str, Any], settings: dict[str, Any]) -> None:
 
     def report(metrics: Metrics, state: State) -> None:
         record_epoch(run, metrics)
+        said = metrics | {MERIT: merit(metrics)}
+        if not pace.due(metrics, history_of(run)):
+            tune.report(said)
+            return
         with tempfile.TemporaryDirectory() as folder:
             save_state(state, metrics, Path(folder))
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+            tune.report(said, checkpoint=tune.Checkpoint.from_directory(folder))
 
     config = TrainConfig.model_validate(settings["config"] | given[PARAMS])
+    pace = Pace(config.epochs)
     train(
         config,
         dataset,

@@ -24,7 +24,8 @@ from neuralblack.files import read_json, write_json
 from neuralblack.inference.reference import calibrate
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
-from neuralblack.training.runs import SCORE, check_run, earlier_model, finish_run
+from neuralblack.training.checkpoints import MERIT, SCORE
+from neuralblack.training.runs import check_run, earlier_model, finish_run
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ SEARCHES: dict[str, str] = {
     "random": "values drawn at random, and every point of a grid where the space has one",
     "optuna": "Optuna's TPE, which draws where earlier trials did well (extra `optuna`)",
 }
+RESTARTS = 2  # of a trial in one process that died, as with its node; it goes on behind its last epoch
 DRIVER_CPU = 0.01  # of a trial that only starts workers and waits for them
 
 
@@ -201,7 +203,7 @@ def _search(
     function = tune.with_parameters(trial_of_workers if several else trial_alone, settings=settings)
     resources = {"CPU": DRIVER_CPU} if several else {name: value for name, value in settings["each"].items() if value}
     trainable = tune.with_resources(function, resources)
-    kept = None if several else tune.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=SCORE)
+    kept = None if several else tune.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=MERIT)
     experiment = run / "search"
     if tune.Tuner.can_restore(str(experiment)):
         log.info("going on with the search in %s", experiment)
@@ -229,6 +231,7 @@ def _search(
                 name=experiment.name,
                 storage_path=str(run),
                 checkpoint_config=kept,
+                failure_config=tune.FailureConfig(max_failures=0 if several else RESTARTS),
                 verbose=0,
                 callbacks=[Progress(list(space), trials if points is None else len(points), trials=run / "trials")],
             ),

@@ -1,8 +1,10 @@
 """A state to go on from, as safetensors and JSON with hashes written last; no pickle, no silent bit flips."""
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +14,51 @@ from neuralblack.files import check_manifest, no_space_is_said, read_json, write
 from neuralblack.training.loop import Metrics, State
 
 log = logging.getLogger(__name__)
+
+SCORE = "macro_f1"  # an epoch's and a trial's, on the validation folds
+MERIT = "merit"  # by which Ray keeps checkpoints, see `merit`
+EVERY_S = 10.0  # at most so much work is lost to a kill, and an epoch
+
+
+class Pace:
+    """Which epochs leave a checkpoint: the last, the best so far, and others only some seconds behind the one before.
+
+    So epochs of a fraction of a second, of a head on shared activations, don't spend their time on writing.
+    """
+
+    def __init__(self, epochs: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._epochs, self._clock, self._saved = epochs, clock, clock()
+
+    def due(self, metrics: Metrics, history: Iterable[Mapping[str, Any]]) -> bool:
+        """Say whether an epoch is to be saved, which then counts as done.
+
+        Which epoch is the best of a run does not depend on how fast it went.
+
+        Args:
+            metrics: the epoch's.
+            history: the run's epochs; those before this one count.
+
+        """
+        best = all(merit(metrics) >= merit(each) for each in history if each["epoch"] < metrics["epoch"])
+        late = self._clock() - self._saved >= EVERY_S
+        if best or late or metrics["epoch"] + 1 >= self._epochs:
+            self._saved = self._clock()
+            return True
+        return False
+
+
+def merit(metrics: Mapping[str, Any]) -> float:
+    """Order epochs, the best highest: by score; of equals, the one with the lower loss. One number, as Ray wants it.
+
+    >>> merit({"macro_f1": 0.9, "loss": 4}) < merit({"macro_f1": 0.9, "loss": 3}) < merit({"macro_f1": 1, "loss": 9})
+    True
+    """
+    return float(metrics[SCORE] - 1e-9 * metrics["loss"])
+
+
+def best_checkpoint(checkpoints: Sequence[Path]) -> Path:
+    """Find the checkpoint of the highest merit; of equals, the first."""
+    return max(checkpoints, key=lambda path: merit(load_metrics(path)))
 
 
 def save_state(state: State, metrics: Metrics, folder: Path) -> None:

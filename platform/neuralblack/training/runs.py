@@ -18,7 +18,16 @@ from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 from neuralblack.registry.model_folder import ModelFolder, open_model, save_model
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
-from neuralblack.training.checkpoints import checkpoint_name, load_metrics, load_state, save_state, sound
+from neuralblack.training.checkpoints import (
+    SCORE,
+    Pace,
+    best_checkpoint,
+    checkpoint_name,
+    load_metrics,
+    load_state,
+    save_state,
+    sound,
+)
 from neuralblack.training.loop import Metrics, State
 from neuralblack.training.recipe import check, train
 from neuralblack.training.tracking import Tracking
@@ -28,8 +37,6 @@ log = logging.getLogger(__name__)
 # A finished network's numbers and tensors for calibration.json and reference.safetensors; the neighbour `inference`
 # has the one that is meant (`inference.reference.calibrate`), and who stands above both hands it in.
 Calibrate = Callable[[ModelFolder, Dataset, Split], tuple[dict[str, Any], dict[str, Tensor]]]
-
-SCORE = "macro_f1"  # an epoch's and a trial's, on the validation folds
 
 
 def check_run(config: TrainConfig, *, data: Path) -> tuple[Dataset, Split]:
@@ -141,16 +148,18 @@ def train_here(
     def report(metrics: Metrics, state: State) -> None:
         record_epoch(run, metrics)  # first: an epoch that is done again after a failure overwrites it
         tracking.epoch(metrics)
+        log.info("%s", epoch_line(metrics))
+        if not pace.due(metrics, history_of(run)):
+            return
         with new_folder(folder / checkpoint_name(state["epoch"])) as place:
             save_state(state, metrics, place)
-        log.info("%s", epoch_line(metrics))
         kept = sorted(folder.glob("epoch_*"))
         for old in set(kept) - {best_checkpoint(kept), kept[-1]}:
             shutil.rmtree(old)
 
     with hold_run(run):
         start_run(run, config=config, split=split.manifest, in_process=True)
-        tracking = Tracking(track, run, config)
+        tracking, pace = Tracking(track, run, config), Pace(config.epochs)
         whole = sound(sorted(folder.glob("epoch_*")))
         for path in set(folder.glob("epoch_*")) - set(whole):
             shutil.rmtree(path)  # half deleted by a kill, or damaged: it must neither be the best nor the newest
@@ -161,13 +170,3 @@ def train_here(
         best = best_checkpoint(sound(sorted(folder.glob("epoch_*"))))
         history = history_of(run)
         return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
-
-
-def best_checkpoint(checkpoints: Sequence[Path]) -> Path:
-    """Find the checkpoint with the highest score; of equals, the one with the lower loss."""
-
-    def rank(path: Path) -> tuple[float, float]:
-        metrics = load_metrics(path)
-        return metrics[SCORE], -metrics["loss"]
-
-    return max(checkpoints, key=rank)

@@ -1,0 +1,89 @@
+"""kill -9 at any moment: the same command ends with the weights of a run that nobody disturbed."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tests.ray.test_cluster import CONFIG, ROOT, eventually, weights_of
+
+from neuralblack.registry.run_folder import history_of
+from neuralblack.training.runs import train_here
+
+pytestmark = pytest.mark.ray
+
+TRAIN = """
+import logging
+import sys
+from pathlib import Path
+from tests.tiny import add_tiny_network_and_save_every_epoch
+from neuralblack.cluster.session import ray_session
+from neuralblack.cluster.train import train_on_cluster
+from neuralblack.config import TrainConfig
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+add_tiny_network_and_save_every_epoch()
+config, data, run, workers = TrainConfig.model_validate_json(sys.argv[1]), *map(Path, sys.argv[2:4]), int(sys.argv[4])
+if not workers:
+    train_on_cluster(config, data=data, run=run, workers=0)
+else:
+    hook = {"worker_process_setup_hook": "tests.tiny.add_tiny_network_and_save_every_epoch"}
+    with ray_session(num_cpus=2, runtime_env=hook):
+        train_on_cluster(config, data=data, run=run, workers=workers)
+"""
+
+
+def started(config, dataset, run, workers):
+    """Train in a process of its own, whose children belong to its group."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "platform")))
+    command = [sys.executable, "-c", TRAIN, config.model_dump_json(), dataset.path, run, str(workers)]
+    with (run.parent / "said.txt").open("a") as said:
+        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said, start_new_session=True)
+
+
+def newest(run):
+    """The number of the newest epoch in a run's folder; -1 where there is none."""
+    return max((int(path.stem) for path in (run / "epochs").glob("*.json")), default=-1)
+
+
+def kill_behind(epoch, process, run):
+    """Kill a process and all of its own some moments behind an epoch, perhaps in the midst of a checkpoint."""
+    eventually(lambda: newest(run) >= epoch or process.poll() is not None, within_s=120, what=f"epoch {epoch}")
+    time.sleep(random.uniform(0, 0.1))  # an epoch takes about as long, with its checkpoint
+    assert process.poll() is None, (run.parent / "said.txt").read_text()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    ("workers", "kills"),
+    [
+        (0, 2),
+        (1, 1),
+        pytest.param(0, 20, marks=pytest.mark.soak),
+        pytest.param(1, 20, marks=pytest.mark.soak),
+    ],
+)
+def test_a_driver_killed_at_random_moments_costs_no_epoch_and_no_bit(workers, kills, dataset, tiny, tmp_path):
+    run, whole = tmp_path / "broken", tmp_path / "whole"
+    config = CONFIG.model_copy(update={"epochs": 8 * kills + 12})
+    train_here(config, data=dataset.path, run=whole)
+    reached = []
+
+    for _ in range(kills):
+        kill_behind(newest(run) + 3, started(config, dataset, run, workers), run)
+        reached.append(newest(run))
+    process = started(config, dataset, run, workers)
+    assert process.wait(300) == 0, (tmp_path / "said.txt").read_text()
+
+    said = (tmp_path / "said.txt").read_text()
+    went_on = [int(number) for number in re.findall(r"going on behind epoch (\d+)", said)]
+    print(f"{workers} workers, {kills} kills: newest epochs {reached}, went on behind {went_on}")
+    assert [row["epoch"] for row in history_of(run)] == list(range(config.epochs))
+    assert history_of(run) == history_of(whole)
+    assert weights_of(run) == weights_of(whole)
