@@ -27,7 +27,8 @@ from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.heads import cross_entropy
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import build_model, network_of
-from neuralblack.training.batches import Batches, resident
+from neuralblack.training.batches import Batches
+from neuralblack.training.pixels import Pixels
 from neuralblack.training.unfreezing import set_learning, split_at, stage_groups
 
 CLASSES, SLICES, SIDE = 4, 3_064, 256  # as figshare's archive, prepared at the default size
@@ -117,7 +118,8 @@ class Trainer:
         images = np.random.default_rng(0).integers(0, 256, (bench.plan.slices, SIDE, SIDE), np.uint8)
         rows = np.arange(bench.plan.slices)
         self._batches = Batches(
-            resident(images, bench.execution),
+            Pixels(images, bench.execution),
+            len(images),
             rows % CLASSES,
             rows,
             config=self.config,

@@ -32,9 +32,10 @@ from neuralblack.models import torchvision_cpu
 from neuralblack.models.execution import choose_execution
 from neuralblack.models.heads import cross_entropy
 from neuralblack.models.table import build_model, network_of
-from neuralblack.training.batches import Batches, resident
+from neuralblack.training.batches import Batches
 from neuralblack.training.frozen import through
 from neuralblack.training.loop import fit
+from neuralblack.training.pixels import Pixels
 from neuralblack.training.unfreezing import set_learning, split_at, stage_groups
 
 PHASES = {"head": 1, "layer4 and head": 2, "all": 1_000}
@@ -61,7 +62,8 @@ class Work:
     def batches(self) -> Batches:
         """Make the batches that `fit` takes."""
         return Batches(
-            resident(self.dataset.images, self.execution),
+            Pixels(self.dataset.images, self.execution),
+            len(self.dataset),
             self.labels,
             self.split.train,
             config=self.config,

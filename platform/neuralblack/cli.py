@@ -61,14 +61,34 @@ def prepare(
 
 
 @app.command()
-def describe(path: Annotated[Path, typer.Argument(help="A dataset, a model folder or a run.")]) -> None:
+def describe(path: Annotated[str, typer.Argument(help="A dataset, its shards, a model folder or a run.")]) -> None:
     """Print what is in a dataset, a model folder or a run.
 
     Example: neuralblack describe data/slices
     """
     from neuralblack.registry.describe import describe as rows_of
 
-    print_rows(str(path), rows_of(path))
+    print_rows(path, rows_of(path))
+
+
+@app.command()
+def shard(
+    data: Annotated[Path, typer.Argument(help="A prepared dataset.")],
+    out: Annotated[str, typer.Argument(help="A folder on every node, or s3://BUCKET/PREFIX.")],
+    slices: Annotated[int, typer.Option(min=1, help="Slices of a shard.")] = 4096,
+) -> None:
+    """Write a dataset as shards, of which each node fetches what it needs: for more slices than a node can hold.
+
+    Example: neuralblack shard data/slices s3://bucket/slices
+    """
+    from neuralblack.cluster.environment import shared_dataset
+    from neuralblack.data.dataset import open_dataset
+    from neuralblack.data.write_shards import write_shards
+
+    dataset, out = open_dataset(data), shared_dataset(out)
+    with progress_bar("writing shards") as progress:
+        write_shards(dataset, out, slices=slices, progress=progress)
+    typer.echo(f"{len(dataset):,} slices in {-(-len(dataset) // slices):,} shards in {out}")
 
 
 @app.command()
@@ -103,7 +123,7 @@ def phantoms(
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
     run: Annotated[str, typer.Argument(help="The run's folder; the same command again goes on.")],
     workers: Workers = 1,
     min_workers: MinWorkers = None,
@@ -135,7 +155,7 @@ def train(
 
 @app.command()
 def tune(
-    data: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
     run: Annotated[str, typer.Argument(help="The search's folder; the same command again goes on.")],
     trials: Trials = 8,
     search_by: SearchBy = "random",
@@ -173,7 +193,7 @@ def tune(
 
 @app.command()
 def crossval(
-    data: Annotated[str, typer.Argument(help="A prepared dataset.")],
+    data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
     run: Annotated[str, typer.Argument(help="A folder for all runs; the same command again does what is missing.")],
     seeds: Annotated[int, typer.Option(min=1, help="Runs for each fold, with seeds 0, 1, ...")] = 1,
     gpus: Gpus = False,
@@ -196,7 +216,7 @@ def crossval(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder or a run.")],
-    data: Annotated[Path, typer.Argument(help="A prepared dataset.")],
+    data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json and predictions.parquet.")],
     folds: Annotated[
         list[int] | None,
@@ -255,7 +275,7 @@ def predict(
 @app.command()
 def quantize(
     model: Annotated[Path, typer.Argument(help="A run, or its model folder.")],
-    data: Annotated[Path, typer.Argument(help="The dataset that it was trained on.")],
+    data: Annotated[str, typer.Argument(help="The dataset that it was trained on.")],
 ) -> None:
     """Add an int8 network for OpenVINO to a model, if it keeps macro-F1 within 0.2 points and every golden slice.
 

@@ -66,6 +66,12 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where the device computes it natively, else fp32."
     )
+    shuffle_window: int = Field(
+        0,
+        ge=0,
+        description="Slices of the dataset that are mixed at a time, read from few shards; 0: all. Of shards on a node "
+        "without room for all of them, about eight shards.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds weights, shuffling and augmentation, on every worker.")
     train_folds: tuple[int, ...] | None = Field(None, description="Folds to learn from; none given: all the others.")
     validation_folds: tuple[int, ...] = Field((2,), description="Folds to choose epochs and trials on.")

@@ -21,6 +21,11 @@ MANIFEST = "manifest.json"
 log = logging.getLogger(__name__)
 
 
+def is_address(path: str | Path) -> bool:
+    """Tell an address such as s3://bucket/slices from a path."""
+    return "://" in str(path)
+
+
 def sha256(path: Path) -> str:
     """Hash a file's bytes; hex digits."""
     with path.open("rb") as file:

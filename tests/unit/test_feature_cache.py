@@ -9,11 +9,12 @@ import torch
 from tests.unit.test_training import CONFIG
 
 from neuralblack.data.dataset import open_dataset
+from neuralblack.data.node_cache import make_room
 from neuralblack.data.splits import make_split
 from neuralblack.models.execution import Execution
 from neuralblack.models.table import build_model
 from neuralblack.training import device_rows, feature_cache
-from neuralblack.training.activations import ActivationFile, make_room
+from neuralblack.training.activations import ActivationFile
 from neuralblack.training.feature_cache import Sharing
 from neuralblack.training.frozen import split_difference, weights_hash
 from neuralblack.training.recipe import train

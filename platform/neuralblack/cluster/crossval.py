@@ -7,7 +7,7 @@ from typing import Any
 import ray
 import torch
 
-from neuralblack.cluster.environment import shared_path
+from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.session import await_resources, ray_session
 from neuralblack.cluster.train import on_every_node
 from neuralblack.cluster.trials import last_line
@@ -60,7 +60,7 @@ def cross_validate(
         RunError: a run failed; the others went on, and the same command does only what is missing.
 
     """
-    config, data, run = on_every_node(config), shared_path(data, name="dataset"), shared_path(run, name="run")
+    config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     _refuse_its_own(config)
     plan = plan_of(config, data, seeds=seeds)
     checked = {name: check_run(each, data=data) for name, each in plan.items()}
@@ -103,7 +103,7 @@ def _refuse_its_own(config: TrainConfig) -> None:
             )
 
 
-def plan_of(config: TrainConfig, data: Path, *, seeds: int) -> dict[str, TrainConfig]:
+def plan_of(config: TrainConfig, data: str, *, seeds: int) -> dict[str, TrainConfig]:
     """Name every run and give it its folds and seed; raises InputError where there are fewer than three folds."""
     folds = sorted({int(fold) for fold in folds_of(open_dataset(data)) if fold})
     if len(folds) < LEAST_FOLDS:
@@ -124,7 +124,7 @@ def plan_of(config: TrainConfig, data: Path, *, seeds: int) -> dict[str, TrainCo
     }
 
 
-def _run_all(plan: dict[str, TrainConfig], *, data: Path, run: Path, each: dict[str, float]) -> None:
+def _run_all(plan: dict[str, TrainConfig], *, data: str, run: Path, each: dict[str, float]) -> None:
     """Run what is missing, as many at a time as there is room for; RunError with the first failure at the end."""
     task = ray.remote(num_cpus=each["CPU"], num_gpus=each["GPU"], max_retries=RETRIES)(_round)
     waiting = {task.remote(one.model_dump(), str(data), str(run / name)): name for name, one in plan.items()}
@@ -149,7 +149,7 @@ def _round(config: dict[str, Any], data: str, run: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     folder = Path(run)
     folder.mkdir(parents=True, exist_ok=True)
-    train_here(TrainConfig.model_validate(config), data=Path(data), run=folder, calibrate=calibrate)
+    train_here(TrainConfig.model_validate(config), data=data, run=folder, calibrate=calibrate)
     predictor = Predictor.load(folder, engine="eager-fp32")
     measured = folder / "test" / METRICS
     if not measured.exists() or read_json(measured)["model"]["hash"] != predictor.hash:

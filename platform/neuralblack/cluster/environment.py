@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from neuralblack.errors import InputError
+from neuralblack.files import is_address
 
 LOCAL = {
     "RAY_AUTH_MODE": "disabled",  # loopback only; unset, Ray 2.60 writes a token into the home folder
@@ -36,7 +37,7 @@ def shared_path(path: str | Path, *, name: str) -> Path:
 
     A job's working folder is a copy that goes with the job, and so would everything written there.
     """
-    if "://" in str(path):
+    if is_address(path):
         raise InputError(
             f"{name} {path}",
             found="a URI",
@@ -45,6 +46,11 @@ def shared_path(path: str | Path, *, name: str) -> Path:
         )
     refuse_relative(path, name=name)
     return Path(path).resolve()
+
+
+def shared_dataset(path: str | Path) -> str:
+    """Make a dataset's path one that workers elsewhere can open; the address of shards is one already."""
+    return str(path) if is_address(path) else str(shared_path(path, name="dataset"))
 
 
 def refuse_relative(path: str | Path, *, name: str) -> None:

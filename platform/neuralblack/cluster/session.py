@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,9 +140,8 @@ def said_when_nodes_are_lost(each: Resources, count: int, *, patience_s: float) 
 
     """
     needed = {name: value * count for name, value in each.items() if value}
-    done = threading.Event()
 
-    def watch() -> None:
+    def watch(done: threading.Event) -> None:
         lost = False
         while not done.wait(1):
             have = ray.cluster_resources()
@@ -157,7 +156,15 @@ def said_when_nodes_are_lost(each: Resources, count: int, *, patience_s: float) 
                 log.info("there is room again for %d x %s", count, _words(each))
             lost = bool(missing)
 
-    thread = threading.Thread(target=watch, daemon=True)
+    with beside(watch):
+        yield
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Do `work` in a thread while a block runs; it ends when its event is set."""
+    done = threading.Event()
+    thread = threading.Thread(target=work, args=(done,), daemon=True)
     thread.start()
     try:
         yield

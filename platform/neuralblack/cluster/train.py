@@ -15,10 +15,11 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
-from neuralblack.cluster.environment import shared_path
+from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.resume import clean_up, registered_checkpoints, start_of
 from neuralblack.cluster.session import (
     await_resources,
+    beside,
     cpus_per_worker,
     ray_session,
     said_when_nodes_are_lost,
@@ -86,7 +87,7 @@ def train_on_cluster(
         raise InputError(
             "--min-workers", found=str(min_workers), expected=f"1 to --workers ({workers})", fix="--min-workers N"
         )
-    config, data, run = on_every_node(config), shared_path(data, name="dataset"), shared_path(run, name="run")
+    config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     check_trackers(track)
     if workers == 0:
         return train_here(config, data=data, run=run, calibrate=calibrate, track=track)
@@ -127,7 +128,7 @@ def on_every_node(config: TrainConfig) -> TrainConfig:
 def fit_workers(
     config: TrainConfig,
     *,
-    data: Path,
+    data: str,
     run: Path,
     workers: int,
     each: dict[str, float],
@@ -206,7 +207,7 @@ def _worker(settings: dict[str, Any]) -> None:
     run, group = Path(settings["run"]), Workers(context.get_world_rank(), context.get_world_size())
     if group.rank == 0:
         log_to(run / "log.txt")
-    dataset = open_dataset(Path(settings["data"]))
+    dataset = open_dataset(settings["data"])
     split = load_split(read_json(run / "split.json"), dataset)
     config = TrainConfig.model_validate(settings["config"])
     tracking = Tracking(settings["track"] if group.rank == 0 else (), run, config)
@@ -259,9 +260,8 @@ def log_to(path: Path) -> None:
 def lines_of(path: Path) -> Iterator[None]:
     """Say here what the workers write into the run's log while a block runs; Ray's own relay adds noise to it."""
     path.touch()
-    done = threading.Event()
 
-    def follow() -> None:
+    def follow(done: threading.Event) -> None:
         with path.open() as file:
             file.seek(0, 2)
             last = False
@@ -270,13 +270,8 @@ def lines_of(path: Path) -> Iterator[None]:
                 for line in file:
                     log.info("%s", line.rstrip())
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with beside(follow):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _said(error: BaseException) -> str:

@@ -32,7 +32,7 @@ def trial_alone(given: dict[str, Any], settings: dict[str, Any]) -> None:
     run = _folder_of_this_trial(settings)
     log_to(Path(settings["run"]) / "log.txt")  # where it says why nothing is shared, if so
     torch.set_num_threads(max(1, int(settings["each"]["CPU"])))
-    dataset = open_dataset(Path(settings["data"]))
+    dataset = open_dataset(settings["data"])
     split = load_split(read_json(Path(settings["run"]) / "split.json"), dataset)
 
     def report(metrics: Metrics, state: State) -> None:
@@ -65,7 +65,7 @@ def trial_of_workers(given: dict[str, Any], settings: dict[str, Any]) -> None:
     start_run(run, config=config, split=read_json(Path(settings["run"]) / "split.json"))
     fit_workers(
         config,
-        data=Path(settings["data"]),
+        data=settings["data"],
         run=run,
         workers=settings["workers"],
         each=settings["each"],

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from neuralblack.cluster.environment import shared_path
+from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.halving import Halving, rungs_of
 from neuralblack.cluster.progress import Progress
 from neuralblack.cluster.session import await_resources, ray_session, reachable_resources
@@ -78,7 +78,7 @@ def tune_on_cluster(
         InputError: something that can be mended, said before a trial starts where possible.
         RunError: no trial came to a result.
     """
-    config, data, run = on_every_node(config), shared_path(data, name="dataset"), shared_path(run, name="run")
+    config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     space = dict(DEFAULT_SPACE if space is None else space)
     dataset, split = check_run(config, data=data)
     check_space(config, space)

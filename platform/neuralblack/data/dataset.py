@@ -1,4 +1,7 @@
-"""A prepared dataset: slices.arrow, whose pixels are mapped, not loaded, and manifest.json, which says what it is."""
+"""A prepared dataset: slices.arrow, whose pixels are mapped, not loaded, and manifest.json, which says what it is.
+
+Or its shards (`data/shards.py`): the same slices under the same hash, of which each node has those that it needs.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +15,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from neuralblack.data.preprocessing import Preprocessing, check_version
+from neuralblack.data.shards import INDEX, Images, Place, Shard, ShardedImages, read_manifest
+from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.data.slices import Box
 from neuralblack.errors import InputError
-from neuralblack.files import check_manifest, read_json, write_manifest
+from neuralblack.files import check_manifest, is_address, read_json, write_manifest
 from neuralblack.labels import CLASSES
 
 KIND, FORMAT = "neuralblack dataset", 1
@@ -37,18 +42,18 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """An open dataset. N slices; the pixels are a read-only view of the mapped file.
+    """An open dataset. N slices; the pixels are a read-only view of the mapped file, or fetched shard by shard.
 
     `images` (N, S, S) uint8; `folds` (N,) int64, 0 in no fold; `boxes` (N, 4) int64 as x0, y0, x1, y1 in stored
     pixels, half-open, -1 where there is none; `classes` are those present, in the order of CLASSES. `hash` is that of
     slices.arrow: two datasets of one hash hold the same slices, wherever they were made.
     """
 
-    path: Path
+    path: Path | Place
     manifest: dict[str, Any]
     hash: str
     spec: Preprocessing
-    images: NDArray[np.uint8]
+    images: Images
     ids: list[str]
     patients: list[str]
     labels: list[str]
@@ -62,11 +67,16 @@ class Dataset:
         return len(self.ids)
 
 
-def open_dataset(path: Path) -> Dataset:
-    """Open a dataset and check every byte of it against its manifest.
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a dataset and check every byte of it against its manifest; of shards each one when it is first used.
+
+    Args:
+        path: the folder of a dataset or of shards, or the address of shards, such as s3://BUCKET/PREFIX.
 
     Raises InputError where it is no dataset, is damaged, or was made by another format or preprocessing version.
     """
+    if is_address(path) or (Path(path) / SHARDS).is_file():
+        return _open_shards(Place(str(path)))
     path = Path(path)
     if not is_dataset(path):
         raise InputError(
@@ -76,30 +86,69 @@ def open_dataset(path: Path) -> Dataset:
             fix="check the path, or make it: neuralblack prepare SOURCE --out DATASET",
         )
     manifest = read_json(path / "manifest.json")
-    if manifest.get("format") != FORMAT:
+    spec = _spec_of(manifest, path)
+    check_manifest(path)
+    # One record batch, so that one buffer holds all pixels.
+    batch = pa.ipc.open_file(pa.memory_map(str(path / SLICES))).get_batch(0)
+    return _opened(path, manifest, spec, batch, _pixels(batch.column("image"), spec.size))
+
+
+def _open_shards(place: Place) -> Dataset:
+    found = read_manifest(place)
+    if found is None:
         raise InputError(
-            path, found=f"format {manifest.get('format')}", expected=f"format {FORMAT}", fix="prepare the dataset again"
+            place,
+            found="no shards.json",
+            expected="shards written by neuralblack shard",
+            fix="check the address, or write them: neuralblack shard DATASET OUT",
         )
+    manifest = found["dataset"]
+    spec = _spec_of(manifest, place)
+    index = place.read(INDEX)
+    if index is None or sha256(index).hexdigest() != found["index"]:
+        raise InputError(
+            f"{place}/{INDEX}",
+            found="nothing" if index is None else "another content",
+            expected=f"SHA-256 {found['index'][:12]}, as shards.json says",
+            fix="write the shards again",
+        )
+    batch = pa.ipc.open_file(pa.BufferReader(index)).get_batch(0)
+    images = ShardedImages(place, [Shard(**each) for each in found["shards"]], side=spec.size)
+    return _opened(place, manifest, spec, batch, images)
+
+
+def _spec_of(manifest: dict[str, Any], where: object) -> Preprocessing:
+    """Read the preprocessing of a dataset of a format that this program knows."""
+    found = manifest.get("format")
+    if found != FORMAT:
+        raise InputError(where, found=f"format {found}", expected=f"format {FORMAT}", fix="prepare the dataset again")
     try:
         spec = Preprocessing.model_validate(manifest.get("preprocessing"))
     except ValidationError:
         raise InputError(
-            path,
+            where,
             found=f"preprocessing {manifest.get('preprocessing')}",
             expected="fields this program knows",
             fix="prepare the dataset again",
         ) from None
-    check_version(spec, where=path)
-    check_manifest(path)
-    # One record batch, so that one buffer holds all pixels.
-    batch = pa.ipc.open_file(pa.memory_map(str(path / SLICES))).get_batch(0)
+    check_version(spec, where=where)
+    return spec
+
+
+def _opened(
+    path: Path | Place,
+    manifest: dict[str, Any],
+    spec: Preprocessing,
+    batch: pa.RecordBatch,
+    images: Images,
+) -> Dataset:
     labels = batch.column("label").to_pylist()
     return Dataset(
         path=path,
         manifest=manifest,
         hash=manifest["files"][SLICES],
         spec=spec,
-        images=_pixels(batch.column("image"), spec.size),
+        images=images,
         ids=batch.column("id").to_pylist(),
         patients=batch.column("patient").to_pylist(),
         labels=labels,

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from neuralblack.data.dataset import Dataset, class_numbers
+from neuralblack.data.shards import Images
 from neuralblack.metrics import summarise
 
 THUMBNAIL = 32  # pixels on each side
@@ -89,7 +90,7 @@ def linear_probe(
     return probabilities
 
 
-def _thumbnails(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def _thumbnails(images: Images, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Shrink the slices of these rows: (len(rows), THUMBNAIL**2) float32."""
     small = np.empty((len(rows), THUMBNAIL**2), np.float32)
     for index, row in enumerate(rows):

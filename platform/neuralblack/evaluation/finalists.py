@@ -15,8 +15,8 @@ from neuralblack.data.splits import Split
 from neuralblack.evaluation.bootstrap import interval
 from neuralblack.models.execution import choose_execution
 from neuralblack.models.table import build_model, network_of
-from neuralblack.training.batches import resident
 from neuralblack.training.checkpoints import load_state
+from neuralblack.training.pixels import Pixels
 from neuralblack.training.recipe import classify
 
 Finalists = Mapping[int, tuple[TrainConfig, Path]]  # a trial's number -> what it was, and its best checkpoint
@@ -44,7 +44,7 @@ def _predictions(config: TrainConfig, state: dict[str, Any], dataset: Dataset, s
     rows = torch.as_tensor(split.validation)
     shares = classify(
         model.eval().to(execution.device),
-        resident(dataset.images, execution),
+        Pixels(dataset.images, execution),
         rows,
         network=network,
         execution=execution,

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def evaluate_held_out(
     predictor: Predictor,
-    data: Path,
+    data: str | Path,
     out: Path,
     *,
     folds: Sequence[int] | None = None,

@@ -23,6 +23,7 @@ from neuralblack.inference.eager import eager
 from neuralblack.inference.golden import Golden, with_margin
 from neuralblack.inference.openvino_engine import INT8, Compiled, converted, import_openvino, save_int8
 from neuralblack.inference.outputs import Forward
+from neuralblack.inference.reference import judged_rows
 from neuralblack.inference.whole_network import whole_network
 from neuralblack.metrics import summarise
 from neuralblack.models.heads import probabilities
@@ -37,7 +38,7 @@ GOLDEN = 32  # slices of the validation part where the folder has none of its ow
 BATCH = 32
 
 
-def quantize(path: Path, data: Path, *, calibration: int = CALIBRATION) -> ModelFolder:
+def quantize(path: Path, data: str | Path, *, calibration: int = CALIBRATION) -> ModelFolder:
     """Quantise a model folder's network, measure it, and write it into the folder, which gets a new hash and id.
 
     Args:
@@ -106,8 +107,9 @@ def quantised(folder: ModelFolder, images: NDArray[np.uint8]) -> Any:
 def _measure(folder: ModelFolder, int8: Forward, dataset: Dataset, split: Split) -> dict[str, Any]:
     """Compare int8 with eager fp32 on the validation part and on the golden slices."""
     fp32 = eager(folder, dtype=torch.float32, device=torch.device("cpu"))
-    images = dataset.images[split.validation]
-    labels = class_numbers(dataset, split.validation, split.classes)
+    validation = judged_rows(dataset, split)
+    images = dataset.images[validation]
+    labels = class_numbers(dataset, validation, split.classes)
     first, second = (run_all(run, images) for run in (fp32, int8))
     golden = _golden(folder, images, first)
     answers = run_all(int8, golden.images.numpy())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuralblack.data.dataset import Dataset, class_numbers
+from neuralblack.data.shards import places_of
 from neuralblack.data.slices import Prepared
 from neuralblack.data.splits import Split
 from neuralblack.errors import InputError
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 VERSION = 2  # 1: the cloud was of the last stage alone
 GOLDEN = 32  # slices that engines are compared on
 MARGIN = 0.02  # between the two most probable classes of a golden slice: rounding must not turn its answer
+JUDGED = 20_000  # validation slices, at most, that anything is fitted to: they are in memory
 LEARNT = 2000  # training slices, at most, that the features' cloud is fitted to
 BATCH = 32
 CLOUD = ("feature_mean", "feature_directions", "feature_variances", "feature_rest")  # as the file names them
@@ -60,10 +62,11 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
         What calibration.json and reference.safetensors hold.
     """
     engine = build_engine(folder, name="eager-fp32", device="cpu")
-    log.info("calibrating on %d validation slices", len(split.validation))
-    labels = class_numbers(dataset, split.validation, split.classes)
-    patients = np.array([dataset.patients[row] for row in split.validation])
-    logits, features = _outputs(engine, dataset, split.validation)
+    validation = judged_rows(dataset, split)
+    log.info("calibrating on %d validation slices", len(validation))
+    labels = class_numbers(dataset, validation, split.classes)
+    patients = np.array([dataset.patients[row] for row in validation])
+    logits, features = _outputs(engine, dataset, validation)
     temperature = fit_temperature(logits, labels)
     before, after = softmax(logits), softmax(logits, temperature)
     least = fit_sets(after, labels, patients)
@@ -73,10 +76,10 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     cloud = Cloud.fit(
         _outputs(engine, dataset, rows)[1], class_numbers(dataset, rows, split.classes), classes=len(split.classes)
     )
-    slices = dataset.images[split.validation]
+    slices = dataset.images[validation]
     limits: dict[str, float] = {}
     if len(slices) >= ENOUGH:
-        limits = fit_checks(dataset.images[row] for row in (*rows, *split.validation))
+        limits = fit_checks(dataset.images[row] for row in (*rows, *validation))
         limits["features"] = limit(cloud.distance(features), rate=DISTANCE_RATE, above=True)
     else:
         log.info("too few validation slices for a gate: only pictures in colour and blank ones will be refused")
@@ -153,6 +156,14 @@ def golden_rows(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) 
     while len(chosen) < GOLDEN and any(queues):
         chosen += [int(queue.pop(0)) for queue in queues if queue][: GOLDEN - len(chosen)]
     return np.array(sorted(chosen), np.int64)
+
+
+def judged_rows(dataset: Dataset, split: Split) -> NDArray[np.int64]:
+    """List the validation slices, JUDGED at most: those in the first shards, each of which is a sample of all."""
+    rows = split.validation
+    if len(rows) <= JUDGED:
+        return rows
+    return np.sort(rows[np.argsort(places_of(len(dataset))[rows])[:JUDGED]])
 
 
 def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

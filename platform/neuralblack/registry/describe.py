@@ -6,16 +6,20 @@ from typing import Any
 from neuralblack.config import TrainConfig, checked
 from neuralblack.data.dataset import is_dataset, open_dataset
 from neuralblack.data.describe import describe_dataset
+from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.errors import InputError
-from neuralblack.files import read_json
+from neuralblack.files import is_address, read_json
 from neuralblack.registry.model_folder import ModelFolder, open_model
 from neuralblack.registry.run_folder import history_of, read_run
 
 Rows = list[tuple[str, str]]
 
 
-def describe(path: Path) -> Rows:
-    """Find out what lies at `path` and describe it; raises InputError where it is none of ours."""
+def describe(path: str | Path) -> Rows:
+    """Find out what lies at a path or address and describe it; raises InputError where it is none of ours."""
+    if is_address(path) or (Path(path) / SHARDS).is_file():
+        return describe_dataset(open_dataset(path))
+    path = Path(path)
     if (path / "run.json").exists():
         return describe_run(path)
     if (path / "card.json").exists():

@@ -6,11 +6,9 @@ NAME.N.lock held by whoever fills rows of worker N
 """
 
 import errno
-import fcntl
 import logging
 import math
 import os
-import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neuralblack.data.node_cache import open_in_use
 from neuralblack.files import lock
 
 log = logging.getLogger(__name__)
 
 MARK = 1 << 32  # above a CRC-32: the row is there
-HEADROOM = 1.1  # of a file's bytes, what must be free on the disk before it is begun
 
 
 class ActivationFile:
@@ -48,7 +46,7 @@ class ActivationFile:
         """
         self.path, self._shape, self._dtype = path, shape, dtype
         self._size = math.prod(shape) * dtype.itemsize
-        self._descriptor = _opened(path)
+        self._descriptor = open_in_use(path)
         os.ftruncate(self._descriptor, rows * self._size)
         os.utime(path)
         self._data = np.memmap(path, np.uint8, "r", shape=(rows, self._size))
@@ -98,70 +96,6 @@ class ActivationFile:
     def close(self) -> None:
         """Let `make_room` have it."""
         os.close(self._descriptor)
-
-
-def _opened(path: Path) -> int:
-    """Open a file for reading and writing, marked as in use, so that `make_room` leaves it alone."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor
-        os.close(descriptor)  # it was removed while we waited
-
-
-def make_room(folder: Path, need: int, *, max_bytes: int) -> bool:
-    """Remove the files that nobody has open and nobody has opened for longest, until there is room.
-
-    Args:
-        folder: everything of `max_bytes`.
-        need: bytes of the file to come.
-        max_bytes: of all files together.
-
-    Returns:
-        False where what is in use, or the disk, leaves no room.
-
-    """
-    with lock(folder / "room.lock"):
-        files = sorted(folder.rglob("*.bin"), key=lambda path: path.stat().st_mtime)
-        used = sum(_taken(path) for path in files)
-        for path in files:
-            if _fits(folder, used, need, max_bytes):
-                break
-            size = _taken(path)
-            if _removed(path):
-                used -= size
-        return _fits(folder, used, need, max_bytes)
-
-
-def _fits(folder: Path, used: int, need: int, max_bytes: int) -> bool:
-    return used + need <= max_bytes and shutil.disk_usage(folder).free >= HEADROOM * need
-
-
-def _taken(path: Path) -> int:
-    """Bytes of a file; of one that is in use all that it may come to, though holes take nothing yet."""
-    found = path.stat()
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return max(found.st_size, found.st_blocks * 512)
-    finally:
-        os.close(descriptor)
-    return found.st_blocks * 512
-
-
-def _removed(path: Path) -> bool:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.with_suffix(".sum").unlink(missing_ok=True)
-        path.unlink()
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _sum(content: NDArray[np.uint8]) -> int:

@@ -1,6 +1,5 @@
 """Training batches: the same global batches for any number of workers, as far as frozen stages bring them."""
 
-import warnings
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,12 +9,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from neuralblack.config import TrainConfig
+from neuralblack.data.shards import places_of
 from neuralblack.models.execution import Execution
 from neuralblack.models.inputs import normalise, to_unit
 from neuralblack.models.table import Network
 from neuralblack.training.augmentation import augment
 from neuralblack.training.feature_cache import FeatureCache
 from neuralblack.training.frozen import through
+from neuralblack.training.pixels import Pixels
+
+BLOCKS = 8  # drawn for a window
+AHEAD = 256  # batches whose shards are fetched while earlier ones are trained on
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -23,11 +27,12 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class Batches:
     """epoch, frozen stages -> this rank's part of every global batch, behind those stages.
 
-    The order is one permutation by (seed, epoch); each rank takes every `size`-th slice of each global batch, so that
-    a run sees the same batches on any number of workers. A rank whose part is empty gets one slice of weight 0.
+    The order is one by (seed, epoch), see `shuffled`; each rank takes every `size`-th slice of each global batch, so
+    that a run sees the same batches on any number of workers. A rank whose part is empty gets one slice of weight 0.
 
     Args:
-        images: (N, S, S) uint8, the whole dataset as `resident` keeps it.
+        pixels: of the whole dataset, N slices.
+        slices: N.
         labels: (R,) int64, the classes of `rows`.
         rows: (R,) int64, the training slices among `images`.
         config, network, execution: numbers, input size and device.
@@ -38,7 +43,8 @@ class Batches:
 
     def __init__(
         self,
-        images: Tensor,
+        pixels: Pixels,
+        slices: int,
         labels: NDArray[np.int64],
         rows: NDArray[np.int64],
         *,
@@ -52,7 +58,8 @@ class Batches:
         self._config, self._network, self._execution = config, network, execution
         self._cache = cache
         self._rank, self._size = rank, size
-        self._images, self._rows = images, torch.as_tensor(rows)
+        self._pixels, self._rows = pixels, torch.as_tensor(rows)
+        self._places = places_of(slices)[rows]
         self._labels = torch.as_tensor(labels)
         self._weights = class_weights(self._labels, config.class_weights)
 
@@ -66,7 +73,10 @@ class Batches:
         Without frozen stages that is the view itself, (B, 1, size, size) float32.
         """
         device = self._execution.device
-        for whole in self._order(epoch):
+        order = self._order(epoch)
+        for step, whole in enumerate(order):
+            if step % AHEAD == 0:
+                self._pixels.ahead(self._rows[torch.cat(order[step : step + 2 * AHEAD])])
             part, real = whole[self._rank :: self._size], 1.0
             if not len(part):
                 part, real = whole[:1], 0.0
@@ -83,10 +93,11 @@ class Batches:
         return rows
 
     def _order(self, epoch: int) -> tuple[Tensor, ...]:
-        """Split one permutation of the training slices into global batches."""
+        """Split one order of the training slices into global batches."""
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + epoch)
-        order: tuple[Tensor, ...] = torch.randperm(len(self._rows), generator=generator).split(self._config.batch_size)
-        return order
+        order = shuffled(self._places, self._config.shuffle_window, generator)
+        batches: tuple[Tensor, ...] = order.split(self._config.batch_size)
+        return batches
 
     def _behind(self, frozen: nn.Sequential, rows: Tensor, epoch: int) -> Tensor:
         if not len(frozen):
@@ -98,18 +109,30 @@ class Batches:
     def views(self, rows: Tensor, epoch: int) -> Tensor:
         """Draw views, (B, 1, size, size) float32 in channels_last, on the device."""
         config, device = self._config, self._execution.device
-        unit = to_unit(self._images[rows.to(self._images.device)].to(device), self._network.size)
+        unit = to_unit(self._pixels(rows), self._network.size)
         unit = augment(unit, rows.to(device), epoch=epoch, seed=config.seed, config=config.views)
         return normalise(unit, self._network).contiguous(memory_format=torch.channels_last)
 
 
-def resident(images: NDArray[np.uint8], execution: Execution) -> Tensor:
-    """Keep the dataset where the batches are made: a view of the memory map on a CPU, a copy in a GPU's memory."""
-    with warnings.catch_warnings():
-        # A memory map is read-only and torch warns of it; nothing here writes to it.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        view = torch.from_numpy(images)
-    return view.to(execution.device)
+def shuffled(places: NDArray[np.int64], window: int, generator: torch.Generator) -> Tensor:
+    """Shuffle slices so that each stretch of about `window` of them comes from few shards: (R,) int64, an order.
+
+    Places are cut into blocks; so many blocks as make a window are drawn, and their slices are mixed. Which slice lies
+    in which place is one permutation of the dataset, so every block is a sample of all of it, and the order is the same
+    wherever the dataset is kept.
+
+    Args:
+        places: (R,) of the slices, as `data.shards.scattered` gives them out.
+        window: slices of the dataset, not only of these, that are mixed; 0: all.
+        generator: of (seed, epoch).
+
+    """
+    order = torch.randperm(len(places), generator=generator)
+    if not window:
+        return order
+    blocks = torch.as_tensor(places) // max(1, window // BLOCKS)
+    turns = torch.randperm(int(blocks.max()) + 1, generator=generator) // BLOCKS
+    return order[torch.argsort(turns[blocks[order]], stable=True)]
 
 
 def class_weights(labels: Tensor, choice: str) -> Tensor:

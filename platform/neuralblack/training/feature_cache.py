@@ -10,8 +10,6 @@ and machine, nothing is shared.
 """
 
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuralblack.errors import InputError
+from neuralblack.data.node_cache import folder_on_this_node, make_room
 from neuralblack.files import digest, write_json
 from neuralblack.models.execution import Execution
-from neuralblack.training.activations import ActivationFile, make_room
+from neuralblack.training.activations import ActivationFile
 from neuralblack.training.device_rows import DeviceRows, device_rows
 from neuralblack.training.frozen import backend_of, split_difference, through, weights_hash
 from neuralblack.training.unfreezing import depth_at, split_at
@@ -51,17 +49,7 @@ class Sharing:
         """
         if not gib:
             return None
-        parent = os.environ.get("NEURALBLACK_CACHE") or f"{tempfile.gettempdir()}/neuralblack-{os.getuid()}"
-        folder = Path(parent) / "activations"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(each.lstat().st_uid != os.getuid() or each.is_symlink() for each in (folder.parent, folder)):
-            raise InputError(
-                folder,
-                found="a folder of another user",
-                expected="one of your own",
-                fix="export NEURALBLACK_CACHE=FOLDER on every node, or --share-gib 0",
-            )
-        return cls(folder, int(gib * 2**30), tuple(schedules))
+        return cls(folder_on_this_node("activations"), int(gib * 2**30), tuple(schedules))
 
 
 @dataclass(frozen=True)

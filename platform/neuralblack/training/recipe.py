@@ -3,22 +3,25 @@
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuralblack import metrics as measure
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, class_numbers
+from neuralblack.data.shards import places_of
 from neuralblack.data.splits import Split
 from neuralblack.models.execution import Execution, choose_execution
 from neuralblack.models.heads import loss_of, probabilities
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import Network, build_model, network_of
-from neuralblack.training.batches import Batches, resident
+from neuralblack.training.batches import AHEAD, Batches
 from neuralblack.training.feature_cache import FeatureCache, Sharing
 from neuralblack.training.frozen import code_hash
 from neuralblack.training.group import OneProcess
 from neuralblack.training.loop import Metrics, Report, State, Validate, fit
+from neuralblack.training.pixels import Pixels
 from neuralblack.training.unfreezing import schedule_of
 
 log = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ def train(
     network = network_of(config.model)
     model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
     model = model.to(execution.device)
-    images = resident(dataset.images, execution)
+    pixels = Pixels(dataset.images, execution)
     cache = None
     if sharing:
         cache = FeatureCache(
@@ -74,7 +77,8 @@ def train(
             worker=group.rank,
         )
     batches = Batches(
-        images,
+        pixels,
+        len(dataset),
         class_numbers(dataset, split.train, split.classes),
         split.train,
         config=config,
@@ -91,7 +95,7 @@ def train(
             config,
             execution=execution,
             batch_norm=batch_norm_of(config),
-            validate=validation(images, dataset, split, network=network, execution=execution, group=group),
+            validate=validation(pixels, dataset, split, network=network, execution=execution, group=group),
             report=report,
             group=group,
             start=start,
@@ -115,15 +119,17 @@ def facts_of(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 @torch.inference_mode()
 def classify(
-    model: nn.Sequential, images: Tensor, rows: Tensor, *, network: Network, execution: Execution, batch: int = 64
+    model: nn.Sequential, pixels: Pixels, rows: Tensor, *, network: Network, execution: Execution, batch: int = 64
 ) -> Tensor:
-    """Classify slices without augmentation: rows (R,) of images (N, S, S) uint8 -> (R, K) probabilities.
+    """Classify slices without augmentation: rows (R,) of a dataset's pixels -> (R, K) probabilities.
 
     The model is in eval mode, on the device of `execution`.
     """
     found = []
-    for part in rows.split(batch):
-        inputs = to_input(images[part.to(images.device)].to(execution.device), network)
+    for number, part in enumerate(rows.split(batch)):
+        if number % AHEAD == 0:
+            pixels.ahead(rows[number * batch : (number + 2 * AHEAD) * batch])
+        inputs = to_input(pixels(part), network)
         with execution.autocast():
             found.append(probabilities(model(inputs)))
     return torch.cat(found)
@@ -137,7 +143,7 @@ def batch_norm_of(config: TrainConfig) -> str:
 
 
 def validation(
-    images: Tensor,
+    pixels: Pixels,
     dataset: Dataset,
     split: Split,
     *,
@@ -147,13 +153,16 @@ def validation(
 ) -> Validate:
     """Make the function that measures a model on the validation part, each slice exactly once over all workers."""
     rows, labels = split.validation, class_numbers(dataset, split.validation, split.classes)
+    by_shard = np.argsort(places_of(len(dataset))[rows])  # so that each shard is read once
 
     def validate(model: nn.Sequential) -> Metrics:
         # Every rank fills in its own rows of a table of zeros; their sum is the whole table, without padding.
         table = torch.zeros(len(rows), len(split.classes), device=execution.device)
-        mine = slice(group.rank, None, group.size)
-        if len(rows[mine]):
-            table[mine] = classify(model, images, torch.as_tensor(rows[mine]), network=network, execution=execution)
+        mine = by_shard[group.rank :: group.size]
+        if len(mine):
+            table[torch.as_tensor(mine)] = classify(
+                model, pixels, torch.as_tensor(rows[mine]), network=network, execution=execution
+            )
         summary: dict[str, Any] = measure.summarise(labels, group.sum(table).cpu().numpy(), split.classes)
         return {"loss": summary["log_loss"], **{name: summary[name] for name in ("accuracy", "macro_f1", "ece")}}
 

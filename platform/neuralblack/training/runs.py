@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 Calibrate = Callable[[ModelFolder, Dataset, Split], tuple[dict[str, Any], dict[str, Tensor]]]
 
 
-def check_run(config: TrainConfig, *, data: Path) -> tuple[Dataset, Split]:
+def check_run(config: TrainConfig, *, data: str | Path) -> tuple[Dataset, Split]:
     """Check everything that can be checked before a worker starts; nothing is written.
 
     Raises:
@@ -136,7 +136,7 @@ def epoch_line(metrics: Metrics) -> str:
 
 
 def train_here(
-    config: TrainConfig, *, data: Path, run: Path, calibrate: Calibrate | None = None, track: Sequence[str] = ()
+    config: TrainConfig, *, data: str | Path, run: Path, calibrate: Calibrate | None = None, track: Sequence[str] = ()
 ) -> ModelFolder:
     """Train in this process, without Ray; the same command goes on behind the newest checkpoint."""
     dataset, split = check_run(config, data=data)

@@ -1,0 +1,96 @@
+"""Files on this node's disk that can be made again: in use while they are open, and the oldest go first."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from neuralblack.errors import InputError
+from neuralblack.files import lock
+
+HEADROOM = 1.1  # of a file's bytes, what must be free on the disk before it is begun
+
+
+def folder_on_this_node(name: str) -> Path:
+    """Make a folder of this user under the temporary one, or where NEURALBLACK_CACHE says.
+
+    Raises:
+        InputError: it is somebody else's, who could put anything there.
+
+    """
+    parent = os.environ.get("NEURALBLACK_CACHE") or f"{tempfile.gettempdir()}/neuralblack-{os.getuid()}"
+    folder = Path(parent) / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(each.lstat().st_uid != os.getuid() or each.is_symlink() for each in (folder.parent, folder)):
+        raise InputError(
+            folder,
+            found="a folder of another user",
+            expected="one of your own",
+            fix="export NEURALBLACK_CACHE=FOLDER on every node",
+        )
+    return folder
+
+
+def open_in_use(path: Path) -> int:
+    """Open a file for reading and writing, marked as in use, so that `make_room` leaves it alone."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # it was removed while we waited
+
+
+def make_room(folder: Path, need: int, *, max_bytes: int) -> bool:
+    """Remove the files that nobody has open and nobody has opened for longest, until there is room.
+
+    Args:
+        folder: everything of `max_bytes`.
+        need: bytes of the file to come.
+        max_bytes: of all files together.
+
+    Returns:
+        False where what is in use, or the disk, leaves no room.
+
+    """
+    with lock(folder / "room.lock"):
+        files = sorted(folder.rglob("*.bin"), key=lambda path: path.stat().st_mtime)
+        used = sum(_taken(path) for path in files)
+        for path in files:
+            if _fits(folder, used, need, max_bytes):
+                break
+            size = _taken(path)
+            if _removed(path):
+                used -= size
+        return _fits(folder, used, need, max_bytes)
+
+
+def _fits(folder: Path, used: int, need: int, max_bytes: int) -> bool:
+    return used + need <= max_bytes and shutil.disk_usage(folder).free >= HEADROOM * need
+
+
+def _taken(path: Path) -> int:
+    """Bytes of a file; of one that is in use all that it may come to, though holes take nothing yet."""
+    found = path.stat()
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return max(found.st_size, found.st_blocks * 512)
+    finally:
+        os.close(descriptor)
+    return found.st_blocks * 512
+
+
+def _removed(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.with_suffix(".sum").unlink(missing_ok=True)
+        path.unlink()
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,89 @@
+"""Write a prepared dataset as shards, into a folder or into S3; who trains on them opens them like the dataset."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from neuralblack.data.dataset import Dataset
+from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, Place, read_manifest, scattered
+from neuralblack.errors import InputError
+from neuralblack.files import sha256, write_json
+
+SLICES = 4096  # of a shard: 256 MiB at 256 x 256 pixels
+
+
+def write_shards(
+    dataset: Dataset,
+    out: str,
+    *,
+    slices: int = SLICES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write shards of so many slices, the index, and the manifest last; nothing is done where they are there already.
+
+    Args:
+        dataset: N slices; their order, and so the dataset's hash, stays what it is.
+        out: a folder on every node, or s3://BUCKET/PREFIX.
+        slices: of a shard; the last one may have fewer.
+        progress: called with slices written and all slices.
+
+    Raises:
+        InputError: shards of another dataset are there, or nothing can be written there.
+
+    """
+    place = Place(out)
+    manifest = read_manifest(place)
+    if manifest is not None:
+        if manifest["dataset"]["files"]["slices.arrow"] == dataset.hash and manifest["slices"] == slices:
+            return
+        raise InputError(
+            out,
+            found=f"shards of {manifest['slices']} slices, or of another dataset",
+            expected="an empty place, or shards of this dataset",
+            fix="choose another place",
+        )
+    order = scattered(len(dataset))
+    shards = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, at in enumerate(range(0, len(order), slices)):
+            rows = order[at : at + slices]
+            path = Path(folder) / f"{number:05d}.arrow"
+            width = dataset.spec.size**2
+            pixels = pa.py_buffer(dataset.images[rows].tobytes())
+            images = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(rows), [None, pixels])
+            _write(path, pa.record_batch({"image": images}))
+            shards.append(
+                {"name": path.name, "slices": len(rows), "bytes": path.stat().st_size, "sha256": sha256(path)}
+            )
+            place.put(path.name, path)
+            path.unlink()
+            progress(at + len(rows), len(order))
+        index = Path(folder) / INDEX
+        columns = {
+            "id": pa.array(dataset.ids, pa.string()),
+            "patient": pa.array(dataset.patients, pa.string()),
+            "label": pa.array(dataset.labels, pa.string()),
+            "fold": pa.array(dataset.folds, pa.int64()),
+            "source": pa.array(dataset.sources, pa.string()),
+            "source_hash": pa.array(dataset.source_hashes, pa.string()),
+            "box": pa.array(list(dataset.boxes), pa.list_(pa.int32(), 4)),
+        }
+        _write(index, pa.record_batch(columns))
+        place.put(INDEX, index)
+        facts = {
+            "kind": KIND,
+            "format": FORMAT,
+            "dataset": dataset.manifest,
+            "slices": slices,
+            "shards": shards,
+            "index": sha256(index),
+        }
+        write_json(Path(folder) / MANIFEST, facts)
+        place.put(MANIFEST, Path(folder) / MANIFEST)
+
+
+def _write(path: Path, batch: pa.RecordBatch) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)

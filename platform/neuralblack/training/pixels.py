@@ -1,0 +1,52 @@
+"""The slices of a dataset where batches are made: all of them on the device where they fit, else as they are needed."""
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuralblack.data.shards import Images, ShardedImages
+from neuralblack.models.execution import Execution
+
+SHARE = 0.5  # of a GPU's free memory, at most, for slices; the rest is for training
+AT_A_TIME = 4096  # slices on their way to a GPU
+
+
+class Pixels:
+    """rows -> slices on the device, (B, S, S) uint8.
+
+    On a CPU they are a view of the memory map, on a GPU a copy. What does not fit there, and shards on a CPU, are
+    read when they are asked for; `ahead` says of which rows that will be.
+    """
+
+    def __init__(self, images: Images, execution: Execution) -> None:
+        """Take what `Dataset.images` is."""
+        self._images, self._device = images, execution.device
+        self._whole: Tensor | None = None
+        if execution.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(execution.device)
+            if images.nbytes <= SHARE * free:
+                parts = range(0, len(images), AT_A_TIME)
+                self._whole = torch.cat([_tensor(images[at : at + AT_A_TIME]).to(self._device) for at in parts])
+        elif not isinstance(images, ShardedImages):
+            self._whole = _tensor(images)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Gather rows, (B,) int64 on any device."""
+        if self._whole is None:
+            return torch.from_numpy(self._images[rows.cpu().numpy()]).to(self._device)
+        return self._whole[rows.to(self._whole.device)]
+
+    def ahead(self, rows: Tensor) -> None:
+        """Say which rows will be asked for soon."""
+        if self._whole is None and isinstance(self._images, ShardedImages):
+            self._images.ahead(rows.cpu().numpy())
+
+
+def _tensor(images: NDArray[np.uint8]) -> Tensor:
+    with warnings.catch_warnings():
+        # A memory map is read-only and torch warns of it; nothing here writes to it.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)

@@ -1,0 +1,174 @@
+"""Shards: the slices and the results of the dataset they were made of, whether in a folder or on an S3 server."""
+
+import logging
+
+import boto3
+import httpx
+import numpy as np
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+
+from neuralblack.cluster.environment import shared_dataset
+from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import open_dataset
+from neuralblack.data.shards import places_of, scattered
+from neuralblack.data.write_shards import write_shards
+from neuralblack.errors import InputError
+from neuralblack.files import sha256
+from neuralblack.registry.describe import describe
+from neuralblack.registry.run_folder import history_of
+from neuralblack.training.batches import shuffled
+from neuralblack.training.runs import train_here
+
+CONFIG = TrainConfig(
+    model="tiny", weights="none", schedule="all", lr=0.02, epochs=2, batch_size=7, batch_norm="eval", precision="fp32"
+)
+OF = 7  # slices of a shard: nine of them for the dataset's 60
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where this node keeps its copies."""
+    monkeypatch.setenv("NEURALBLACK_CACHE", str(tmp_path / "node"))
+    return tmp_path / "node" / "shards"
+
+
+@pytest.fixture
+def bucket(monkeypatch, cache):
+    """The address of a bucket on an S3 server of our own, and a client of it."""
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    try:
+        url = "http://{}:{}".format(*server.get_host_and_port())
+        for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "ENDPOINT_URL": url}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="slices")
+        yield client
+        httpx.post(f"{url}/moto-api/reset").raise_for_status()  # its buckets are this process's, not this server's
+    finally:
+        server.stop()
+
+
+def weights_of(run):
+    return sha256(run / "model" / "weights.safetensors")
+
+
+def test_shards_hold_the_slices_of_their_dataset_under_its_hash(dataset, cache, tmp_path):
+    write_shards(dataset, str(tmp_path / "shards"), slices=OF)
+    found = open_dataset(tmp_path / "shards")
+
+    assert found.hash == dataset.hash and found.images.shape == dataset.images.shape
+    for name in ("ids", "patients", "labels", "sources", "source_hashes", "classes", "spec"):
+        assert getattr(found, name) == getattr(dataset, name)
+    assert (found.folds == dataset.folds).all() and (found.boxes == dataset.boxes).all()
+    for rows in (slice(None), slice(3, 40, 5), np.array([5, 5, 59, 0]), 17, np.int64(-1)):
+        assert np.array_equal(found.images[rows], dataset.images[rows])
+    assert dict(describe(str(tmp_path / "shards")))["slices"] == dict(describe(dataset.path))["slices"]
+    assert sum(path.suffix == ".bin" for path in cache.iterdir()) == 0  # they lie on the same disk
+
+
+def test_the_same_shards_again_are_left_alone_and_others_in_their_place_are_refused(dataset, cache, tmp_path):
+    write_shards(dataset, str(tmp_path), slices=OF)
+    before = (tmp_path / "00000.arrow").stat().st_mtime_ns
+    write_shards(dataset, str(tmp_path), slices=OF)
+
+    assert (tmp_path / "00000.arrow").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="found shards of 7 slices, or of another dataset"):
+        write_shards(dataset, str(tmp_path), slices=8)
+
+
+@pytest.mark.parametrize("window", [0, 24])
+def test_a_run_on_an_s3_server_ends_with_the_weights_and_metrics_of_one_on_the_dataset(
+    window, dataset, bucket, cache, tiny, tmp_path
+):
+    config = CONFIG.model_copy(update={"shuffle_window": window})
+    write_shards(dataset, "s3://slices/all", slices=OF)
+
+    train_here(config, data=dataset.path, run=tmp_path / "here")
+    train_here(config, data=shared_dataset("s3://slices/all"), run=tmp_path / "there")
+
+    assert weights_of(tmp_path / "there") == weights_of(tmp_path / "here")
+    assert history_of(tmp_path / "there") == history_of(tmp_path / "here")
+    assert sum(path.suffix == ".bin" for path in cache.iterdir()) == 9
+
+
+def test_a_node_without_room_for_all_shards_fetches_them_again_and_never_holds_more(
+    dataset, bucket, cache, tiny, tmp_path, monkeypatch
+):
+    config = CONFIG.model_copy(update={"shuffle_window": 2 * OF})
+    write_shards(dataset, "s3://slices/all", slices=OF)
+    one = bucket.head_object(Bucket="slices", Key="all/00000.arrow")["ContentLength"]
+    train_here(config, data=dataset.path, run=tmp_path / "here")
+
+    monkeypatch.setenv("NEURALBLACK_CACHE_GIB", str(3.5 * one / 2**30))
+    train_here(config, data="s3://slices/all", run=tmp_path / "there")
+
+    assert weights_of(tmp_path / "there") == weights_of(tmp_path / "here")
+    assert 1 <= sum(path.suffix == ".bin" for path in cache.iterdir()) <= 3
+    monkeypatch.setenv("NEURALBLACK_CACHE_GIB", str(0.5 * one / 2**30))
+    with pytest.raises(InputError, match="found no room for a shard"):
+        _ = open_dataset("s3://slices/all").images[0]
+
+
+def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_is_refused_by_its_name(
+    dataset, bucket, cache, tmp_path, caplog
+):
+    write_shards(dataset, "s3://slices/all", slices=OF)
+    _ = open_dataset("s3://slices/all").images[:]
+    copy = min(cache.glob("*.bin"))
+    copy.write_bytes(copy.read_bytes()[:-1] + b"?")
+
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(open_dataset("s3://slices/all").images[:], dataset.images)
+    assert "was damaged, and is fetched again" in caplog.text
+
+    bucket.put_object(Bucket="slices", Key="all/00003.arrow", Body=b"something else")
+    for kept in cache.glob("*.bin"):
+        kept.unlink()
+    with pytest.raises(InputError, match=r"s3://slices/all/00003\.arrow: found .* as shards\.json says"):
+        _ = open_dataset("s3://slices/all").images[:]
+    assert [path for path in cache.iterdir() if path.suffix not in (".bin", ".lock")] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda client: client.delete_object(Bucket="slices", Key="all/shards.json"), "found no shards.json"),
+        (lambda client: client.delete_object(Bucket="slices", Key="all/index.arrow"), "index.arrow: found nothing"),
+        (lambda client: client.put_object(Bucket="slices", Key="all/index.arrow", Body=b"?"), "found another content"),
+        (lambda client: client.put_object(Bucket="slices", Key="all/shards.json", Body=b"{}"), "found None of format"),
+        (lambda client: client.put_object(Bucket="slices", Key="all/shards.json", Body=b"{"), "found no readable JSON"),
+        (lambda client: client.delete_object(Bucket="slices", Key="all/00001.arrow"), "00001.arrow: found"),
+    ],
+)
+def test_what_is_missing_or_damaged_on_the_server_is_one_clean_error(change, words, dataset, bucket, cache):
+    write_shards(dataset, "s3://slices/all", slices=OF)
+    change(bucket)
+
+    with pytest.raises(InputError, match=words):
+        _ = open_dataset("s3://slices/all").images[:]
+
+
+def test_an_address_that_nobody_answers_is_one_clean_error(cache, monkeypatch):
+    with pytest.raises(InputError, match=r"found .* expected a file that can be reached"):
+        open_dataset("gopher://slices")
+
+
+def test_every_stretch_of_an_order_comes_from_few_shards_and_every_slice_once():
+    count, of, window = 4000, 100, 800
+    places = places_of(count)[np.arange(0, count, 2)]  # the training part: every second slice
+
+    order = shuffled(places, window, torch.Generator().manual_seed(1)).numpy()
+    again = shuffled(places, window, torch.Generator().manual_seed(2)).numpy()
+
+    assert sorted(order) == list(range(len(places)))
+    shards = places[order] // of
+    assert max(len(set(shards[at : at + 200])) for at in range(0, len(order), 200)) <= 16
+    assert len(set(shards)) == 40
+    assert not np.array_equal(order, again)
+    mixed = shuffled(places, 0, torch.Generator().manual_seed(1)).numpy()
+    assert min(len(set(places[mixed][at : at + 200] // of)) for at in range(0, len(mixed), 200)) > 30
+    assert np.array_equal(places_of(count)[scattered(count)], np.arange(count))
