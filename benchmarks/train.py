@@ -1,4 +1,4 @@
-"""Measure training: a step beside its floor and beside a usual script, and a search with and without sharing.
+"""Measure training: a step beside its floor and a usual script, a search with and without sharing, and processes.
 
 python -m benchmarks.train --out docs/benchmarks/train.md
 
@@ -14,12 +14,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import patch
 
 import torch
 import typer
 from benchmarks.machine import busy_cores, describe_machine
+from benchmarks.train_cluster import checkpoint_cost, kill_cost, ray_beside_ddp, trial_starts
 from PIL import Image
 from torch import Tensor, nn
 
@@ -88,7 +91,7 @@ def ours(work: Work, depth: int) -> float:
         config,
         execution=work.execution,
         batch_norm="eval",
-        validate=lambda _: marks.append(time.perf_counter()) or {},  # type: ignore[func-returns-value]
+        validate=lambda *_: marks.append(time.perf_counter()) or {},  # type: ignore[func-returns-value]
         report=lambda *_: None,
     )
     return len(work.labels) / (marks[0] - start)
@@ -204,8 +207,8 @@ def steps(work: Work, rounds: int) -> Iterator[str]:
     )
 
 
-def search(work: Work, folder: Path, *, trials: int, model: str) -> Iterator[str]:
-    """Run the same search without and with sharing, and compare time and weights."""
+def search(work: Work, folder: Path, *, trials: int, model: str, rungs: bool) -> Iterator[str]:
+    """Run a search without and with sharing, and compare time and weights; with rungs, or each trial to its end."""
     from neuralblack.cluster.space import DEFAULT_SPACE
     from neuralblack.cluster.tune import tune_on_cluster
     from neuralblack.files import sha256
@@ -219,12 +222,15 @@ def search(work: Work, folder: Path, *, trials: int, model: str) -> Iterator[str
             "weights": "none" if model == "resnet50" else "imagenet",
         }
     )
-    os.environ["NEURALBLACK_CACHE"] = str(folder / "cache")  # an empty one, which Ray's workers inherit
     seconds, kept, shared = {}, {}, 0.0
+    folder = folder / ("rungs" if rungs else "whole")
+    folder.mkdir()
+    os.environ["NEURALBLACK_CACHE"] = str(folder / "cache")  # an empty one, which Ray's workers inherit
     for name, gib in (("without sharing", 0.0), ("with sharing", 16.0)):
         run = folder / name.replace(" ", "-")
         start = time.perf_counter()
-        _, rows = tune_on_cluster(config, data=work.data, run=run, space=space, trials=trials, share_gib=gib)
+        with nullcontext() if rungs else patch("neuralblack.cluster.tune.rungs_of", lambda *_, epochs: [2 * epochs]):
+            _, rows = tune_on_cluster(config, data=work.data, run=run, space=space, trials=trials, share_gib=gib)
         seconds[name] = time.perf_counter() - start
         kept[name] = {
             path.parent.parent.name.rpartition("_")[2] + path.parent.name: sha256(path)
@@ -237,7 +243,8 @@ def search(work: Work, folder: Path, *, trials: int, model: str) -> Iterator[str
     same = [name for name in both if first[name] == second[name]]
     ratio = seconds["without sharing"] / seconds["with sharing"]
     yield (
-        f"{trials} trials of {model}, {{0: 1, 3: 2, 6: all}}, 8 epochs, rungs at the unfreeze points in both: "
+        f"{trials} trials of {model}, {{0: 1, 3: 2, 6: all}}, 8 epochs, "
+        f"{'rungs at the unfreeze points in both' if rungs else 'every trial to its end'}: "
         f"{seconds['without sharing']:.0f} s without, {seconds['with sharing']:.0f} s with sharing: {ratio:.2f} times. "
         f"{100 * shared:.0f}% of all epochs' slices were shared. Of {len(both)} checkpoints that both searches kept, "
         f"{len(same)} have the same weights, to the bit."
@@ -264,7 +271,13 @@ def main(
         lines += [*steps(work, rounds), ""]
         larger = Work(folder / "searched", patients=searched, batch=16)
         lines += [f"## A search over {len(larger.labels)} slices", ""]
-        lines += search(larger, folder / "searched", trials=trials, model=model)
+        for rungs in (False, True):
+            lines += [*search(larger, folder / "searched", trials=trials, model=model, rungs=rungs), ""]
+        lines += ["## Processes", ""]
+        config = larger.config.model_copy(update={"model": model, "precision": "fp32"})
+        lines += [*ray_beside_ddp(config, larger.data, folder, rounds=rounds), ""]
+        lines += [checkpoint_cost(folder / "checkpoint"), "", kill_cost(config, larger.data, folder / "killed"), ""]
+        lines += trial_starts(config, larger.data, folder)
     text = "\n".join(lines) + "\n"
     print(text)
     if out:

@@ -12,6 +12,7 @@ from neuralblack.data.dataset import open_dataset
 from neuralblack.data.node_cache import make_room
 from neuralblack.data.splits import make_split
 from neuralblack.models.execution import Execution
+from neuralblack.models.inputs import to_input
 from neuralblack.models.table import build_model
 from neuralblack.training import device_rows, feature_cache
 from neuralblack.training.activations import ActivationFile
@@ -23,20 +24,26 @@ BF16 = CONFIG.model_copy(update={"precision": "bf16", "schedule": {0: 1, 2: 2, 3
 ROW = (4, 3, 3)
 
 
-def trial(dataset, config, folder=None, *, max_bytes=2**30, schedules=()):
+def trial(dataset, config, folder=None, **more):
     """Train; the last weights, and for each epoch the share of slices that another trial had computed."""
+    state, history = trained(dataset, config, folder, **more)
+    return state, [metrics["shared"] for metrics in history]
+
+
+def trained(dataset, config, folder=None, *, max_bytes=2**30, schedules=()):
+    """Train; the last weights, and the metrics of each epoch."""
     torch.set_num_threads(1)
-    states, shares = [], []
+    states, history = [], []
 
     def report(metrics, state):
         states.append({key: value.clone() for key, value in state["model"].items()})
-        shares.append(metrics["shared"])
+        history.append(metrics)
 
     data = open_dataset(dataset.path)
     split = make_split(data, train=None, validation=(2,), test=(1,))
     sharing = Sharing(folder, max_bytes, schedules) if folder else None
     train(config, data, split, report=report, device="cpu", sharing=sharing)
-    return states[-1], shares
+    return states[-1], history
 
 
 def equal(first, second) -> bool:
@@ -54,6 +61,28 @@ def test_a_trial_ends_with_the_same_bits_whoever_computed_its_activations_and_in
     assert filled == [0, 0, 0, 0], "nobody had been there"
     assert found == [1, 1, 1, 0], "while at most two stages learn, all is there already"
     assert equal(shared, alone)
+
+
+def test_what_frozen_stages_say_of_a_validation_slice_is_computed_once_for_all_epochs_and_trials(
+    dataset, tiny, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        "neuralblack.training.recipe.to_input",
+        lambda images, network: asked.append(len(images)) or to_input(images, network),
+    )
+
+    alone = trained(dataset, BF16)[1]
+    each = sum(asked) // BF16.epochs
+    asked.clear()
+    first = trained(dataset, BF16, tmp_path)[1]
+    firsts, _ = sum(asked), asked.clear()
+    second = trained(dataset, BF16, tmp_path)[1]
+
+    assert each > 0 and firsts == 3 * each, "once for the head's epochs, once for two stages, once where all learn"
+    assert sum(asked) == each, "where all learn"
+    for history in (first, second):
+        assert [{**metrics, "shared": 0} for metrics in history] == [{**metrics, "shared": 0} for metrics in alone]
 
 
 def test_one_pass_fills_both_boundaries_where_another_schedule_wants_the_lower_one(dataset, tiny, tmp_path):

@@ -1,8 +1,9 @@
 """What the frozen stages say of each training view, computed once and shared by every trial of a search on this node.
 
-A view is a function of (seed, image, epoch), so frozen stages of equal weights say the same of it in every trial. Two
-boundaries are kept: the pooled maps in front of the head, while the head alone learns, and the input of the last stage
-before it, while those two learn. Deeper ones are not worth their bytes (1.23 times, FACTS).
+A view is a function of (seed, image, epoch), so frozen stages of equal weights say the same of it in every trial; of a
+validation slice, which is no view, in every epoch as well. Two boundaries are kept: the pooled maps in front of the
+head, while the head alone learns, and the input of the last stage before it, while those two learn. Deeper ones are not
+worth their bytes (1.23 times, FACTS).
 
 Nothing is approximate: what is kept has the bits that the trial would have computed itself, or is not kept. So before
 any of it, a batch is computed whole and in two parts; where these differ, for this network, boundary, number format
@@ -28,6 +29,7 @@ from neuralblack.training.unfreezing import depth_at, split_at
 
 log = logging.getLogger(__name__)
 
+SLICES = -1  # instead of an epoch: the slices themselves, not views of them
 HEAD, HEAD_AND_LAST = 1, 2  # stages that learn: the depths at which something is kept
 Views = Callable[[Tensor], Tensor]  # rows (B,) int64 -> their views of one epoch, (B, 1, S, S) float32, on the device
 
@@ -86,7 +88,7 @@ class FeatureCache:
             facts: everything but the weights that activations depend on: dataset, preprocessing, views, network.
             stages: of the network.
             slices: of the dataset, whose numbers are the rows.
-            count: training slices, which a file holds in the end.
+            count: rows that a file holds in the end, at most.
             execution: device and number format.
             worker: of those that train together; each fills rows of its own.
 
@@ -105,7 +107,7 @@ class FeatureCache:
         Args:
             frozen: the stages that don't learn; the same object as long as they are the same.
             rows: (B,) int64 on the CPU.
-            epoch: from 0.
+            epoch: from 0; SLICES where `views` gives the slices themselves.
             views: draws them, where they are needed.
 
         """
@@ -113,8 +115,9 @@ class FeatureCache:
             self._begin(frozen, rows, views)
         depth, numbers = self._stages - len(frozen), rows.numpy()
         file = self._file(depth, epoch) if depth in self._boundaries else None
+        counted = len(rows) if epoch != SLICES else 0
         if file is None:
-            self._computed += len(rows)
+            self._computed += counted
             return through(frozen, views(rows), self._execution)
         on_device = self._on_device(depth, file)
         kept = on_device.read(rows) if on_device else None
@@ -123,7 +126,7 @@ class FeatureCache:
             with file.filling(self._worker):
                 kept = file.read(numbers)
                 if kept is None:
-                    self._computed += len(rows)
+                    self._computed += counted
                     found = self._compute(frozen, rows, epoch, views)
                     if not file.write(numbers, found):
                         file.close()
@@ -131,13 +134,13 @@ class FeatureCache:
                     if on_device:
                         on_device.write(rows, found)
                     return found
-        self._found += len(rows)
+        self._found += counted
         if on_device and kept.device != self._execution.device:
             on_device.write(rows, kept.to(self._execution.device))
         return kept.to(self._execution.device)
 
     def shared(self) -> float:
-        """Say which share of the rows had been computed before, 0..1, since this was asked last."""
+        """Say which share of the views had been computed before, 0..1, since this was asked last."""
         share = self._found / max(1, self._found + self._computed)
         self._computed = self._found = 0
         return share
@@ -154,7 +157,10 @@ class FeatureCache:
         if self._stages - len(frozen) != HEAD:
             return through(frozen, views(rows), self._execution)
         earlier, last = split_at(frozen, len(frozen) - 1)
-        wanted = any(depth_at(each, epoch) == HEAD_AND_LAST for each in self._sharing.schedules)
+        wanted = any(
+            HEAD_AND_LAST in each.values() if epoch == SLICES else depth_at(each, epoch) == HEAD_AND_LAST
+            for each in self._sharing.schedules
+        )
         below = self._file(HEAD_AND_LAST, epoch) if wanted else None
         kept = below.read(rows.numpy()) if below else None
         if kept is None:
@@ -204,9 +210,9 @@ class FeatureCache:
         return folder
 
     def _file(self, depth: int, epoch: int) -> ActivationFile | None:
-        """Open the file of an epoch and close those of others; None where there is no room for it."""
+        """Open the file of an epoch and close those of earlier ones; None where there is no room for it."""
         if (depth, epoch) not in self._files:
-            for key in [key for key in self._files if key[1] != epoch]:
+            for key in [key for key in self._files if SLICES != key[1] < epoch]:
                 file = self._files.pop(key)
                 if file:
                     file.close()
@@ -218,10 +224,11 @@ class FeatureCache:
         return device_rows(file.path, rows=self._slices, shape=boundary.shape, dtype=boundary.dtype, device=device)
 
     def _opened(self, boundary: _Boundary, epoch: int) -> ActivationFile | None:
-        path = boundary.folder / f"{epoch:04d}.bin"
+        name = "slices" if epoch == SLICES else f"epoch {epoch + 1}"
+        path = boundary.folder / ("slices.bin" if epoch == SLICES else f"{epoch:04d}.bin")
         need = self._count * boundary.dtype.itemsize * int(torch.Size(boundary.shape).numel())
         folder, max_bytes = self._sharing.folder, self._sharing.max_bytes
         if not path.exists() and not make_room(folder, need, max_bytes=max_bytes):
-            log.info("epoch %d is not shared: %s has no room for %d MiB more", epoch + 1, folder, need >> 20)
+            log.info("%s: not shared: %s has no room for %d MiB more", name, folder, need >> 20)
             return None
         return ActivationFile(path, rows=self._slices, shape=boundary.shape, dtype=boundary.dtype)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 State = dict[str, Any]  # {"epoch": int, "model": state dict, "optimizer": state dict, "made": how, for the card}
 Report = Callable[[Metrics, State], None]
-Validate = Callable[[nn.Sequential], Metrics]
+Validate = Callable[[nn.Sequential, nn.Sequential], Metrics]  # frozen stages, learning ones
 
 
 class EpochBatches(Protocol):
@@ -54,7 +54,7 @@ def fit(
         config: the run's numbers.
         execution: the device and the number format of autocast.
         batch_norm: `eval` or `local`, what statistics do in learning stages.
-        validate: the bare model, in eval mode -> metrics over the whole group.
+        validate: the bare model in its two parts, in eval mode -> metrics over the whole group.
         report: called after every epoch on every rank with the metrics and a state to resume from.
         group: this process's place among the workers; none given: alone.
         start: a state that `report` was given; training goes on behind it.
@@ -112,7 +112,7 @@ def fit(
             )
         share_rank_0s_buffers(model, group)
         metrics = {"epoch": epoch, "train_loss": total / weight, "train_accuracy": hits / seen}
-        metrics |= validate(model.eval())
+        metrics |= validate(frozen.eval(), learning_stages.eval())
         metrics |= {"lr": peaks[-1] * share, "stages": min(now, len(model)), "shared": batches.shared()}
         state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         report(metrics, state | {"made": {"execution": execution.reason, "batch_norm": batch_norm}})

@@ -17,8 +17,8 @@ from neuralblack.models.heads import loss_of, probabilities
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import Network, build_model, network_of
 from neuralblack.training.batches import AHEAD, Batches
-from neuralblack.training.feature_cache import FeatureCache, Sharing
-from neuralblack.training.frozen import code_hash
+from neuralblack.training.feature_cache import SLICES, FeatureCache, Sharing
+from neuralblack.training.frozen import code_hash, through
 from neuralblack.training.group import OneProcess
 from neuralblack.training.loop import Metrics, Report, State, Validate, fit
 from neuralblack.training.pixels import Pixels
@@ -72,7 +72,7 @@ def train(
             facts=facts_of(config, dataset),
             stages=len(model),
             slices=len(dataset),
-            count=len(split.train),
+            count=max(len(split.train), len(split.validation)),
             execution=execution,
             worker=group.rank,
         )
@@ -95,7 +95,7 @@ def train(
             config,
             execution=execution,
             batch_norm=batch_norm_of(config),
-            validate=validation(pixels, dataset, split, network=network, execution=execution, group=group),
+            validate=validation(pixels, dataset, split, network=network, execution=execution, group=group, cache=cache),
             report=report,
             group=group,
             start=start,
@@ -117,21 +117,45 @@ def facts_of(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def classify(
-    model: nn.Sequential, pixels: Pixels, rows: Tensor, *, network: Network, execution: Execution, batch: int = 64
+    stages: nn.Sequential,
+    pixels: Pixels,
+    rows: Tensor,
+    *,
+    network: Network,
+    execution: Execution,
+    frozen: nn.Sequential | None = None,
+    cache: FeatureCache | None = None,
+    batch: int = 64,
 ) -> Tensor:
     """Classify slices without augmentation: rows (R,) of a dataset's pixels -> (R, K) probabilities.
 
-    The model is in eval mode, on the device of `execution`.
+    Args:
+        stages: of the network, in eval mode, on the device; all of them, or those behind `frozen`.
+        pixels, rows: which slices.
+        network, execution: input size and device.
+        frozen: stages before; none given: there are none.
+        cache: where what `frozen` says is shared; none given: it is computed.
+        batch: slices at a time.
+
     """
+
+    def slices(rows: Tensor) -> Tensor:
+        return to_input(pixels(rows), network)
+
     found = []
     for number, part in enumerate(rows.split(batch)):
         if number % AHEAD == 0:
             pixels.ahead(rows[number * batch : (number + 2 * AHEAD) * batch])
-        inputs = to_input(pixels(part), network)
+        if not frozen:
+            inputs = slices(part)
+        elif cache:
+            inputs = cache(frozen, part, SLICES, slices)
+        else:
+            inputs = through(frozen, slices(part), execution)
         with execution.autocast():
-            found.append(probabilities(model(inputs)))
+            found.append(probabilities(stages(inputs)))
     return torch.cat(found)
 
 
@@ -150,18 +174,25 @@ def validation(
     network: Network,
     execution: Execution,
     group: OneProcess,
+    cache: FeatureCache | None = None,
 ) -> Validate:
     """Make the function that measures a model on the validation part, each slice exactly once over all workers."""
     rows, labels = split.validation, class_numbers(dataset, split.validation, split.classes)
     by_shard = np.argsort(places_of(len(dataset))[rows])  # so that each shard is read once
 
-    def validate(model: nn.Sequential) -> Metrics:
+    def validate(frozen: nn.Sequential, learning: nn.Sequential) -> Metrics:
         # Every rank fills in its own rows of a table of zeros; their sum is the whole table, without padding.
         table = torch.zeros(len(rows), len(split.classes), device=execution.device)
         mine = by_shard[group.rank :: group.size]
         if len(mine):
             table[torch.as_tensor(mine)] = classify(
-                model, pixels, torch.as_tensor(rows[mine]), network=network, execution=execution
+                learning,
+                pixels,
+                torch.as_tensor(rows[mine]),
+                network=network,
+                execution=execution,
+                frozen=frozen,
+                cache=cache,
             )
         summary: dict[str, Any] = measure.summarise(labels, group.sum(table).cpu().numpy(), split.classes)
         return {"loss": summary["log_loss"], **{name: summary[name] for name in ("accuracy", "macro_f1", "ece")}}
