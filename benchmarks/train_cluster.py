@@ -190,8 +190,8 @@ def trial_starts(config: TrainConfig, data: Path, folder: Path) -> Iterator[str]
     cold, warm, inner = starts[1][0], statistics.median(starts[1][1:]), statistics.median(starts[2][1:])
     yield (
         f"A trial starts cold in {cold:.1f} s (with Tune itself), warm in {warm:.2f} s, over an inner TorchTrainer of "
-        f"two workers in {inner:.1f} s: from the end of what was before to the end of its first epoch, less the time of "
-        f"its second. So warm is {cold / max(warm, RESOLVED):.0f} times as fast as cold"
+        f"two workers in {inner:.1f} s: from the end of what was before to the end of its first epoch, less its second "
+        f"one's time. So warm is {cold / max(warm, RESOLVED):.0f} times as fast as cold"
         f"{f', at least: less than {RESOLVED} s are not resolved' if warm < RESOLVED else ''}."
     )
 
