@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from benchmarks.processes import MARK, marked
 
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
@@ -27,6 +29,7 @@ from neuralblack.training.unfreezing import set_learning, stage_groups
 
 WORKERS = 2
 RESOLVED = 0.1  # seconds; two epochs of one trial differ by about as much
+PATIENCE_S = 600
 EPOCHS = 6  # of a run; the first is not counted
 
 
@@ -134,14 +137,18 @@ def kill_cost(config: TrainConfig, data: Path, run: Path) -> str:
 
     config = config.model_copy(update={"epochs": EPOCHS, "schedule": "all"})
     epochs, killed = run / "epochs", []
+    os.environ[MARK] = uuid.uuid4().hex  # which every process has that is started from here
 
     def kill() -> None:
+        deadline = time.monotonic() + PATIENCE_S
         while not (epochs / "0002.json").exists():
+            if time.monotonic() > deadline:
+                return  # training has failed, or will say so
             time.sleep(0.01)
         killed.append((time.time(), _worker()))
         os.kill(killed[0][1], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     train_on_cluster(config, data=data, run=run, workers=1)
     killer.join()
@@ -154,10 +161,11 @@ def kill_cost(config: TrainConfig, data: Path, run: Path) -> str:
 
 
 def _worker() -> int:
-    for folder in Path("/proc").glob("[0-9]*"):
+    """Find Ray Train's worker among the processes that this one has started."""
+    for pid in marked(os.environ[MARK]):
         try:
-            if b"RayTrainWorker" in (folder / "cmdline").read_bytes():
-                return int(folder.name)
+            if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
         except OSError:
             continue  # it has ended meanwhile
     raise RuntimeError("no worker of Ray Train is there to be killed")

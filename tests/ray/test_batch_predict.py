@@ -317,3 +317,29 @@ def test_neither_a_killed_run_nor_a_killed_worker_costs_or_doubles_a_slice(scans
     assert read_json(out / "summary.json")["statuses"]["ok"] == 600
     here(source, tmp_path / "whole", model)
     assert [row["label"] for row in rows] == [row["label"] for row in rows_of(tmp_path / "whole")]
+
+
+def test_what_a_lost_worker_leaves_is_done_by_the_next_ones_and_a_worker_that_cannot_start_is_said_at_once(
+    scans, model, tmp_path, monkeypatch
+):
+    import ray
+
+    from neuralblack.cluster import batch_predict
+    from neuralblack.errors import RunError
+
+    losses = [2, 2]  # of two attempts, each behind two shards
+    cause = ray.exceptions.ActorUnavailableError("the actor is temporarily unavailable", None)
+
+    def on_ray(what, missing, folder, out, **more):
+        given = missing[: losses.pop()] if losses else missing
+        yield from batch_predict._here(what, given, folder, out, **more)
+        if given is not missing:
+            raise batch_predict._cause(cause)
+
+    monkeypatch.setattr(batch_predict, "_on_ray", on_ray)
+    whole = batch_predict.classify_all(scans, tmp_path / "out", model=model, engine="eager-fp32")
+
+    assert losses == [] and whole["items"] == len(rows_of(tmp_path / "out"))
+    unable = ray.exceptions.ActorDiedError()
+    unable._actor_init_failed = True
+    assert isinstance(batch_predict._cause(unable), RunError)

@@ -9,12 +9,14 @@ import sys
 import time
 
 import pytest
+from tests.e2e.processes import descendants, words_of
 from tests.ray.test_cluster import CONFIG, ROOT, eventually, weights_of
 
 from neuralblack.registry.run_folder import history_of
 from neuralblack.training.runs import train_here
 
 pytestmark = pytest.mark.ray
+STARTS = "device and number format"  # what a worker says first
 
 TRAIN = """
 import logging
@@ -51,13 +53,23 @@ def newest(run):
     return max((int(path.stem) for path in (run / "epochs").glob("*.json")), default=-1)
 
 
-def kill_behind(epoch, process, run):
-    """Kill a process and all of its own some moments behind an epoch, perhaps in the midst of a checkpoint."""
+def kill_behind(epoch, process, run, *, moment_s):
+    """Kill a process and all of its own a moment behind an epoch, perhaps in the midst of a checkpoint."""
     eventually(lambda: newest(run) >= epoch or process.poll() is not None, within_s=120, what=f"epoch {epoch}")
-    time.sleep(random.uniform(0, 0.1))  # an epoch takes about as long, with its checkpoint
+    time.sleep(moment_s)
     assert process.poll() is None, (run.parent / "said.txt").read_text()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def kill_a_worker(process, epoch, run):
+    """Kill one of its Ray Train workers behind an epoch; the driver starts it again."""
+    eventually(lambda: newest(run) >= epoch or process.poll() is not None, within_s=120, what=f"epoch {epoch}")
+    said = run.parent / "said.txt"
+    starts = said.read_text().count(STARTS)
+    (*_, worker) = [pid for pid in sorted(descendants(process.pid)) if "RayTrainWorker" in words_of(pid)[0]]
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: said.read_text().count(STARTS) > starts, within_s=120, what="another worker")
 
 
 @pytest.mark.parametrize(
@@ -73,10 +85,13 @@ def test_a_driver_killed_at_random_moments_costs_no_epoch_and_no_bit(workers, ki
     run, whole = tmp_path / "broken", tmp_path / "whole"
     config = CONFIG.model_copy(update={"epochs": 8 * kills + 12})
     train_here(config, data=dataset.path, run=whole)
-    reached = []
+    reached, moments = [], random.Random(kills)
 
     for _ in range(kills):
-        kill_behind(newest(run) + 3, started(config, dataset, run, workers), run)
+        process = started(config, dataset, run, workers)
+        if workers:
+            kill_a_worker(process, newest(run) + 2, run)
+        kill_behind(newest(run) + 3, process, run, moment_s=moments.uniform(0, 0.1))  # as long as an epoch takes
         reached.append(newest(run))
     process = started(config, dataset, run, workers)
     assert process.wait(300) == 0, (tmp_path / "said.txt").read_text()

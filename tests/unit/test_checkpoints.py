@@ -13,7 +13,7 @@ from neuralblack.training import checkpoints
 from neuralblack.training.checkpoints import Pace, load_metrics, load_state, save_state, sound
 from neuralblack.training.unfreezing import stage_groups
 
-METRICS = {"epoch": 3, "macro_f1": 0.5}
+METRICS = {"epoch": 3, "macro_f1": 0.5, "loss": 1.0}
 
 
 def a_state(width: int = 8):
@@ -104,7 +104,13 @@ def test_of_checkpoints_that_are_damaged_or_gone_the_whole_ones_are_left_and_it_
 def test_ray_train_forgets_the_checkpoints_that_are_damaged_or_gone_and_orphans_are_removed(tmp_path):
     from neuralblack.cluster.resume import SNAPSHOT, clean_up, registered_checkpoints
 
-    results = [{"checkpoint_dir_name": f"epoch_{number:04d}", "metrics": {"epoch": number}} for number in range(3)]
+    results = [
+        {
+            "checkpoint_dir_name": f"epoch_{number:04d}",
+            "metrics": {"epoch": number, "macro_f1": 0.1 * number, "loss": 1.0},
+        }
+        for number in range(3)
+    ]
     for result in results[:2]:
         (tmp_path / result["checkpoint_dir_name"]).mkdir()
         save_state(a_state(), METRICS, tmp_path / result["checkpoint_dir_name"])
@@ -122,10 +128,64 @@ def test_ray_train_forgets_the_checkpoints_that_are_damaged_or_gone_and_orphans_
     assert not (tmp_path / "epoch_0007").exists()
 
     found = read_json(tmp_path / SNAPSHOT)
-    assert found["checkpoint_results"] == results[:2]
+    assert [each["checkpoint_dir_name"] for each in found["checkpoint_results"]] == ["epoch_0000", "epoch_0001"]
     assert found["checkpoint_report_indices"] == [0, 1]
-    assert found["latest_checkpoint_result"] == results[1]
+    assert found["latest_checkpoint_result"]["checkpoint_dir_name"] == "epoch_0001"
     assert [path.name for path in registered_checkpoints(tmp_path)] == ["epoch_0000", "epoch_0001"]
+
+
+def test_a_list_of_checkpoints_that_a_kill_has_cut_off_is_made_again_and_nothing_whole_is_lost(tmp_path):
+    from neuralblack.cluster.resume import SNAPSHOT, clean_up, registered_checkpoints
+
+    for number, score in enumerate([0.9, 0.2, 0.5]):
+        folder = tmp_path / f"epoch_{number:04d}"
+        folder.mkdir()
+        save_state(a_state(), {"epoch": number, "macro_f1": score, "loss": 1.0}, folder)
+    (tmp_path / "epoch_0002" / "manifest.json").unlink()  # it was being written
+    (tmp_path / SNAPSHOT).write_text('{"ray_version": "2.60.0", "checkpoint_res')
+
+    clean_up(tmp_path)
+
+    found = read_json(tmp_path / SNAPSHOT)
+    assert [path.name for path in registered_checkpoints(tmp_path)] == ["epoch_0000", "epoch_0001"]
+    assert [each["checkpoint_dir_name"] for each in found["checkpoint_results"]] == ["epoch_0001", "epoch_0000"]
+    assert found["checkpoint_report_indices"] == [1, 0]
+    assert found["latest_checkpoint_result"]["checkpoint_dir_name"] == "epoch_0001"
+    assert not (tmp_path / "epoch_0002").exists()
+
+
+def test_the_rebuilt_list_is_one_that_ray_train_reads(tmp_path):
+    from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState
+
+    from neuralblack.cluster.resume import SNAPSHOT, clean_up
+
+    (tmp_path / "epoch_0000").mkdir()
+    save_state(a_state(), {"epoch": 0, "macro_f1": 0.3, "loss": 1.0}, tmp_path / "epoch_0000")
+    (tmp_path / SNAPSHOT).write_text("")
+
+    clean_up(tmp_path)
+
+    assert _CheckpointManagerState.model_validate(read_json(tmp_path / SNAPSHOT)).current_report_index == 1
+
+
+def test_checkpoints_of_an_earlier_version_get_the_merit_by_which_ray_keeps_them(tmp_path):
+    from neuralblack.cluster.resume import SNAPSHOT, clean_up
+
+    results = []
+    for number, score in enumerate([0.9, 0.2]):
+        metrics = {"epoch": number, "macro_f1": score, "loss": 1.0}
+        results.append({"checkpoint_dir_name": f"epoch_{number:04d}", "metrics": metrics})
+        (tmp_path / f"epoch_{number:04d}").mkdir()
+        save_state(a_state(), metrics, tmp_path / f"epoch_{number:04d}")
+    state = {"checkpoint_results": results[::-1], "checkpoint_report_indices": [1, 0]}
+    write_json(tmp_path / SNAPSHOT, state | {"latest_checkpoint_result": results[1]})
+
+    clean_up(tmp_path)
+
+    found = read_json(tmp_path / SNAPSHOT)
+    assert [each["metrics"]["merit"] > 0 for each in found["checkpoint_results"]] == [True, True]
+    assert [each["checkpoint_dir_name"] for each in found["checkpoint_results"]] == ["epoch_0001", "epoch_0000"]
+    assert found["latest_checkpoint_result"]["metrics"]["epoch"] == 1
 
 
 def paced(scores, seconds):

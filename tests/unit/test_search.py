@@ -10,7 +10,7 @@ from neuralblack.cluster.space import DEFAULT_SPACE, check_space, drawn, schedul
 from neuralblack.cluster.trials import standard_error
 from neuralblack.cluster.tune import points_of
 from neuralblack.config import TrainConfig
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.search_pictures import importance, scale
 from neuralblack.evaluation.search_report import outcome, saved, write_search_report
 from neuralblack.registry.run_folder import record_epoch
@@ -168,3 +168,25 @@ def test_values_of_many_sizes_are_placed_by_their_logarithm():
 def test_a_standard_error_shrinks_with_the_patients():
     assert standard_error(0.9, 100) == pytest.approx(0.03)
     assert standard_error(0.9, 400) == pytest.approx(0.015)
+
+
+def test_a_trial_that_failed_is_not_trained_again_by_the_same_command_but_by_the_next(tmp_path):
+    from neuralblack.cluster.trials import failing_once
+
+    starts = []
+
+    def trial(command, error):
+        with failing_once(tmp_path / "failed.json", command=command):
+            starts.append(command)
+            if error:
+                raise error
+
+    for _ in range(3):
+        with pytest.raises(RunError, match="the loss is nan"):
+            trial("first", RunError("the loss is nan"))
+    assert starts == ["first"]
+    trial("second", None)
+    assert starts == ["first", "second"]
+    with pytest.raises(ZeroDivisionError):
+        trial("third", ZeroDivisionError())  # a bug is tried again, and shown as it is
+    trial("third", None)

@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 from neuralblack.cluster.environment import shared_dataset
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
-from neuralblack.data.shards import places_of, scattered
+from neuralblack.data.shards import MANIFEST, places_of, scattered
 from neuralblack.data.write_shards import write_shards
 from neuralblack.errors import InputError
 from neuralblack.files import sha256
@@ -80,6 +80,18 @@ def test_the_same_shards_again_are_left_alone_and_others_in_their_place_are_refu
         write_shards(dataset, str(tmp_path), slices=8)
 
 
+def test_the_same_command_mends_what_is_missing_or_damaged(dataset, cache, tmp_path):
+    write_shards(dataset, str(tmp_path), slices=OF)
+    (tmp_path / "00001.arrow").write_bytes(b"?")
+    (tmp_path / "00002.arrow").unlink()
+    (tmp_path / MANIFEST).write_text('{"kind": "neur')
+
+    write_shards(dataset, str(tmp_path), slices=OF)
+
+    assert np.array_equal(open_dataset(tmp_path).images[:], dataset.images)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.parametrize("window", [0, 24])
 def test_a_run_on_an_s3_server_ends_with_the_weights_and_metrics_of_one_on_the_dataset(
     window, dataset, bucket, cache, tiny, tmp_path
@@ -108,9 +120,13 @@ def test_a_node_without_room_for_all_shards_fetches_them_again_and_never_holds_m
 
     assert weights_of(tmp_path / "there") == weights_of(tmp_path / "here")
     assert 1 <= sum(path.suffix == ".bin" for path in cache.iterdir()) <= 3
+    first, second = open_dataset("s3://slices/all").images, open_dataset("s3://slices/all").images
+    assert np.array_equal(first[:], dataset.images)
+    assert np.array_equal(second[:], dataset.images), "what the first one has open cannot go"
+    assert sum(path.suffix == ".bin" for path in cache.iterdir()) <= 3
     monkeypatch.setenv("NEURALBLACK_CACHE_GIB", str(0.5 * one / 2**30))
     with pytest.raises(InputError, match="found no room for a shard"):
-        _ = open_dataset("s3://slices/all").images[0]
+        _ = open_dataset("s3://slices/all").images[:]
 
 
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_is_refused_by_its_name(
@@ -152,6 +168,20 @@ def test_what_is_missing_or_damaged_on_the_server_is_one_clean_error(change, wor
         _ = open_dataset("s3://slices/all").images[:]
 
 
+@pytest.mark.parametrize("address", ["s3://", "s3:///all", "s3://slices/none"])
+def test_an_address_without_shards_is_one_clean_error(address, bucket):
+    with pytest.raises(InputError, match="expected"):
+        open_dataset(address)
+
+
+def test_a_limit_that_is_no_number_is_one_clean_error(dataset, cache, tmp_path, monkeypatch):
+    write_shards(dataset, str(tmp_path), slices=OF)
+    monkeypatch.setenv("NEURALBLACK_CACHE_GIB", "16G")
+
+    with pytest.raises(InputError, match="NEURALBLACK_CACHE_GIB: found 16G; expected a number of GiB"):
+        open_dataset(tmp_path)
+
+
 def test_an_address_that_nobody_answers_is_one_clean_error(cache, monkeypatch):
     with pytest.raises(InputError, match=r"found .* expected a file that can be reached"):
         open_dataset("gopher://slices")
@@ -172,3 +202,4 @@ def test_every_stretch_of_an_order_comes_from_few_shards_and_every_slice_once():
     mixed = shuffled(places, 0, torch.Generator().manual_seed(1)).numpy()
     assert min(len(set(places[mixed][at : at + 200] // of)) for at in range(0, len(mixed), 200)) > 30
     assert np.array_equal(places_of(count)[scattered(count)], np.arange(count))
+    assert scattered(8).tolist() == [2, 4, 6, 5, 1, 7, 0, 3], "the same for ever: shards lie by it"

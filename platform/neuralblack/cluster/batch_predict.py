@@ -83,6 +83,8 @@ def classify_all(
             log.info("leaving out %d files that are of no known kind", what.left_out)
         counts = _here if workers == 0 else _on_ray
         for losses in range(RETRIES + 1):
+            if losses and workers:
+                workers = min(workers, _room(gpus=gpus))
             finished = parts_done(out)
             missing = [shard for shard in shards if shard.number not in finished]
             done = what.items - sum(shard.count for shard in missing)
@@ -100,6 +102,12 @@ def classify_all(
                     raise RunError(f"classifying stopped: {lost}; the same command goes on where it stopped") from lost
                 log.warning("workers were lost, perhaps with their node; going on with what is missing")
         return summarise(out, items=what.items)
+
+
+def _room(*, gpus: bool) -> int:
+    """Say how many models there is room for now, at least one."""
+    with ray_session():
+        return max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)))
 
 
 class _WorkersLostError(Exception):
@@ -201,6 +209,6 @@ def _cause(error: BaseException) -> Exception:
             return one
     lines = [line.strip() for line in str(chain[-1]).splitlines() if line.strip()]
     said = next((line for line in reversed(lines) if "Error" in line.partition(":")[0]), lines[-1] if lines else "")
-    if isinstance(chain[-1], LOST):
+    if isinstance(chain[-1], LOST) and not getattr(chain[-1], "actor_init_failed", False):
         return _WorkersLostError(said)
     return RunError(f"classifying stopped: {said}; the same command goes on where it stopped")

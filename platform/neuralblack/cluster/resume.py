@@ -1,12 +1,15 @@
 """From which checkpoint a run goes on: the newest whole one of those that Ray Train counts."""
 
+import json
 import logging
 import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from neuralblack.files import read_json, write_json
-from neuralblack.training.checkpoints import load_state, sound
+from neuralblack.training.checkpoints import MERIT, load_metrics, load_state, merit, sound
 from neuralblack.training.loop import State
 
 log = logging.getLogger(__name__)
@@ -31,22 +34,31 @@ def clean_up(folder: Path) -> None:
     """Take away what a kill has left, and let Ray Train go on from the newest whole checkpoint.
 
     Folders that it does not count were interrupted while they were written or deleted. A damaged or missing one that it
-    counts is forgotten; otherwise its epoch, done again, would count twice and push out one that may be the best.
+    counts is forgotten; otherwise its epoch, done again, would count twice and push out one that may be the best. Ray
+    writes its list in place: where a kill has cut it off, it is made again of the whole checkpoints.
 
     Raises InputError where none is whole of those it counts.
     """
+    snapshot = folder / SNAPSHOT
+    if snapshot.exists() and not _is_json(snapshot):
+        log.warning("%s was cut off by a kill, and is made again", snapshot)
+        write_json(snapshot, _snapshot_of(sound(sorted(folder.glob("epoch_*")))))
     for orphan in set(folder.glob("epoch_*")) - set(registered_checkpoints(folder)):
         log.info("%s was left over by a kill, and is removed", orphan)
-        shutil.rmtree(orphan)
-    snapshot = folder / SNAPSHOT
+        shutil.rmtree(orphan, ignore_errors=True)  # what remains is no checkpoint either
     if not snapshot.exists():
         return
     state = read_json(snapshot)
-    counted = [folder / result["checkpoint_dir_name"] for result in state["checkpoint_results"]]
+    results = state["checkpoint_results"]
+    counted = [folder / result["checkpoint_dir_name"] for result in results]
     whole = set(sound(counted))
-    if len(whole) == len(counted):
+    old = any(MERIT not in result["metrics"] for result in results)  # an earlier version's: Ray would drop these first
+    if len(whole) == len(counted) and not old:
         return
     kept = [number for number, path in enumerate(counted) if path in whole]
+    for result in (*results, state["latest_checkpoint_result"]):
+        result["metrics"][MERIT] = merit(result["metrics"])
+    kept.sort(key=lambda number: results[number]["metrics"][MERIT])
     for name in ("checkpoint_results", "checkpoint_report_indices"):
         state[name] = [state[name][number] for number in kept]
     newest = max(range(len(kept)), key=lambda number: state["checkpoint_report_indices"][number])
@@ -54,6 +66,36 @@ def clean_up(folder: Path) -> None:
     write_json(snapshot, state)
     for path in set(counted) - whole:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def _snapshot_of(checkpoints: Sequence[Path]) -> dict[str, Any]:
+    """Write the list that Ray Train 2.60 keeps, for checkpoints in the order of their epochs."""
+    metrics = [load_metrics(path) for path in checkpoints]
+    results = [
+        {"checkpoint_dir_name": path.name, "metrics": each | {MERIT: merit(each)}}
+        for path, each in zip(checkpoints, metrics, strict=True)
+    ]
+    order = sorted(range(len(results)), key=lambda number: merit(metrics[number]))
+    return {
+        "ray_version": version("ray"),
+        "checkpoint_results": [results[number] for number in order],
+        "checkpoint_report_indices": order,
+        "latest_checkpoint_result": results[-1] if results else None,
+        "pending_training_results": [],
+        "pending_validation_specs": [],
+        "current_report_index": len(results),
+        "validated_checkpoint_dir_names": [],
+        "timed_out_validation_checkpoint_dir_names": [],
+        "failed_validation_checkpoint_dir_names": [],
+    }
 
 
 def registered_checkpoints(folder: Path) -> list[Path]:

@@ -97,7 +97,7 @@ def train_on_cluster(
         return through
     with ray_session():
         each: dict[str, float] = {"CPU": cpus_per_worker(workers, gpus=gpus), "GPU": float(gpus)}
-        await_resources(each, workers, wait_s=wait_s)
+        await_resources(each, min_workers or workers, wait_s=wait_s)
         with hold_run(run):
             start_run(run, config=config, split=split.manifest)
             clean_up(run / "checkpoints")

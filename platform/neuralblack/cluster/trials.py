@@ -2,6 +2,8 @@
 
 import math
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from neuralblack.cluster.train import fit_workers, log_to
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
-from neuralblack.files import read_json
+from neuralblack.errors import InputError, RunError
+from neuralblack.files import read_json, write_json
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
 from neuralblack.training.checkpoints import MERIT, SCORE, Pace, best_checkpoint, load_metrics, merit, save_state, sound
 from neuralblack.training.feature_cache import Sharing
@@ -24,12 +27,33 @@ from neuralblack.training.recipe import train
 
 PARAMS = "params"  # in a trial's configuration, as Tune hands it over: the fields that are searched
 TRIAL_JSON = "trial.json"  # in a trial's folder: its number and its params, written by the driver at its first start
+FAILED = "failed.json"  # beside it: with what it failed, and in which command
 TRIAL = "trial_"  # and its id: the name of its folder in Tune's experiment
 
 
 def trial_alone(given: dict[str, Any], settings: dict[str, Any]) -> None:
     """One trial in one process; its epochs go into a folder of its own."""
     run = _folder_of_this_trial(settings)
+    with failing_once(run / FAILED, command=settings["command"]):
+        _train_alone(run, given, settings)
+
+
+@contextmanager
+def failing_once(note: Path, *, command: str) -> Iterator[None]:
+    """Fail at once where the same command failed in here before: Tune tries a trial again, whatever it failed with.
+
+    A killed process leaves no note. Another command, which may find what was wrong mended, tries again.
+    """
+    if note.exists() and read_json(note)["command"] == command:
+        raise RunError(read_json(note)["error"])
+    try:
+        yield
+    except (InputError, RunError) as error:
+        write_json(note, {"command": command, "error": str(error)})
+        raise
+
+
+def _train_alone(run: Path, given: dict[str, Any], settings: dict[str, Any]) -> None:
     log_to(Path(settings["run"]) / "log.txt")  # where it says why nothing is shared, if so
     torch.set_num_threads(max(1, int(settings["each"]["CPU"])))
     dataset = open_dataset(settings["data"])
@@ -63,6 +87,7 @@ def trial_of_workers(given: dict[str, Any], settings: dict[str, Any]) -> None:
     run = _folder_of_this_trial(settings)
     config = TrainConfig.model_validate(settings["config"] | given[PARAMS])
     start_run(run, config=config, split=read_json(Path(settings["run"]) / "split.json"))
+    log_to(Path(settings["run"]) / "log.txt")
     fit_workers(
         config,
         data=settings["data"],

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import uuid
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,6 +107,7 @@ def tune_on_cluster(
                     "run": str(run),
                     "workers": workers,
                     "each": each,
+                    "command": uuid.uuid4().hex,
                     "share": {"gib": share_gib, "schedules": schedules_of(config, space)},
                 },
                 space,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from neuralblack.data.preprocessing import Preprocessing, check_version
-from neuralblack.data.shards import INDEX, Images, Place, Shard, ShardedImages, read_manifest
+from neuralblack.data.shards import INDEX, Images, Place, Shard, ShardedImages, places_of, read_manifest
 from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.data.slices import Box
 from neuralblack.errors import InputError
@@ -24,6 +24,7 @@ from neuralblack.labels import CLASSES
 
 KIND, FORMAT = "neuralblack dataset", 1
 SLICES = "slices.arrow"
+SAMPLE = 20_000  # slices that something is fitted to, at most: their pixels are in memory
 NO_BOX = (-1, -1, -1, -1)
 
 
@@ -113,7 +114,8 @@ def _open_shards(place: Place) -> Dataset:
             fix="write the shards again",
         )
     batch = pa.ipc.open_file(pa.BufferReader(index)).get_batch(0)
-    images = ShardedImages(place, [Shard(**each) for each in found["shards"]], side=spec.size)
+    places = batch.column("place").to_numpy()
+    images = ShardedImages(place, [Shard(**each) for each in found["shards"]], places, side=spec.size)
     return _opened(place, manifest, spec, batch, images)
 
 
@@ -212,6 +214,16 @@ def write_dataset(
 def class_numbers(dataset: Dataset, rows: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.int64]:
     """Number the labels of some rows by a model's classes: (R,) int64."""
     return np.array([classes.index(dataset.labels[row]) for row in rows], dtype=np.int64)
+
+
+def by_shard(rows: NDArray[np.int64], dataset: Dataset) -> NDArray[np.int64]:
+    """Order rows so that each shard is read once: (R,) int64 numbers of them, the same wherever the slices are kept."""
+    return np.argsort(places_of(len(dataset))[rows], kind="stable")
+
+
+def sample_of(rows: NDArray[np.int64], dataset: Dataset) -> NDArray[np.int64]:
+    """Take SAMPLE rows at most, ascending: those in the first shards, each of which is a sample of the dataset."""
+    return rows if len(rows) <= SAMPLE else np.sort(rows[by_shard(rows, dataset)[:SAMPLE]])
 
 
 def hashed(patient: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from neuralblack.errors import InputError
 from neuralblack.files import lock
 
+ROOM_LOCK = "room.lock"  # held by whoever removes files of a folder
 HEADROOM = 1.1  # of a file's bytes, what must be free on the disk before it is begun
 
 
@@ -32,42 +33,47 @@ def folder_on_this_node(name: str) -> Path:
     return folder
 
 
-def open_in_use(path: Path) -> int:
-    """Open a file for reading and writing, marked as in use, so that `make_room` leaves it alone."""
+def open_in_use(path: Path, *, create: bool = True) -> int:
+    """Open a file for reading and writing, marked as in use, so that `make_room` leaves it alone; its descriptor.
+
+    Without `create`, a FileNotFoundError where it is not there, or was removed while we waited.
+    """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)  # it was removed while we waited
 
 
-def make_room(folder: Path, need: int, *, max_bytes: int) -> bool:
+def make_room(folder: Path, need: int, *, max_bytes: int, spare: float = 0) -> bool:
     """Remove the files that nobody has open and nobody has opened for longest, until there is room.
 
     Args:
         folder: everything of `max_bytes`.
         need: bytes of the file to come.
         max_bytes: of all files together.
+        spare: share of the disk that stays free for others.
 
     Returns:
         False where what is in use, or the disk, leaves no room.
 
     """
-    with lock(folder / "room.lock"):
+    with lock(folder / ROOM_LOCK):
         files = sorted(folder.rglob("*.bin"), key=lambda path: path.stat().st_mtime)
         used = sum(_taken(path) for path in files)
         for path in files:
-            if _fits(folder, used, need, max_bytes):
+            if _fits(folder, used, need, max_bytes, spare):
                 break
             size = _taken(path)
             if _removed(path):
                 used -= size
-        return _fits(folder, used, need, max_bytes)
+        return _fits(folder, used, need, max_bytes, spare)
 
 
-def _fits(folder: Path, used: int, need: int, max_bytes: int) -> bool:
-    return used + need <= max_bytes and shutil.disk_usage(folder).free >= HEADROOM * need
+def _fits(folder: Path, used: int, need: int, max_bytes: int, spare: float) -> bool:
+    disk = shutil.disk_usage(folder)
+    return used + need <= max_bytes and disk.free - spare * disk.total >= HEADROOM * need
 
 
 def _taken(path: Path) -> int:

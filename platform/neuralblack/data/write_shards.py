@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from neuralblack.data.dataset import Dataset
-from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, Place, read_manifest, scattered
+from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, Place, places_of, read_manifest, scattered
 from neuralblack.errors import InputError
 from neuralblack.files import sha256, write_json
 
@@ -21,7 +21,7 @@ def write_shards(
     slices: int = SLICES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write shards of so many slices, the index, and the manifest last; nothing is done where they are there already.
+    """Write shards of so many slices, the index, and the manifest last; the same again puts what is missing or damaged.
 
     Args:
         dataset: N slices; their order, and so the dataset's hash, stays what it is.
@@ -34,10 +34,14 @@ def write_shards(
 
     """
     place = Place(out)
-    manifest = read_manifest(place)
-    if manifest is not None:
-        if manifest["dataset"]["files"]["slices.arrow"] == dataset.hash and manifest["slices"] == slices:
-            return
+    try:
+        manifest = read_manifest(place)
+    except InputError as error:
+        if MANIFEST not in error.where:
+            raise
+        manifest = None  # damaged, or of an earlier format: it is written again
+    there = manifest and (manifest["dataset"]["files"], manifest["slices"])
+    if manifest and there != (dataset.manifest["files"], slices):
         raise InputError(
             out,
             found=f"shards of {manifest['slices']} slices, or of another dataset",
@@ -47,20 +51,16 @@ def write_shards(
     order = scattered(len(dataset))
     shards = []
     with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard"
         for number, at in enumerate(range(0, len(order), slices)):
-            rows = order[at : at + slices]
-            path = Path(folder) / f"{number:05d}.arrow"
+            rows, name = order[at : at + slices], f"{number:05d}.arrow"
             width = dataset.spec.size**2
             pixels = pa.py_buffer(dataset.images[rows].tobytes())
             images = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(rows), [None, pixels])
             _write(path, pa.record_batch({"image": images}))
-            shards.append(
-                {"name": path.name, "slices": len(rows), "bytes": path.stat().st_size, "sha256": sha256(path)}
-            )
-            place.put(path.name, path)
-            path.unlink()
+            digest = _put(place, name, path)
+            shards.append({"name": name, "slices": len(rows), "bytes": path.stat().st_size, "sha256": digest})
             progress(at + len(rows), len(order))
-        index = Path(folder) / INDEX
         columns = {
             "id": pa.array(dataset.ids, pa.string()),
             "patient": pa.array(dataset.patients, pa.string()),
@@ -69,19 +69,28 @@ def write_shards(
             "source": pa.array(dataset.sources, pa.string()),
             "source_hash": pa.array(dataset.source_hashes, pa.string()),
             "box": pa.array(list(dataset.boxes), pa.list_(pa.int32(), 4)),
+            "place": pa.array(places_of(len(dataset)), pa.int64()),
         }
-        _write(index, pa.record_batch(columns))
-        place.put(INDEX, index)
+        _write(path, pa.record_batch(columns))
+        index = _put(place, INDEX, path)
         facts = {
             "kind": KIND,
             "format": FORMAT,
             "dataset": dataset.manifest,
             "slices": slices,
             "shards": shards,
-            "index": sha256(index),
+            "index": index,
         }
-        write_json(Path(folder) / MANIFEST, facts)
-        place.put(MANIFEST, Path(folder) / MANIFEST)
+        write_json(path, facts)
+        _put(place, MANIFEST, path)
+
+
+def _put(place: Place, name: str, path: Path) -> str:
+    """Copy a file there unless it is there already; its SHA-256."""
+    digest = sha256(path)
+    if place.digest(name) != digest:
+        place.put(name, path)
+    return digest
 
 
 def _write(path: Path, batch: pa.RecordBatch) -> None:

@@ -14,8 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from neuralblack.data.dataset import Dataset, class_numbers
-from neuralblack.data.shards import Images
+from neuralblack.data.dataset import Dataset, by_shard, class_numbers
 from neuralblack.metrics import summarise
 
 THUMBNAIL = 32  # pixels on each side
@@ -38,7 +37,7 @@ def measure_baselines(
     return {
         "majority class": majority(y_train, y_test, classes),
         "1-NN on thumbnails": nearest_thumbnail(
-            _thumbnails(dataset.images, usable), y_train, _thumbnails(dataset.images, known), y_test, classes
+            _thumbnails(dataset, usable), y_train, _thumbnails(dataset, known), y_test, classes
         ),
     }
 
@@ -90,10 +89,10 @@ def linear_probe(
     return probabilities
 
 
-def _thumbnails(images: Images, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def _thumbnails(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Shrink the slices of these rows: (len(rows), THUMBNAIL**2) float32."""
     small = np.empty((len(rows), THUMBNAIL**2), np.float32)
-    for index, row in enumerate(rows):
-        picture = Image.fromarray(images[row]).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    for index in by_shard(rows, dataset):
+        picture = Image.fromarray(dataset.images[rows[index]]).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         small[index] = np.asarray(picture, np.float32).ravel()
     return small

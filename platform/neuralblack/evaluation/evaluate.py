@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, class_numbers, hashed
+from neuralblack.data.dataset import Dataset, by_shard, class_numbers, hashed
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.evaluation.report import write_report
@@ -155,15 +155,16 @@ def _words(spec: Preprocessing) -> str:
 def _classify(
     predictor: Classifier, dataset: Dataset, rows: NDArray[np.int64], progress: Callable[[int, int], None] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    parts = []
+    parts, order = [], by_shard(rows, dataset)
     for start in range(0, len(rows), BATCH):
-        parts.append(predictor.judge(dataset.images[rows[start : start + BATCH]]))
+        parts.append(predictor.judge(dataset.images[rows[order[start : start + BATCH]]]))
         if progress:
             progress(min(start + BATCH, len(rows)), len(rows))
+    back = np.argsort(order)
     return (
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.in_set for part in parts]),
-        np.concatenate([part.refused for part in parts]),
+        np.concatenate([part.probabilities for part in parts])[back],
+        np.concatenate([part.in_set for part in parts])[back],
+        np.concatenate([part.refused for part in parts])[back],
     )
 
 

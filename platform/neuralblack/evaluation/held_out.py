@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, class_numbers, open_dataset
+from neuralblack.data.dataset import Dataset, by_shard, class_numbers, open_dataset, sample_of
 from neuralblack.data.splits import folds_of, load_split, refuse_overlap
 from neuralblack.errors import InputError
 from neuralblack.evaluation.baselines import linear_probe, measure_baselines
@@ -18,6 +18,8 @@ from neuralblack.inference.predictor import Predictor
 from neuralblack.metrics import summarise
 
 log = logging.getLogger(__name__)
+
+PIECE = 4096  # slices that are in memory at a time
 
 
 def evaluate_held_out(
@@ -91,10 +93,14 @@ def _probe(predictor: Predictor, dataset: Dataset, train: NDArray[np.int64], row
     """Fit a logistic regression on the features of the weights that the run started from."""
     config, classes = predictor.folder.config, predictor.classes
     known = np.array([row for row in rows if dataset.labels[row] in classes], np.int64)
+    train = sample_of(train, dataset)
     y_train, y_test = (class_numbers(dataset, part, classes) for part in (train, known))
 
     def features(part: NDArray[np.int64]) -> NDArray[np.float32]:
-        return pooled_features(dataset.images[part], model=config.model, weights=config.weights)
+        order = by_shard(part, dataset)
+        pieces = np.split(order, range(PIECE, len(order), PIECE))
+        found = [pooled_features(dataset.images[part[at]], model=config.model, weights=config.weights) for at in pieces]
+        return np.concatenate(found)[np.argsort(order)]
 
     probabilities = linear_probe(features(train), y_train, features(known), count=len(classes))
     return summarise(y_test, probabilities, classes)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuralblack.data.dataset import Dataset, class_numbers, open_dataset
+from neuralblack.data.dataset import Dataset, class_numbers, open_dataset, sample_of
 from neuralblack.data.splits import Split, load_split
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import new_folder, write_json, write_manifest
@@ -23,7 +23,6 @@ from neuralblack.inference.eager import eager
 from neuralblack.inference.golden import Golden, with_margin
 from neuralblack.inference.openvino_engine import INT8, Compiled, converted, import_openvino, save_int8
 from neuralblack.inference.outputs import Forward
-from neuralblack.inference.reference import judged_rows
 from neuralblack.inference.whole_network import whole_network
 from neuralblack.metrics import summarise
 from neuralblack.models.heads import probabilities
@@ -107,7 +106,7 @@ def quantised(folder: ModelFolder, images: NDArray[np.uint8]) -> Any:
 def _measure(folder: ModelFolder, int8: Forward, dataset: Dataset, split: Split) -> dict[str, Any]:
     """Compare int8 with eager fp32 on the validation part and on the golden slices."""
     fp32 = eager(folder, dtype=torch.float32, device=torch.device("cpu"))
-    validation = judged_rows(dataset, split)
+    validation = sample_of(split.validation, dataset)
     images = dataset.images[validation]
     labels = class_numbers(dataset, validation, split.classes)
     first, second = (run_all(run, images) for run in (fp32, int8))

@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuralblack.data.dataset import Dataset, class_numbers
-from neuralblack.data.shards import places_of
+from neuralblack.data.dataset import Dataset, by_shard, class_numbers, sample_of
 from neuralblack.data.slices import Prepared
 from neuralblack.data.splits import Split
 from neuralblack.errors import InputError
@@ -40,7 +39,6 @@ log = logging.getLogger(__name__)
 VERSION = 2  # 1: the cloud was of the last stage alone
 GOLDEN = 32  # slices that engines are compared on
 MARGIN = 0.02  # between the two most probable classes of a golden slice: rounding must not turn its answer
-JUDGED = 20_000  # validation slices, at most, that anything is fitted to: they are in memory
 LEARNT = 2000  # training slices, at most, that the features' cloud is fitted to
 BATCH = 32
 CLOUD = ("feature_mean", "feature_directions", "feature_variances", "feature_rest")  # as the file names them
@@ -62,7 +60,7 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
         What calibration.json and reference.safetensors hold.
     """
     engine = build_engine(folder, name="eager-fp32", device="cpu")
-    validation = judged_rows(dataset, split)
+    validation = sample_of(split.validation, dataset)
     log.info("calibrating on %d validation slices", len(validation))
     labels = class_numbers(dataset, validation, split.classes)
     patients = np.array([dataset.patients[row] for row in validation])
@@ -72,14 +70,15 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     least = fit_sets(after, labels, patients)
     held = in_set(after, least)
 
-    rows = _spread(split.train, LEARNT)
+    rows = _spread(sample_of(split.train, dataset), LEARNT)
     cloud = Cloud.fit(
         _outputs(engine, dataset, rows)[1], class_numbers(dataset, rows, split.classes), classes=len(split.classes)
     )
     slices = dataset.images[validation]
     limits: dict[str, float] = {}
     if len(slices) >= ENOUGH:
-        limits = fit_checks(dataset.images[row] for row in (*rows, *validation))
+        both = np.concatenate([rows, validation])
+        limits = fit_checks(dataset.images[row] for row in both[by_shard(both, dataset)])
         limits["features"] = limit(cloud.distance(features), rate=DISTANCE_RATE, above=True)
     else:
         log.info("too few validation slices for a gate: only pictures in colour and blank ones will be refused")
@@ -158,14 +157,6 @@ def golden_rows(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) 
     return np.array(sorted(chosen), np.int64)
 
 
-def judged_rows(dataset: Dataset, split: Split) -> NDArray[np.int64]:
-    """List the validation slices, JUDGED at most: those in the first shards, each of which is a sample of all."""
-    rows = split.validation
-    if len(rows) <= JUDGED:
-        return rows
-    return np.sort(rows[np.argsort(places_of(len(dataset))[rows])[:JUDGED]])
-
-
 def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Take at most `most` of some rows, evenly spaced."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
@@ -175,8 +166,11 @@ def _outputs(
     engine: Engine, dataset: Dataset, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Run slices through the network: (R, K) logits and (R, F) features."""
-    parts = [engine(torch.from_numpy(dataset.images[rows[at : at + BATCH]])) for at in range(0, len(rows), BATCH)]
+    order = by_shard(rows, dataset)
+    ordered = rows[order]
+    parts = [engine(torch.from_numpy(dataset.images[ordered[at : at + BATCH]])) for at in range(0, len(rows), BATCH)]
+    back = torch.from_numpy(np.argsort(order))
     return (
-        torch.cat([part.logits for part in parts]).numpy(),
-        torch.cat([part.features for part in parts]).numpy(),
+        torch.cat([part.logits for part in parts])[back].numpy(),
+        torch.cat([part.features for part in parts])[back].numpy(),
     )

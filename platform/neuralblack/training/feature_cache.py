@@ -11,6 +11,7 @@ and machine, nothing is shared.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralblack.data.node_cache import folder_on_this_node, make_room
-from neuralblack.files import digest, write_json
+from neuralblack.files import digest, read_json, write_json
 from neuralblack.models.execution import Execution
 from neuralblack.training.activations import ActivationFile
 from neuralblack.training.device_rows import DeviceRows, device_rows
@@ -114,7 +115,8 @@ class FeatureCache:
         if frozen is not self._frozen:
             self._begin(frozen, rows, views)
         depth, numbers = self._stages - len(frozen), rows.numpy()
-        file = self._file(depth, epoch) if depth in self._boundaries else None
+        may = depth in self._boundaries and (epoch != SLICES or self._slices_may(depth, frozen, rows, views))
+        file = self._file(depth, epoch) if may else None
         counted = len(rows) if epoch != SLICES else 0
         if file is None:
             self._computed += counted
@@ -199,6 +201,16 @@ class FeatureCache:
                 return
             row = self._pooled(maps[:1])[0] if each == HEAD else maps[0]
             self._boundaries[each] = _Boundary(self._folder(stages, depth=each), tuple(row.shape), row.dtype)
+
+    def _slices_may(self, depth: int, frozen: nn.Sequential, rows: Tensor, views: Views) -> bool:
+        """See once on each node that a batch of slices, which may be larger, can be split in any way as well."""
+        note = self._boundaries[depth].folder / "slices.json"
+        if not note.exists():
+            inputs = views(rows)
+            maps = through(frozen, inputs, self._execution)
+            difference = split_difference(frozen, inputs, maps, self._execution)
+            write_json(note, {"batch": len(rows), "difference": min(difference, sys.float_info.max)})
+        return not read_json(note)["difference"]
 
     def _folder(self, stages: nn.Sequential, *, depth: int) -> Path:
         """Make the folder of these stages' activations; its name is the hash of all that they depend on."""

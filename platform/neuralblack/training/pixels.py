@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuralblack.data.shards import Images, ShardedImages
+from neuralblack.data.shards import Images, ShardedImages, places_of, scattered
 from neuralblack.models.execution import Execution
 
 SHARE = 0.5  # of a GPU's free memory, at most, for slices; the rest is for training
@@ -28,8 +28,9 @@ class Pixels:
         if execution.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(execution.device)
             if images.nbytes <= SHARE * free:
-                parts = range(0, len(images), AT_A_TIME)
-                self._whole = torch.cat([_tensor(images[at : at + AT_A_TIME]).to(self._device) for at in parts])
+                self._whole = torch.empty(images.shape, dtype=torch.uint8, device=self._device)
+                for rows in np.split(scattered(len(images)), range(AT_A_TIME, len(images), AT_A_TIME)):
+                    self._whole[torch.from_numpy(rows).to(self._device)] = _tensor(images[rows]).to(self._device)
         elif not isinstance(images, ShardedImages):
             self._whole = _tensor(images)
 
@@ -38,6 +39,10 @@ class Pixels:
         if self._whole is None:
             return torch.from_numpy(self._images[rows.cpu().numpy()]).to(self._device)
         return self._whole[rows.to(self._whole.device)]
+
+    def by_shard(self, rows: Tensor) -> Tensor:
+        """Order rows so that each shard is read once: (R,) int64, the same wherever the slices are kept."""
+        return torch.from_numpy(np.argsort(places_of(len(self._images))[rows.cpu().numpy()]))
 
     def ahead(self, rows: Tensor) -> None:
         """Say which rows will be asked for soon."""

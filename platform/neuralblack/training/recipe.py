@@ -3,14 +3,12 @@
 import logging
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuralblack import metrics as measure
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, class_numbers
-from neuralblack.data.shards import places_of
 from neuralblack.data.splits import Split
 from neuralblack.models.execution import Execution, choose_execution
 from neuralblack.models.heads import loss_of, probabilities
@@ -144,7 +142,8 @@ def classify(
     def slices(rows: Tensor) -> Tensor:
         return to_input(pixels(rows), network)
 
-    found = []
+    found, order = [], pixels.by_shard(rows)
+    rows = rows[order]
     for number, part in enumerate(rows.split(batch)):
         if number % AHEAD == 0:
             pixels.ahead(rows[number * batch : (number + 2 * AHEAD) * batch])
@@ -156,7 +155,8 @@ def classify(
             inputs = through(frozen, slices(part), execution)
         with execution.autocast():
             found.append(probabilities(stages(inputs)))
-    return torch.cat(found)
+    whole = torch.cat(found)
+    return torch.empty_like(whole).index_copy_(0, order.to(whole.device), whole)
 
 
 def batch_norm_of(config: TrainConfig) -> str:
@@ -178,14 +178,13 @@ def validation(
 ) -> Validate:
     """Make the function that measures a model on the validation part, each slice exactly once over all workers."""
     rows, labels = split.validation, class_numbers(dataset, split.validation, split.classes)
-    by_shard = np.argsort(places_of(len(dataset))[rows])  # so that each shard is read once
 
     def validate(frozen: nn.Sequential, learning: nn.Sequential) -> Metrics:
         # Every rank fills in its own rows of a table of zeros; their sum is the whole table, without padding.
         table = torch.zeros(len(rows), len(split.classes), device=execution.device)
-        mine = by_shard[group.rank :: group.size]
-        if len(mine):
-            table[torch.as_tensor(mine)] = classify(
+        mine = slice(group.rank, None, group.size)
+        if len(rows[mine]):
+            table[mine] = classify(
                 learning,
                 pixels,
                 torch.as_tensor(rows[mine]),
