@@ -212,6 +212,7 @@ def search(work: Work, folder: Path, *, trials: int, model: str, rungs: bool) ->
     from neuralblack.cluster.space import DEFAULT_SPACE
     from neuralblack.cluster.tune import tune_on_cluster
     from neuralblack.files import sha256
+    from neuralblack.training.checkpoints import load_metrics
 
     space = {name: DEFAULT_SPACE[name] for name in ("lr", "weight_decay", "label_smoothing")}
     config = work.config.model_copy(
@@ -229,11 +230,11 @@ def search(work: Work, folder: Path, *, trials: int, model: str, rungs: bool) ->
     for name, gib in (("without sharing", 0.0), ("with sharing", 16.0)):
         run = folder / name.replace(" ", "-")
         start = time.perf_counter()
-        with nullcontext() if rungs else patch("neuralblack.cluster.tune.rungs_of", lambda *_, epochs: [2 * epochs]):
+        with nullcontext() if rungs else patch("neuralblack.cluster.tune.rungs_of", lambda *_, epochs: [epochs]):
             _, rows = tune_on_cluster(config, data=work.data, run=run, space=space, trials=trials, share_gib=gib)
         seconds[name] = time.perf_counter() - start
         kept[name] = {
-            path.parent.parent.name.rpartition("_")[2] + path.parent.name: sha256(path)
+            (path.parent.parent.name.rpartition("_")[2], load_metrics(path.parent)["epoch"]): sha256(path)
             for path in sorted((run / "search").rglob("model.safetensors"))
         }
         print(f"{name}: {seconds[name]:.1f} s", flush=True)
