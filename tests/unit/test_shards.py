@@ -129,6 +129,38 @@ def test_a_node_without_room_for_all_shards_fetches_them_again_and_never_holds_m
         _ = open_dataset("s3://slices/all").images[:]
 
 
+def test_what_is_fetched_again_is_checked_again(dataset, bucket, cache, monkeypatch):
+    write_shards(dataset, "s3://slices/all", slices=OF)
+    one = bucket.head_object(Bucket="slices", Key="all/00000.arrow")["ContentLength"]
+    monkeypatch.setenv("NEURALBLACK_CACHE_GIB", str(1.5 * one / 2**30))
+    images = open_dataset("s3://slices/all").images
+    assert np.array_equal(images[:], dataset.images)  # by now the first ones had to go
+
+    whole = bucket.get_object(Bucket="slices", Key="all/00000.arrow")["Body"].read()
+    bucket.put_object(Bucket="slices", Key="all/00000.arrow", Body=whole.replace(whole[2000:2020], b"?" * 20))
+
+    with pytest.raises(InputError, match=r"00000\.arrow: found .* as shards\.json says"):
+        _ = images[:]
+
+
+def test_shards_of_another_dataset_stay_where_the_server_does_not_answer_for_a_moment(
+    dataset, cache, tmp_path, monkeypatch
+):
+    write_shards(dataset, str(tmp_path), slices=OF)
+
+    def no_answer(self, name):
+        raise InputError(f"{self}/{name}", found="a timeout", expected="a file that can be reached", fix="try again")
+
+    monkeypatch.setattr("neuralblack.data.shards.Place.read", no_answer)
+    with pytest.raises(InputError, match="found a timeout"):
+        write_shards(dataset, str(tmp_path), slices=8)
+    monkeypatch.undo()
+    assert open_dataset(tmp_path).images.shape == dataset.images.shape
+    (tmp_path / MANIFEST).write_text('{"kind": "neuralblack shards", "format": 99}')
+    with pytest.raises(InputError, match="of format 99"):
+        write_shards(dataset, str(tmp_path), slices=OF)
+
+
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_is_refused_by_its_name(
     dataset, bucket, cache, tmp_path, caplog
 ):
@@ -155,8 +187,14 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_is_refused_by_its_n
         (lambda client: client.delete_object(Bucket="slices", Key="all/shards.json"), "found no shards.json"),
         (lambda client: client.delete_object(Bucket="slices", Key="all/index.arrow"), "index.arrow: found nothing"),
         (lambda client: client.put_object(Bucket="slices", Key="all/index.arrow", Body=b"?"), "found another content"),
-        (lambda client: client.put_object(Bucket="slices", Key="all/shards.json", Body=b"{}"), "found None of format"),
-        (lambda client: client.put_object(Bucket="slices", Key="all/shards.json", Body=b"{"), "found no readable JSON"),
+        (
+            lambda client: client.put_object(Bucket="slices", Key="all/shards.json", Body=b"{}"),
+            "found no readable manifest",
+        ),
+        (
+            lambda client: client.put_object(Bucket="slices", Key="all/shards.json", Body=b"{"),
+            "found no readable manifest",
+        ),
         (lambda client: client.delete_object(Bucket="slices", Key="all/00001.arrow"), "00001.arrow: found"),
     ],
 )

@@ -12,12 +12,12 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from neuralblack.cluster.halving import STOPPED
-from neuralblack.cluster.resume import registered_checkpoints, start_of
+from neuralblack.cluster.resume import clean_up, registered_checkpoints, start_of
 from neuralblack.cluster.train import fit_workers, log_to
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
-from neuralblack.errors import InputError, RunError
+from neuralblack.errors import RunError
 from neuralblack.files import read_json, write_json
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
 from neuralblack.training.checkpoints import MERIT, SCORE, Pace, best_checkpoint, load_metrics, merit, save_state, sound
@@ -42,13 +42,14 @@ def trial_alone(given: dict[str, Any], settings: dict[str, Any]) -> None:
 def failing_once(note: Path, *, command: str) -> Iterator[None]:
     """Fail at once where the same command failed in here before: Tune tries a trial again, whatever it failed with.
 
-    A killed process leaves no note. Another command, which may find what was wrong mended, tries again.
+    A killed process leaves no note, and neither does what may pass: a full disk, a server that does not answer. Another
+    command tries again.
     """
     if note.exists() and read_json(note)["command"] == command:
         raise RunError(read_json(note)["error"])
     try:
         yield
-    except (InputError, RunError) as error:
+    except RunError as error:
         write_json(note, {"command": command, "error": str(error)})
         raise
 
@@ -88,6 +89,7 @@ def trial_of_workers(given: dict[str, Any], settings: dict[str, Any]) -> None:
     config = TrainConfig.model_validate(settings["config"] | given[PARAMS])
     start_run(run, config=config, split=read_json(Path(settings["run"]) / "split.json"))
     log_to(Path(settings["run"]) / "log.txt")
+    clean_up(run / "checkpoints")
     fit_workers(
         config,
         data=settings["data"],

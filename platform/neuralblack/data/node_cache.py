@@ -60,15 +60,37 @@ def make_room(folder: Path, need: int, *, max_bytes: int, spare: float = 0) -> b
 
     """
     with lock(folder / ROOM_LOCK):
-        files = sorted(folder.rglob("*.bin"), key=lambda path: path.stat().st_mtime)
-        used = sum(_taken(path) for path in files)
-        for path in files:
-            if _fits(folder, used, need, max_bytes, spare):
-                break
-            size = _taken(path)
-            if _removed(path):
-                used -= size
-        return _fits(folder, used, need, max_bytes, spare)
+        return _made_room(folder, need, max_bytes=max_bytes, spare=spare)
+
+
+def begin_in_use(path: Path, need: int, *, max_bytes: int, spare: float) -> int | None:
+    """Make room for a file, and begin it with its space taken and in use; its descriptor, or None where none is left.
+
+    All of it under one lock, so that no two are promised the same room. The file's name ends in .bin.
+    """
+    with lock(path.parent / ROOM_LOCK):
+        if not _made_room(path.parent, need, max_bytes=max_bytes, spare=spare):
+            return None
+        descriptor = open_in_use(path)
+        try:
+            os.posix_fallocate(descriptor, 0, need)
+        except BaseException:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        return descriptor
+
+
+def _made_room(folder: Path, need: int, *, max_bytes: int, spare: float) -> bool:
+    files = sorted(folder.rglob("*.bin"), key=lambda path: path.stat().st_mtime)
+    used = sum(_taken(path) for path in files)
+    for path in files:
+        if _fits(folder, used, need, max_bytes, spare):
+            break
+        size = _taken(path)
+        if _removed(path):
+            used -= size
+    return _fits(folder, used, need, max_bytes, spare)
 
 
 def _fits(folder: Path, used: int, need: int, max_bytes: int, spare: float) -> bool:

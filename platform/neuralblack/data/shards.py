@@ -26,13 +26,13 @@ import pyarrow as pa
 import pyarrow.fs
 from numpy.typing import NDArray
 
-from neuralblack.data.node_cache import ROOM_LOCK, folder_on_this_node, make_room, open_in_use
+from neuralblack.data.node_cache import ROOM_LOCK, begin_in_use, folder_on_this_node, open_in_use
 from neuralblack.errors import InputError
 from neuralblack.files import is_address, lock, no_space_is_said
 
 log = logging.getLogger(__name__)
 
-KIND, FORMAT = "neuralblack shards", 1
+KIND, FORMAT = "neuralblack shards", 2  # 1: the index had no places
 MANIFEST, INDEX = "shards.json", "index.arrow"
 BLOCK = 1 << 22  # bytes that are copied at a time
 FETCHING = 4  # shards that a process fetches at a time
@@ -214,7 +214,9 @@ class ShardedImages:
 
     def ahead(self, rows: NDArray[np.int64]) -> None:
         """Begin to fetch the shards of rows that will be asked for next; what fails is said when they are."""
-        self._ahead.want([self._shards[number] for number in np.unique(self._numbers(self._places[rows]))])
+        numbers = self._numbers(self._places[rows])
+        _, first = np.unique(numbers, return_index=True)
+        self._ahead.want([self._shards[number] for number in numbers[np.sort(first)]])
 
     def _numbers(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(self._starts, places, side="right") - 1
@@ -250,7 +252,7 @@ class Ahead:
                 return
             try:
                 self._cache.ensure(shard)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 log.debug("not fetched ahead: %s", error)  # whoever needs it meets this error too
 
 
@@ -258,7 +260,7 @@ class ShardCache:
     """Copies of shards on this node, shared by its processes, each checked by its hash before a process uses it.
 
     Of a place on the same disk nothing is copied. NEURALBLACK_CACHE_GIB bounds the copies, and a tenth of the disk
-    stays free; what was used least lately goes first.
+    stays free; what was used least lately goes first. Where others have all of it in use, a process has one more.
     """
 
     def __init__(self, place: Place) -> None:
@@ -270,6 +272,7 @@ class ShardCache:
             self._near = None
         self._open: OrderedDict[str, tuple[NDArray[np.uint8], BufferedReader]] = OrderedDict()
         self._checked: dict[str, int] = {}  # hash -> the inode of the copy that had it
+        self._said = False
 
     def has(self, shard: Shard) -> bool:
         """Say whether a shard need not be fetched."""
@@ -306,9 +309,10 @@ class ShardCache:
     def _in_use(self, shard: Shard) -> BufferedReader:
         path = self._path(shard)
         if self._near:
-            if not path.exists():
-                raise self._not_as_said(shard, "nothing")
-            file = os.fdopen(os.open(path, os.O_RDONLY), "rb")
+            try:
+                file = path.open("rb")
+            except OSError as error:
+                raise self._not_as_said(shard, error.strerror or type(error).__name__) from None
             self._check(file, shard)
             return file
         with lock(self._folder / f"{shard.sha256[:2]}.lock"):
@@ -329,15 +333,16 @@ class ShardCache:
 
     def _fetched(self, shard: Shard, path: Path) -> BufferedReader:
         """Fetch a shard into a file that is counted, and in use, from its first byte on."""
-        if not make_room(self._folder, shard.bytes, max_bytes=self._max_bytes, spare=SPARE):
-            raise _NoRoomError
         temporary = self._folder / f"{shard.sha256}.{os.getpid()}.{threading.get_ident()}.bin"
-        file = os.fdopen(open_in_use(temporary), "rb")
+        with no_space_is_said(self._folder):
+            descriptor = begin_in_use(temporary, shard.bytes, max_bytes=self._max_bytes, spare=SPARE)
+        if descriptor is None:
+            raise _NoRoomError
+        file = os.fdopen(descriptor, "rb")
         try:
             with no_space_is_said(self._folder):
-                os.truncate(temporary, shard.bytes)
                 self._place.fetch(shard.name, temporary)
-            self._check(file, shard)
+            self._check(file, shard, fresh=True)
             with lock(self._folder / ROOM_LOCK):  # or who makes room would miss a file that it has listed
                 temporary.replace(path)
         except BaseException:
@@ -348,26 +353,28 @@ class ShardCache:
         return file
 
     def _alone(self, shard: Shard) -> BufferedReader:
-        """Fetch a shard into a file without a name, which goes with this process."""
-        disk = shutil.disk_usage(self._folder)
-        if shard.bytes > min(self._max_bytes, disk.free):
+        """Fetch a shard into a file without a name, which nobody else finds and which goes with this process."""
+        if shard.bytes > min(self._max_bytes, shutil.disk_usage(self._folder).free):
             raise InputError(
                 self._folder,
                 found=f"no room for a shard of {shard.bytes / 2**20:.0f} MiB",
                 expected="room for some shards on this node",
                 fix="free some space, or export NEURALBLACK_CACHE_GIB or NEURALBLACK_CACHE=FOLDER on every node",
             )
-        with tempfile.NamedTemporaryFile(dir=self._folder) as named:
+        if not self._said:
+            log.warning("%s has too little room for what is in use: shards are fetched again and again", self._folder)
+            self._said = True
+        with tempfile.TemporaryFile(dir=self._folder) as nameless:
             with no_space_is_said(self._folder):
-                self._place.fetch(shard.name, Path(named.name))
-            file = os.fdopen(os.open(named.name, os.O_RDONLY), "rb")
-        self._check(file, shard)
+                self._place.fetch(shard.name, Path(f"/proc/self/fd/{nameless.fileno()}"))
+            file = os.fdopen(os.open(f"/proc/self/fd/{nameless.fileno()}", os.O_RDONLY), "rb")
+        self._check(file, shard, fresh=True)
         return file
 
-    def _check(self, file: BufferedReader, shard: Shard) -> None:
-        """Compare a file that is open with its hash, once; raises InputError where it differs."""
+    def _check(self, file: BufferedReader, shard: Shard, *, fresh: bool = False) -> None:
+        """Compare a file that is open with its hash, once, or again where it is fresh; raises InputError."""
         inode = os.fstat(file.fileno()).st_ino
-        if self._checked.get(shard.sha256) == inode:
+        if not fresh and self._checked.get(shard.sha256) == inode:
             return
         file.seek(0)
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -395,29 +402,32 @@ def _bytes_of(gib: str | None) -> int:
     """Read NEURALBLACK_CACHE_GIB; a TiB where it is not set, which the disk will bound first."""
     try:
         return int(float(gib or 1024) * 2**30)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(
             "NEURALBLACK_CACHE_GIB", found=gib, expected="a number of GiB", fix="export NEURALBLACK_CACHE_GIB=16"
         ) from None
 
 
 def read_manifest(place: Place) -> dict[str, Any] | None:
-    """Read shards.json; None where there is none. Raises InputError for one of another format."""
+    """Read shards.json; None where there is none. Raises InputError for one of another format, or of no format."""
     content = place.read(MANIFEST)
     if content is None:
         return None
-    try:
-        found: Any = json.loads(content)
-    except ValueError:
-        raise InputError(
-            f"{place}/{MANIFEST}", found="no readable JSON", expected="a JSON file", fix="write the shards again"
-        ) from None
-    manifest: dict[str, Any] = found if isinstance(found, dict) else {}
-    if manifest.get("kind") != KIND or manifest.get("format") != FORMAT:
+    manifest = parsed(content)
+    if manifest is None or (manifest["kind"], manifest["format"]) != (KIND, FORMAT):
         raise InputError(
             f"{place}/{MANIFEST}",
-            found=f"{manifest.get('kind')} of format {manifest.get('format')}",
+            found="no readable manifest" if manifest is None else f"{manifest['kind']} of format {manifest['format']}",
             expected=f"{KIND} of format {FORMAT}",
             fix="write the shards again: neuralblack shard",
         )
     return manifest
+
+
+def parsed(content: bytes) -> dict[str, Any] | None:
+    """Read a manifest of whatever format; None for what is none."""
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        return None
+    return manifest if isinstance(manifest, dict) and {"kind", "format"} <= manifest.keys() else None

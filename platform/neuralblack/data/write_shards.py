@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from neuralblack.data.dataset import Dataset
-from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, Place, places_of, read_manifest, scattered
+from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, Place, parsed, places_of, read_manifest, scattered
 from neuralblack.errors import InputError
 from neuralblack.files import sha256, write_json
 
@@ -34,14 +34,11 @@ def write_shards(
 
     """
     place = Place(out)
-    try:
-        manifest = read_manifest(place)
-    except InputError as error:
-        if MANIFEST not in error.where:
-            raise
-        manifest = None  # damaged, or of an earlier format: it is written again
-    there = manifest and (manifest["dataset"]["files"], manifest["slices"])
-    if manifest and there != (dataset.manifest["files"], slices):
+    content = place.read(MANIFEST)
+    manifest = parsed(content) if content else None  # damaged: it is written again
+    if manifest and (manifest["kind"] != KIND or manifest["format"] >= FORMAT):
+        manifest = read_manifest(place)  # raises where it is not ours, or of a later version
+    if manifest and (manifest["dataset"]["files"], manifest["slices"]) != (dataset.manifest["files"], slices):
         raise InputError(
             out,
             found=f"shards of {manifest['slices']} slices, or of another dataset",
