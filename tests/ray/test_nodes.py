@@ -83,7 +83,7 @@ def in_background(work, *, until, then):
 
 @pytest.mark.soak
 def test_training_goes_on_with_the_workers_that_are_left(two_nodes, dataset, tiny, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("neuralblack.cluster.train.START_S", 8.0)
+    monkeypatch.setattr("neuralblack.cluster.train.START_S", 20.0)
     config, run = CONFIG.model_copy(update={"epochs": EPOCHS}), tmp_path / "run"
 
     in_background(
