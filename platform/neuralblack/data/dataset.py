@@ -14,8 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from neuralblack.data.places import Place
 from neuralblack.data.preprocessing import Preprocessing, check_version
-from neuralblack.data.shards import INDEX, Images, Place, Shard, ShardedImages, places_of, read_manifest
+from neuralblack.data.shard_cache import Shard
+from neuralblack.data.shards import INDEX, Images, ShardedImages, by_shard, read_manifest
 from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.data.slices import Box
 from neuralblack.errors import InputError
@@ -205,10 +207,15 @@ def write_dataset(
         "image": images,
     }
     batch = pa.record_batch(columns, metadata={"preprocessing": spec.model_dump_json()})
-    with pa.OSFile(str(folder / SLICES), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-        writer.write_batch(batch)
+    write_batch(folder / SLICES, batch)
     facts = {"kind": KIND, "format": FORMAT, "preprocessing": spec.model_dump(), **_counts(rows), **(extra or {})}
     write_manifest(folder, facts)
+
+
+def write_batch(path: Path, batch: pa.RecordBatch) -> None:
+    """Write an Arrow file of one record batch, so that one buffer holds each column."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def class_numbers(dataset: Dataset, rows: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.int64]:
@@ -216,14 +223,9 @@ def class_numbers(dataset: Dataset, rows: NDArray[np.int64], classes: Sequence[s
     return np.array([classes.index(dataset.labels[row]) for row in rows], dtype=np.int64)
 
 
-def by_shard(rows: NDArray[np.int64], dataset: Dataset) -> NDArray[np.int64]:
-    """Order rows so that each shard is read once: (R,) int64 numbers of them, the same wherever the slices are kept."""
-    return np.argsort(places_of(len(dataset))[rows], kind="stable")
-
-
 def sample_of(rows: NDArray[np.int64], dataset: Dataset) -> NDArray[np.int64]:
     """Take SAMPLE rows at most, ascending: those in the first shards, each of which is a sample of the dataset."""
-    return rows if len(rows) <= SAMPLE else np.sort(rows[by_shard(rows, dataset)[:SAMPLE]])
+    return rows if len(rows) <= SAMPLE else np.sort(rows[by_shard(rows, len(dataset))[:SAMPLE]])
 
 
 def hashed(patient: str) -> str:

@@ -46,27 +46,27 @@ def open_in_use(path: Path, *, create: bool = True) -> int:
         os.close(descriptor)  # it was removed while we waited
 
 
-def make_room(folder: Path, need: int, *, max_bytes: int, spare: float = 0) -> bool:
+def make_room(folder: Path, need: int, *, max_bytes: int) -> bool:
     """Remove the files that nobody has open and nobody has opened for longest, until there is room.
 
     Args:
         folder: everything of `max_bytes`.
         need: bytes of the file to come.
         max_bytes: of all files together.
-        spare: share of the disk that stays free for others.
 
     Returns:
         False where what is in use, or the disk, leaves no room.
 
     """
     with lock(folder / ROOM_LOCK):
-        return _made_room(folder, need, max_bytes=max_bytes, spare=spare)
+        return _made_room(folder, need, max_bytes=max_bytes, spare=0)
 
 
 def begin_in_use(path: Path, need: int, *, max_bytes: int, spare: float) -> int | None:
     """Make room for a file, and begin it with its space taken and in use; its descriptor, or None where none is left.
 
-    All of it under one lock, so that no two are promised the same room. The file's name ends in .bin.
+    All of it under one lock, so that no two are promised the same room. The file's name ends in .bin; `spare` is the
+    share of the disk that stays free for others.
     """
     with lock(path.parent / ROOM_LOCK):
         if not _made_room(path.parent, need, max_bytes=max_bytes, spare=spare):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from neuralblack.data.dataset import Dataset
-from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, Place, parsed, places_of, read_manifest, scattered
+from neuralblack.data.dataset import Dataset, write_batch
+from neuralblack.data.places import Place
+from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, parsed, places_of, read_manifest, scattered
 from neuralblack.errors import InputError
 from neuralblack.files import sha256, write_json
 
@@ -54,7 +55,7 @@ def write_shards(
             width = dataset.spec.size**2
             pixels = pa.py_buffer(dataset.images[rows].tobytes())
             images = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(rows), [None, pixels])
-            _write(path, pa.record_batch({"image": images}))
+            write_batch(path, pa.record_batch({"image": images}))
             digest = _put(place, name, path)
             shards.append({"name": name, "slices": len(rows), "bytes": path.stat().st_size, "sha256": digest})
             progress(at + len(rows), len(order))
@@ -68,7 +69,7 @@ def write_shards(
             "box": pa.array(list(dataset.boxes), pa.list_(pa.int32(), 4)),
             "place": pa.array(places_of(len(dataset)), pa.int64()),
         }
-        _write(path, pa.record_batch(columns))
+        write_batch(path, pa.record_batch(columns))
         index = _put(place, INDEX, path)
         facts = {
             "kind": KIND,
@@ -88,8 +89,3 @@ def _put(place: Place, name: str, path: Path) -> str:
     if place.digest(name) != digest:
         place.put(name, path)
     return digest
-
-
-def _write(path: Path, batch: pa.RecordBatch) -> None:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-        writer.write_batch(batch)

@@ -14,7 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from neuralblack.data.dataset import Dataset, by_shard, class_numbers
+from neuralblack.data.dataset import Dataset, class_numbers
+from neuralblack.data.shards import by_shard
 from neuralblack.metrics import summarise
 
 THUMBNAIL = 32  # pixels on each side
@@ -92,7 +93,7 @@ def linear_probe(
 def _thumbnails(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Shrink the slices of these rows: (len(rows), THUMBNAIL**2) float32."""
     small = np.empty((len(rows), THUMBNAIL**2), np.float32)
-    for index in by_shard(rows, dataset):
+    for index in by_shard(rows, len(dataset)):
         picture = Image.fromarray(dataset.images[rows[index]]).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         small[index] = np.asarray(picture, np.float32).ravel()
     return small

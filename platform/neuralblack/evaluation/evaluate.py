@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, by_shard, class_numbers, hashed
+from neuralblack.data.dataset import Dataset, class_numbers, hashed
 from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.data.shards import by_shard
 from neuralblack.errors import InputError
 from neuralblack.evaluation.report import write_report
 from neuralblack.files import new_folder, write_json
@@ -155,7 +156,7 @@ def _words(spec: Preprocessing) -> str:
 def _classify(
     predictor: Classifier, dataset: Dataset, rows: NDArray[np.int64], progress: Callable[[int, int], None] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    parts, order = [], by_shard(rows, dataset)
+    parts, order = [], by_shard(rows, len(dataset))
     for start in range(0, len(rows), BATCH):
         parts.append(predictor.judge(dataset.images[rows[order[start : start + BATCH]]]))
         if progress:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, by_shard, class_numbers, open_dataset, sample_of
+from neuralblack.data.dataset import Dataset, class_numbers, open_dataset, sample_of
+from neuralblack.data.shards import by_shard
 from neuralblack.data.splits import folds_of, load_split, refuse_overlap
 from neuralblack.errors import InputError
 from neuralblack.evaluation.baselines import linear_probe, measure_baselines
@@ -97,7 +98,7 @@ def _probe(predictor: Predictor, dataset: Dataset, train: NDArray[np.int64], row
     y_train, y_test = (class_numbers(dataset, part, classes) for part in (train, known))
 
     def features(part: NDArray[np.int64]) -> NDArray[np.float32]:
-        order = by_shard(part, dataset)
+        order = by_shard(part, len(dataset))
         pieces = np.split(order, range(PIECE, len(order), PIECE))
         found = [pooled_features(dataset.images[part[at]], model=config.model, weights=config.weights) for at in pieces]
         return np.concatenate(found)[np.argsort(order)]

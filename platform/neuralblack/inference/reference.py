@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuralblack.data.dataset import Dataset, by_shard, class_numbers, sample_of
+from neuralblack.data.dataset import Dataset, class_numbers, sample_of
+from neuralblack.data.shards import by_shard
 from neuralblack.data.slices import Prepared
 from neuralblack.data.splits import Split
 from neuralblack.errors import InputError
@@ -78,7 +79,7 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     limits: dict[str, float] = {}
     if len(slices) >= ENOUGH:
         both = np.concatenate([rows, validation])
-        limits = fit_checks(dataset.images[row] for row in both[by_shard(both, dataset)])
+        limits = fit_checks(dataset.images[row] for row in both[by_shard(both, len(dataset))])
         limits["features"] = limit(cloud.distance(features), rate=DISTANCE_RATE, above=True)
     else:
         log.info("too few validation slices for a gate: only pictures in colour and blank ones will be refused")
@@ -166,7 +167,7 @@ def _outputs(
     engine: Engine, dataset: Dataset, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Run slices through the network: (R, K) logits and (R, F) features."""
-    order = by_shard(rows, dataset)
+    order = by_shard(rows, len(dataset))
     ordered = rows[order]
     parts = [engine(torch.from_numpy(dataset.images[ordered[at : at + BATCH]])) for at in range(0, len(rows), BATCH)]
     back = torch.from_numpy(np.argsort(order))

@@ -99,6 +99,7 @@ class FeatureCache:
         self._stages, self._slices, self._count = stages, slices, count
         self._frozen: nn.Sequential | None = None
         self._boundaries: dict[int, _Boundary] = {}
+        self._exact: dict[int, bool] = {}  # depth -> whether batches of slices may be split, once that was seen
         self._files: dict[tuple[int, int], ActivationFile | None] = {}
         self._computed = self._found = 0  # rows, since `shared` was asked
 
@@ -179,7 +180,7 @@ class FeatureCache:
     def _begin(self, frozen: nn.Sequential, rows: Tensor, views: Views) -> None:
         """Take other stages: see that their batches may be split in any way, and name their folders."""
         self.close()
-        self._frozen, self._boundaries = frozen, {}
+        self._frozen, self._boundaries, self._exact = frozen, {}, {}
         depth = self._stages - len(frozen)
         if depth not in (HEAD, HEAD_AND_LAST):
             return
@@ -204,13 +205,16 @@ class FeatureCache:
 
     def _slices_may(self, depth: int, frozen: nn.Sequential, rows: Tensor, views: Views) -> bool:
         """See once on each node that a batch of slices, which may be larger, can be split in any way as well."""
+        if depth in self._exact:
+            return self._exact[depth]
         note = self._boundaries[depth].folder / "slices.json"
         if not note.exists():
             inputs = views(rows)
             maps = through(frozen, inputs, self._execution)
             difference = split_difference(frozen, inputs, maps, self._execution)
             write_json(note, {"batch": len(rows), "difference": min(difference, sys.float_info.max)})
-        return not read_json(note)["difference"]
+        self._exact[depth] = not read_json(note)["difference"]
+        return self._exact[depth]
 
     def _folder(self, stages: nn.Sequential, *, depth: int) -> Path:
         """Make the folder of these stages' activations; its name is the hash of all that they depend on."""

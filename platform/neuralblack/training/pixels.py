@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuralblack.data.shards import Images, ShardedImages, places_of, scattered
+from neuralblack.data.shards import Images, ShardedImages, by_shard, scattered
 from neuralblack.models.execution import Execution
 
 SHARE = 0.5  # of a GPU's free memory, at most, for slices; the rest is for training
@@ -42,7 +42,7 @@ class Pixels:
 
     def by_shard(self, rows: Tensor) -> Tensor:
         """Order rows so that each shard is read once: (R,) int64, the same wherever the slices are kept."""
-        return torch.from_numpy(np.argsort(places_of(len(self._images))[rows.cpu().numpy()]))
+        return torch.from_numpy(by_shard(rows.cpu().numpy(), len(self._images)))
 
     def ahead(self, rows: Tensor) -> None:
         """Say which rows will be asked for soon."""

@@ -1,0 +1,112 @@
+"""Where shards lie: a folder, S3, or another file system that pyarrow knows."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+
+from neuralblack.errors import InputError
+from neuralblack.files import is_address
+
+BLOCK = 1 << 22  # bytes that are copied at a time
+
+
+@dataclass
+class Place:
+    """A folder, `s3://BUCKET/PREFIX` or another address that pyarrow.fs knows.
+
+    S3 takes its credentials, region and endpoint from the usual AWS_ variables.
+    """
+
+    address: str
+    _fs: Any = field(init=False, repr=False)
+    _root: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Find the file system; raises InputError for an address of no kind."""
+        if not is_address(self.address):
+            self._fs, self._root = pyarrow.fs.LocalFileSystem(), str(Path(self.address).absolute())
+            return
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        try:
+            if endpoint and self.address.startswith("s3://"):  # pyarrow would ask Amazon for the bucket's region
+                region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+                self._fs = pyarrow.fs.S3FileSystem(endpoint_override=endpoint, region=region)
+                self._root = self.address.removeprefix("s3://").rstrip("/")
+                return
+            self._fs, self._root = pyarrow.fs.FileSystem.from_uri(self.address)
+        except (pa.ArrowException, OSError) as error:
+            raise self._wrong(self.address, error) from None
+
+    def __str__(self) -> str:
+        return self.address
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, where it is one."""
+        return None if is_address(self.address) else Path(self._root)
+
+    def read(self, name: str) -> bytes | None:
+        """Read a file; None where there is none."""
+        try:
+            return b"".join(self._blocks(name))
+        except FileNotFoundError:
+            return None
+
+    def digest(self, name: str) -> str | None:
+        """Hash a file, SHA-256 in hex digits; None where there is none."""
+        found = hashlib.sha256()
+        try:
+            for block in self._blocks(name):
+                found.update(block)
+        except FileNotFoundError:
+            return None
+        return found.hexdigest()
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy a file here, over what is at `path`; a full disk here is an OSError."""
+        with path.open("r+b") as file:
+            try:
+                for block in self._blocks(name):
+                    file.write(block)
+            except FileNotFoundError as error:
+                raise self._wrong(f"{self}/{name}", error) from None
+            file.truncate()
+
+    def put(self, name: str, path: Path) -> None:
+        """Copy a file there; readers see all of it or nothing."""
+        target = f"{self._root}/{name}"
+        try:
+            if self.folder:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                target = f"{self._root}/.{name}.{uuid.uuid4().hex[:8]}"
+            with path.open("rb") as source, self._fs.open_output_stream(target) as file:
+                while block := source.read(BLOCK):
+                    file.write(block)
+            if self.folder:
+                Path(target).replace(self.folder / name)
+        except (pa.ArrowException, OSError) as error:
+            raise self._wrong(f"{self}/{name}", error) from None
+
+    def _blocks(self, name: str) -> Iterator[bytes]:
+        """Read a file block by block; raises FileNotFoundError where there is none."""
+        try:
+            with self._fs.open_input_stream(f"{self._root}/{name}") as source:
+                while block := source.read(BLOCK):
+                    yield block
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise self._wrong(f"{self}/{name}", error) from None
+
+    def _wrong(self, where: str, error: Exception) -> InputError:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return InputError(
+            where, found=said, expected="a file that can be reached", fix="check the address and the credentials"
+        )
