@@ -2,6 +2,7 @@
 
 import multiprocessing
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def short_run(data: Path, config: TrainConfig, group: OneProcess, *, start=None,
 
     dataset = open_dataset(data)
     split = make_split(dataset, train=None, validation=(2,), test=(1,))
-    assert len(split.train) % config.batch_size == 1, "the last batch is one slice"
+    size = config.batch_size  # the made-up heads differ in last bits between processors, and with them the folds
+    split = replace(split, train=split.train[: (len(split.train) - 1) // size * size + 1])
     try:
         train(config, dataset, split, report=report, group=group, start=start, device="cpu")
     except KeyboardInterrupt:
