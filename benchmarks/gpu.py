@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralblack.config import TrainConfig
-from neuralblack.models.execution import Execution, choose_execution
+from neuralblack.models.execution import Execution, choose_execution, repeatable_convolutions
 from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.heads import cross_entropy
 from neuralblack.models.inputs import to_input
@@ -171,6 +171,7 @@ class Trainer:
         self._optimizer.step()
 
 
+@repeatable_convolutions()
 def training(bench: Bench) -> None:
     """Measure whole steps over batch sizes and modes, then the phases of a schedule at the fastest batch."""
     best: tuple[float, int, str] = (0.0, bench.plan.training[0], "eager")

@@ -36,7 +36,7 @@ from neuralblack.models.execution import choose_execution
 from neuralblack.models.heads import cross_entropy
 from neuralblack.models.table import build_model, network_of
 from neuralblack.training.batches import Batches
-from neuralblack.training.frozen import through
+from neuralblack.training.frozen import FrozenStages
 from neuralblack.training.loop import fit
 from neuralblack.training.pixels import Pixels
 from neuralblack.training.unfreezing import set_learning, split_at, stage_groups
@@ -103,15 +103,16 @@ def floor(work: Work, depth: int) -> float:
     set_learning(model, depth, batch_norm="eval")
     at = max(0, len(model) - depth)
     frozen, learning_stages = split_at(model, at)
+    behind = FrozenStages(work.execution, size=batch)
     optimizer = torch.optim.AdamW(stage_groups(model, lr=1e-3, decay=2.6, weight_decay=0.01))
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     sizes = [len(part) for part in torch.arange(len(work.labels)).split(batch)]
     ready = [torch.randn(size, 1, side, side).contiguous(memory_format=torch.channels_last) for size in sizes]
     start = time.perf_counter()
     for inputs in ready:
-        behind = through(frozen, inputs, work.execution) if at else inputs
+        maps = behind.through(frozen, inputs) if at else inputs
         with work.execution.autocast():
-            logits = learning_stages(behind)
+            logits = learning_stages(maps)
         optimizer.zero_grad(set_to_none=True)
         cross_entropy(logits, torch.zeros(len(inputs), dtype=torch.int64), smoothing=0.05).mean().backward()
         nn.utils.clip_grad_norm_(learning, 1.0)

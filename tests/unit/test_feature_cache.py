@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from tests.tiny import phantom_dataset
 from tests.unit.test_training import CONFIG
 
 from neuralblack.data.dataset import open_dataset
@@ -14,10 +15,10 @@ from neuralblack.data.splits import make_split
 from neuralblack.models.execution import Execution
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import build_model
-from neuralblack.training import device_rows, feature_cache
+from neuralblack.training import device_rows
 from neuralblack.training.activations import ActivationFile
 from neuralblack.training.feature_cache import Sharing
-from neuralblack.training.frozen import split_difference, weights_hash
+from neuralblack.training.frozen import FrozenStages, weights_hash
 from neuralblack.training.recipe import train
 
 BF16 = CONFIG.model_copy(update={"precision": "bf16", "schedule": {0: 1, 2: 2, 3: 3}})
@@ -50,16 +51,34 @@ def equal(first, second) -> bool:
     return all(torch.equal(first[key], value) for key, value in second.items())
 
 
-def test_a_trial_ends_with_the_same_bits_whoever_computed_its_activations_and_in_which_order(dataset, tiny, tmp_path):
-    alone, nothing = trial(dataset, BF16)
-    other = BF16.model_copy(update={"batch_size": 5, "lr": 0.001})  # other batches, another order within them
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_trial_ends_with_the_same_bits_whoever_computed_its_activations_and_in_which_order(
+    dataset, tiny, tmp_path, precision
+):
+    config = BF16.model_copy(update={"precision": precision})
+    alone, nothing = trial(dataset, config)
+    other = config.model_copy(update={"shuffle_window": 30, "lr": 0.001})  # another order
 
     _, filled = trial(dataset, other, tmp_path)
-    shared, found = trial(dataset, BF16, tmp_path)
+    shared, found = trial(dataset, config, tmp_path)
 
     assert nothing == [0, 0, 0, 0]
     assert filled == [0, 0, 0, 0], "nobody had been there"
     assert found == [1, 1, 1, 0], "while at most two stages learn, all is there already"
+    assert equal(shared, alone)
+
+
+def test_in_fp32_a_network_that_rounds_by_the_size_of_its_batch_shares_as_well(tmp_path):
+    data = phantom_dataset(tmp_path / "data", patients=15)
+    fields = {"model": "efficientnet_lite0", "weights": "none", "batch_size": 10, "epochs": 2, "schedule": {0: 1, 1: 2}}
+    config = CONFIG.model_copy(update=fields)
+    assert len(make_split(data, train=None, validation=(2,), test=(1,)).train) % 10, "the last batch is smaller"
+
+    alone, _ = trial(data, config)
+    trial(data, config.model_copy(update={"lr": 0.001}), tmp_path / "shared")
+    shared, found = trial(data, config, tmp_path / "shared")
+
+    assert found == [1, 1]
     assert equal(shared, alone)
 
 
@@ -79,8 +98,8 @@ def test_what_frozen_stages_say_of_a_validation_slice_is_computed_once_for_all_e
     firsts, _ = sum(asked), asked.clear()
     second = trained(dataset, BF16, tmp_path)[1]
 
-    # Once and a check for the head's epochs, once and a check for two stages, once where all learn.
-    assert each > 0 and firsts == 5 * each
+    # Once for the head's epochs, once for two stages, once where all learn.
+    assert each > 0 and firsts == 3 * each
     assert sum(asked) == each, "where all learn"
     for history in (first, second):
         assert [{**metrics, "shared": 0} for metrics in history] == [{**metrics, "shared": 0} for metrics in alone]
@@ -98,7 +117,13 @@ def test_one_pass_fills_both_boundaries_where_another_schedule_wants_the_lower_o
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"augmentation": BF16.augmentation.model_copy(update={"flip": 0.0})}, {"precision": "fp32"}]
+    "change",
+    [
+        {"seed": 1},
+        {"augmentation": BF16.augmentation.model_copy(update={"flip": 0.0})},
+        {"precision": "fp32"},
+        {"batch_size": 5},
+    ],
 )
 def test_trials_with_other_views_or_numbers_share_nothing(dataset, tiny, tmp_path, change):
     trial(dataset, BF16, tmp_path)
@@ -106,8 +131,10 @@ def test_trials_with_other_views_or_numbers_share_nothing(dataset, tiny, tmp_pat
     assert trial(dataset, BF16.model_copy(update=change), tmp_path)[1] == [0, 0, 0, 0]
 
 
-def test_where_a_split_batch_differs_nothing_is_shared_and_it_is_said(dataset, tiny, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(feature_cache, "split_difference", lambda *_: 3e-6)
+def test_where_company_makes_a_difference_nothing_is_shared_and_it_is_said(
+    dataset, tiny, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(FrozenStages, "company_difference", lambda *_: 3e-6)
     with caplog.at_level("INFO"):
         trial(dataset, BF16, tmp_path)
 
@@ -115,17 +142,34 @@ def test_where_a_split_batch_differs_nothing_is_shared_and_it_is_said(dataset, t
     assert not list(tmp_path.rglob("*.bin"))
 
 
-def test_a_difference_between_a_batch_and_its_parts_is_found():
+def test_a_slice_that_depends_on_its_company_is_found():
     class Mean(torch.nn.Module):
         def forward(self, inputs):
             return inputs + inputs.mean()
 
-    inputs = torch.randn(5, 1, 4, 4)
-    execution = Execution(torch.device("cpu"), torch.float32, "test")
     same, other = torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Sequential(Mean())
 
-    assert split_difference(same, inputs, same(inputs), execution) == 0
-    assert split_difference(other, inputs, other(inputs), execution) > 0
+    for size, count in ((5, 5), (5, 3), (5, 1), (2, 5)):
+        behind = FrozenStages(Execution(torch.device("cpu"), torch.float32, "test"), size=size)
+        inputs = torch.randn(count, 1, 4, 4)
+        assert torch.equal(behind.through(same, inputs), same(inputs))
+        assert behind.company_difference(same, inputs, behind.through(same, inputs)) == 0
+        assert behind.company_difference(other, inputs, behind.through(other, inputs)) > 0
+
+
+def test_frozen_stages_see_batches_of_one_size():
+    seen = []
+
+    class Seen(torch.nn.Module):
+        def forward(self, inputs):
+            seen.append(len(inputs))
+            return inputs
+
+    behind = FrozenStages(Execution(torch.device("cpu"), torch.float32, "test"), size=4)
+    inputs = torch.randn(10, 1, 4, 4)
+
+    assert torch.equal(behind(torch.nn.Sequential(Seen()), torch.arange(10), 0, lambda rows: inputs[rows]), inputs)
+    assert seen == [4, 4, 4]
 
 
 def test_a_flipped_bit_is_computed_again(dataset, tiny, tmp_path, caplog):

@@ -58,7 +58,17 @@ def has_bf16(device: torch.device) -> bool:
 
 def exact_convolutions() -> AbstractContextManager[None]:
     """Let cuDNN try its algorithms but not round float32 to TF32, which it does by default; no change on a CPU."""
-    manager: AbstractContextManager[None] = torch.backends.cudnn.flags(benchmark=True, allow_tf32=False)
+    return _cudnn(benchmark=True, allow_tf32=False)
+
+
+def repeatable_convolutions() -> AbstractContextManager[None]:
+    """Let cuDNN take one algorithm for a shape, in every process, and none that adds up in any order; for training."""
+    return _cudnn(benchmark=False, deterministic=True)
+
+
+def _cudnn(**flags: bool) -> AbstractContextManager[None]:
+    # `enabled` is False by default in torch: without it the block would go on without cuDNN.
+    manager: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, **flags)
     return manager
 
 

@@ -14,8 +14,7 @@ from neuralblack.models.execution import Execution
 from neuralblack.models.inputs import normalise, to_unit
 from neuralblack.models.table import Network
 from neuralblack.training.augmentation import augment
-from neuralblack.training.feature_cache import FeatureCache
-from neuralblack.training.frozen import through
+from neuralblack.training.frozen import FrozenStages
 from neuralblack.training.pixels import Pixels
 
 BLOCKS = 8  # drawn for a window
@@ -37,7 +36,7 @@ class Batches:
         rows: (R,) int64, the training slices among `images`.
         config, network, execution: numbers, input size and device.
         rank, size: this worker among all.
-        cache: where trials share what frozen stages say; none given: nothing is shared.
+        behind: runs the frozen stages, in batches of `part_of` slices; none given: nothing is shared.
 
     """
 
@@ -53,10 +52,10 @@ class Batches:
         execution: Execution,
         rank: int = 0,
         size: int = 1,
-        cache: FeatureCache | None = None,
+        behind: FrozenStages | None = None,
     ) -> None:
         self._config, self._network, self._execution = config, network, execution
-        self._cache = cache
+        self._behind = behind or FrozenStages(execution, size=part_of(config.batch_size, len(rows), size))
         self._rank, self._size = rank, size
         self._pixels, self._rows = pixels, torch.as_tensor(rows)
         self._places = places_of(slices)[rows]
@@ -80,12 +79,12 @@ class Batches:
             part, real = whole[self._rank :: self._size], 1.0
             if not len(part):
                 part, real = whole[:1], 0.0
-            inputs = self._behind(frozen, self._rows[part], epoch)
+            inputs = self._behind(frozen, self._rows[part], epoch, partial(self.views, epoch=epoch))
             yield inputs, self._labels[part].to(device), (self._weights[part] * real).to(device)
 
     def shared(self) -> float:
         """Say which share of the slices since the last call another trial had brought through the frozen stages."""
-        return self._cache.shared() if self._cache else 0.0
+        return self._behind.shared()
 
     def rows_of(self, epoch: int, step: int) -> list[int]:
         """List the slices of one global batch, as numbers in the dataset."""
@@ -99,19 +98,21 @@ class Batches:
         batches: tuple[Tensor, ...] = order.split(self._config.batch_size)
         return batches
 
-    def _behind(self, frozen: nn.Sequential, rows: Tensor, epoch: int) -> Tensor:
-        if not len(frozen):
-            return self.views(rows, epoch)
-        if self._cache is None:
-            return through(frozen, self.views(rows, epoch), self._execution)
-        return self._cache(frozen, rows, epoch, partial(self.views, epoch=epoch))
-
     def views(self, rows: Tensor, epoch: int) -> Tensor:
         """Draw views, (B, 1, size, size) float32 in channels_last, on the device."""
         config, device = self._config, self._execution.device
         unit = to_unit(self._pixels(rows), self._network.size)
         unit = augment(unit, rows.to(device), epoch=epoch, seed=config.seed, config=config.views)
         return normalise(unit, self._network).contiguous(memory_format=torch.channels_last)
+
+
+def part_of(batch_size: int, slices: int, workers: int) -> int:
+    """Count the slices of a global batch that a worker gets, at most.
+
+    >>> part_of(32, 1_000, 3), part_of(32, 5, 1)
+    (11, 5)
+    """
+    return -(-min(batch_size, slices) // workers)
 
 
 def shuffled(places: NDArray[np.int64], window: int, generator: torch.Generator) -> Tensor:

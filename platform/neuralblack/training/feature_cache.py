@@ -5,14 +5,14 @@ validation slice, which is no view, in every epoch as well. Two boundaries are k
 head, while the head alone learns, and the input of the last stage before it, while those two learn. Deeper ones are not
 worth their bytes (1.23 times, FACTS).
 
-Nothing is approximate: what is kept has the bits that the trial would have computed itself, or is not kept. So before
-any of it, a batch is computed whole and in two parts; where these differ, for this network, boundary, number format
-and machine, nothing is shared.
+Nothing is approximate: what is kept has the bits that the trial would have computed itself, or is not kept. Frozen
+stages see batches of one size (`training/frozen.py`), which is part of the key; and before any of it slices are
+computed once more at other places of a batch, beside others. Where that differs, for this network, boundary, number
+format and machine, nothing is shared.
 """
 
 import logging
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from neuralblack.data.node_cache import folder_on_this_node, make_room
-from neuralblack.files import digest, read_json, write_json
+from neuralblack.files import digest, write_json
 from neuralblack.models.execution import Execution
 from neuralblack.training.activations import ActivationFile
 from neuralblack.training.device_rows import DeviceRows, device_rows
-from neuralblack.training.frozen import backend_of, split_difference, through, weights_hash
+from neuralblack.training.frozen import FrozenStages, Views, backend_of, weights_hash
 from neuralblack.training.unfreezing import depth_at, split_at
 
 log = logging.getLogger(__name__)
 
 SLICES = -1  # instead of an epoch: the slices themselves, not views of them
 HEAD, HEAD_AND_LAST = 1, 2  # stages that learn: the depths at which something is kept
-Views = Callable[[Tensor], Tensor]  # rows (B,) int64 -> their views of one epoch, (B, 1, S, S) float32, on the device
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class _Boundary:
     dtype: torch.dtype
 
 
-class FeatureCache:
-    """(frozen stages, rows, epoch) -> what the stages say of the rows' views: what the other stages take.
+class FeatureCache(FrozenStages):
+    """The same, computed once for all trials on this node.
 
     While the head alone learns these are pooled maps, (B, C, 1, 1): every head begins with that mean, and the mean of
     one number is that number.
@@ -80,6 +79,7 @@ class FeatureCache:
         slices: int,
         count: int,
         execution: Execution,
+        size: int,
         worker: int = 0,
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -91,37 +91,29 @@ class FeatureCache:
             slices: of the dataset, whose numbers are the rows.
             count: rows that a file holds in the end, at most.
             execution: device and number format.
+            size: of the batches that frozen stages see.
             worker: of those that train together; each fills rows of its own.
 
         """
-        self._sharing, self._execution, self._worker = sharing, execution, worker
-        self._facts = {**facts, "backend": backend_of(execution)}
+        super().__init__(execution, size=size)
+        self._sharing, self._worker = sharing, worker
+        self._facts = {**facts, "backend": backend_of(execution), "batch": size}
         self._stages, self._slices, self._count = stages, slices, count
         self._frozen: nn.Sequential | None = None
         self._boundaries: dict[int, _Boundary] = {}
-        self._exact: dict[int, bool] = {}  # depth -> whether batches of slices may be split, once that was seen
         self._files: dict[tuple[int, int], ActivationFile | None] = {}
         self._computed = self._found = 0  # rows, since `shared` was asked
 
     def __call__(self, frozen: nn.Sequential, rows: Tensor, epoch: int, views: Views) -> Tensor:
-        """Say what `frozen` makes of the views of `rows` in `epoch`, (B, C, H, W) on the device.
-
-        Args:
-            frozen: the stages that don't learn; the same object as long as they are the same.
-            rows: (B,) int64 on the CPU.
-            epoch: from 0; SLICES where `views` gives the slices themselves.
-            views: draws them, where they are needed.
-
-        """
+        """Read what is there, and compute and keep what is not; `epoch` is SLICES where `views` gives slices."""
         if frozen is not self._frozen:
             self._begin(frozen, rows, views)
         depth, numbers = self._stages - len(frozen), rows.numpy()
-        may = depth in self._boundaries and (epoch != SLICES or self._slices_may(depth, frozen, rows, views))
-        file = self._file(depth, epoch) if may else None
+        file = self._file(depth, epoch) if depth in self._boundaries else None
         counted = len(rows) if epoch != SLICES else 0
         if file is None:
             self._computed += counted
-            return through(frozen, views(rows), self._execution)
+            return super().__call__(frozen, rows, epoch, views)
         on_device = self._on_device(depth, file)
         kept = on_device.read(rows) if on_device else None
         kept = file.read(numbers) if kept is None else kept
@@ -138,18 +130,16 @@ class FeatureCache:
                         on_device.write(rows, found)
                     return found
         self._found += counted
-        if on_device and kept.device != self._execution.device:
-            on_device.write(rows, kept.to(self._execution.device))
-        return kept.to(self._execution.device)
+        if on_device and kept.device != self.execution.device:
+            on_device.write(rows, kept.to(self.execution.device))
+        return kept.to(self.execution.device)
 
-    def shared(self) -> float:
-        """Say which share of the views had been computed before, 0..1, since this was asked last."""
+    def shared(self) -> float:  # noqa: D102
         share = self._found / max(1, self._found + self._computed)
         self._computed = self._found = 0
         return share
 
-    def close(self) -> None:
-        """Let go of the files."""
+    def close(self) -> None:  # noqa: D102
         for file in self._files.values():
             if file:
                 file.close()
@@ -158,7 +148,7 @@ class FeatureCache:
     def _compute(self, frozen: nn.Sequential, rows: Tensor, epoch: int, views: Views) -> Tensor:
         """Compute what is kept; on the way to the pooled maps also the boundary below, where other trials want it."""
         if self._stages - len(frozen) != HEAD:
-            return through(frozen, views(rows), self._execution)
+            return self.through(frozen, views(rows))
         earlier, last = split_at(frozen, len(frozen) - 1)
         wanted = any(
             HEAD_AND_LAST in each.values() if epoch == SLICES else depth_at(each, epoch) == HEAD_AND_LAST
@@ -167,20 +157,20 @@ class FeatureCache:
         below = self._file(HEAD_AND_LAST, epoch) if wanted else None
         kept = below.read(rows.numpy()) if below else None
         if kept is None:
-            kept = through(earlier, views(rows), self._execution)
+            kept = self.through(earlier, views(rows))
             if below and not below.write(rows.numpy(), kept):
                 below.close()
                 self._files[HEAD_AND_LAST, epoch] = None
-        return self._pooled(through(last, kept.to(self._execution.device), self._execution))
+        return self._pooled(self.through(last, kept.to(self.execution.device)))
 
     def _pooled(self, maps: Tensor) -> Tensor:
-        with torch.no_grad(), self._execution.autocast():
+        with torch.no_grad(), self.execution.autocast():
             return nn.functional.adaptive_avg_pool2d(maps, 1)
 
     def _begin(self, frozen: nn.Sequential, rows: Tensor, views: Views) -> None:
-        """Take other stages: see that their batches may be split in any way, and name their folders."""
+        """Take other stages: see that a slice's company in a batch changes nothing, and name their folders."""
         self.close()
-        self._frozen, self._boundaries, self._exact = frozen, {}, {}
+        self._frozen, self._boundaries = frozen, {}
         depth = self._stages - len(frozen)
         if depth not in (HEAD, HEAD_AND_LAST):
             return
@@ -189,32 +179,19 @@ class FeatureCache:
         if depth == HEAD:
             wanted[HEAD_AND_LAST] = split_at(frozen, len(frozen) - 1)[0]
         for each, stages in wanted.items():
-            maps = through(stages, inputs, self._execution)
-            difference = split_difference(stages, inputs, maps, self._execution)
+            maps = self.through(stages, inputs)
+            difference = self.company_difference(stages, inputs, maps)
             if difference:
                 log.info(
-                    "sharing is off: what %d stages say of a slice depends on its batch, by %.1e (%s)",
+                    "sharing is off: what %d stages say of a slice depends on the others in its batch, by %.1e (%s)",
                     len(stages),
                     difference,
-                    self._execution.reason,
+                    self.execution.reason,
                 )
                 self._boundaries = {}
                 return
             row = self._pooled(maps[:1])[0] if each == HEAD else maps[0]
             self._boundaries[each] = _Boundary(self._folder(stages, depth=each), tuple(row.shape), row.dtype)
-
-    def _slices_may(self, depth: int, frozen: nn.Sequential, rows: Tensor, views: Views) -> bool:
-        """See once on each node that a batch of slices, which may be larger, can be split in any way as well."""
-        if depth in self._exact:
-            return self._exact[depth]
-        note = self._boundaries[depth].folder / "slices.json"
-        if not note.exists():
-            inputs = views(rows)
-            maps = through(frozen, inputs, self._execution)
-            difference = split_difference(frozen, inputs, maps, self._execution)
-            write_json(note, {"batch": len(rows), "difference": min(difference, sys.float_info.max)})
-        self._exact[depth] = not read_json(note)["difference"]
-        return self._exact[depth]
 
     def _folder(self, stages: nn.Sequential, *, depth: int) -> Path:
         """Make the folder of these stages' activations; its name is the hash of all that they depend on."""
@@ -236,7 +213,7 @@ class FeatureCache:
         return self._files[depth, epoch]
 
     def _on_device(self, depth: int, file: ActivationFile) -> DeviceRows | None:
-        boundary, device = self._boundaries[depth], self._execution.device
+        boundary, device = self._boundaries[depth], self.execution.device
         return device_rows(file.path, rows=self._slices, shape=boundary.shape, dtype=boundary.dtype, device=device)
 
     def _opened(self, boundary: _Boundary, epoch: int) -> ActivationFile | None:

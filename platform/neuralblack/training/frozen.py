@@ -1,8 +1,12 @@
-"""Stages that don't learn: running them, and telling whether what they say may be shared."""
+"""Stages that don't learn: running them, and telling whether what they say may be shared.
+
+A backend may round otherwise in a batch of another size (oneDNN in fp32, cuDNN), so frozen stages only ever see batches
+of one size; then a slice's activations are the same in every trial, wherever in a batch it stands.
+"""
 
 import hashlib
 import inspect
-import math
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -14,31 +18,62 @@ from neuralblack.models import inputs, table
 from neuralblack.models.execution import Execution
 from neuralblack.training import augmentation
 
-
-def through(frozen: nn.Sequential, inputs: Tensor, execution: Execution) -> Tensor:
-    """Run stages that don't learn, without a graph for gradients."""
-    with torch.no_grad(), execution.autocast():
-        found: Tensor = frozen(inputs)
-    return found
+Views = Callable[[Tensor], Tensor]  # rows (B,) int64 -> their views of one epoch, (B, 1, S, S) float32, on the device
 
 
-def split_difference(stages: nn.Sequential, inputs: Tensor, whole: Tensor, execution: Execution) -> float:
-    """Compare what stages say of a batch with what they say of its first slice and of the rest: the largest difference.
+class FrozenStages:
+    """(frozen stages, rows, epoch, views) -> what the stages say of the rows' views: what the other stages take."""
 
-    Args:
-        stages: they don't learn.
-        inputs: (B, 1, S, S).
-        whole: what they say of all of it, (B, C, H, W).
-        execution: device and number format.
+    def __init__(self, execution: Execution, *, size: int) -> None:
+        """Take the device and number format, and how many slices the stages see at a time."""
+        self.execution, self.size = execution, size
 
-    Returns:
-        0 where every bit is the same; infinity for a single slice, which has no parts.
+    def __call__(self, frozen: nn.Sequential, rows: Tensor, epoch: int, views: Views) -> Tensor:
+        """Compute it: (B, C, H, W) on the device; without frozen stages the views themselves.
 
-    """
-    if len(inputs) < 2:
-        return math.inf
-    parts = torch.cat([through(stages, part, execution) for part in (inputs[:1], inputs[1:])])
-    return 0.0 if torch.equal(parts, whole) else float((parts.float() - whole.float()).abs().max())
+        Args:
+            frozen: the stages that don't learn; the same object as long as they are the same.
+            rows: (B,) int64 on the CPU.
+            epoch: from 0, or one of `feature_cache`'s other names for what the views are.
+            views: draws them, where they are needed.
+
+        """
+        return self.through(frozen, views(rows)) if len(frozen) else views(rows)
+
+    def through(self, stages: nn.Sequential, inputs: Tensor) -> Tensor:
+        """Run stages without a graph for gradients, in batches of one size, the last one filled up with zeros."""
+        found = []
+        with torch.no_grad(), self.execution.autocast():
+            for part in inputs.split(self.size):
+                blank = part.new_zeros(self.size - len(part), *part.shape[1:])
+                whole = torch.cat([part, blank]) if len(blank) else part
+                found.append(stages(whole.contiguous(memory_format=torch.channels_last))[: len(part)])
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+    def company_difference(self, stages: nn.Sequential, inputs: Tensor, whole: Tensor) -> float:
+        """Compare what stages say of slices with what they say of them at other places of a batch, beside others.
+
+        Args:
+            stages: they don't learn.
+            inputs: (B, 1, S, S).
+            whole: what they say of them, (B, C, H, W).
+
+        Returns:
+            The largest difference; 0 where every bit is the same.
+
+        """
+        some = inputs[: max(1, self.size // 2)]
+        company = some.repeat(self.size, 1, 1, 1)[: self.size - len(some)]
+        moved = torch.cat([company, some])
+        found, expected = self.through(stages, moved)[-len(some) :], whole[: len(some)]
+        return 0.0 if torch.equal(found, expected) else float((found.float() - expected.float()).abs().max())
+
+    def shared(self) -> float:
+        """Say which share of the views had been computed before, 0..1, since this was asked last."""
+        return 0.0
+
+    def close(self) -> None:
+        """Let go of files."""
 
 
 def weights_hash(stages: nn.Module) -> str:

@@ -10,13 +10,13 @@ from neuralblack import metrics as measure
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
-from neuralblack.models.execution import Execution, choose_execution
+from neuralblack.models.execution import Execution, choose_execution, repeatable_convolutions
 from neuralblack.models.heads import loss_of, probabilities
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import Network, build_model, network_of
-from neuralblack.training.batches import AHEAD, Batches
+from neuralblack.training.batches import AHEAD, Batches, part_of
 from neuralblack.training.feature_cache import SLICES, FeatureCache, Sharing
-from neuralblack.training.frozen import code_hash, through
+from neuralblack.training.frozen import FrozenStages, code_hash
 from neuralblack.training.group import OneProcess
 from neuralblack.training.loop import Metrics, Report, State, Validate, fit
 from neuralblack.training.pixels import Pixels
@@ -63,15 +63,17 @@ def train(
     model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
     model = model.to(execution.device)
     pixels = Pixels(dataset.images, execution)
-    cache = None
+    part = part_of(config.batch_size, len(split.train), group.size)
+    behind = FrozenStages(execution, size=part)
     if sharing:
-        cache = FeatureCache(
+        behind = FeatureCache(
             sharing,
             facts=facts_of(config, dataset),
             stages=len(model),
             slices=len(dataset),
             count=max(len(split.train), len(split.validation)),
             execution=execution,
+            size=part,
             worker=group.rank,
         )
     batches = Batches(
@@ -84,23 +86,23 @@ def train(
         execution=execution,
         rank=group.rank,
         size=group.size,
-        cache=cache,
+        behind=behind,
     )
     try:
-        fit(
-            model,
-            batches,
-            config,
-            execution=execution,
-            batch_norm=batch_norm_of(config),
-            validate=validation(pixels, dataset, split, network=network, execution=execution, group=group, cache=cache),
-            report=report,
-            group=group,
-            start=start,
-        )
+        with repeatable_convolutions():
+            fit(
+                model,
+                batches,
+                config,
+                execution=execution,
+                batch_norm=batch_norm_of(config),
+                validate=validation(pixels, dataset, split, network=network, behind=behind, group=group),
+                report=report,
+                group=group,
+                start=start,
+            )
     finally:
-        if cache:
-            cache.close()
+        behind.close()
 
 
 def facts_of(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def classify(
     network: Network,
     execution: Execution,
     frozen: nn.Sequential | None = None,
-    cache: FeatureCache | None = None,
+    behind: FrozenStages | None = None,
     batch: int = 64,
 ) -> Tensor:
     """Classify slices without augmentation: rows (R,) of a dataset's pixels -> (R, K) probabilities.
@@ -133,8 +135,7 @@ def classify(
         stages: of the network, in eval mode, on the device; all of them, or those behind `frozen`.
         pixels, rows: which slices.
         network, execution: input size and device.
-        frozen: stages before; none given: there are none.
-        cache: where what `frozen` says is shared; none given: it is computed.
+        frozen, behind: stages before, and who runs them; none given: there are none.
         batch: slices at a time.
 
     """
@@ -147,12 +148,7 @@ def classify(
     for number, part in enumerate(rows.split(batch)):
         if number % AHEAD == 0:
             pixels.ahead(rows[number * batch : (number + 2 * AHEAD) * batch])
-        if not frozen:
-            inputs = slices(part)
-        elif cache:
-            inputs = cache(frozen, part, SLICES, slices)
-        else:
-            inputs = through(frozen, slices(part), execution)
+        inputs = slices(part) if frozen is None or behind is None else behind(frozen, part, SLICES, slices)
         with execution.autocast():
             found.append(probabilities(stages(inputs)))
     whole = torch.cat(found)
@@ -172,11 +168,11 @@ def validation(
     split: Split,
     *,
     network: Network,
-    execution: Execution,
+    behind: FrozenStages,
     group: OneProcess,
-    cache: FeatureCache | None = None,
 ) -> Validate:
     """Make the function that measures a model on the validation part, each slice exactly once over all workers."""
+    execution = behind.execution
     rows, labels = split.validation, class_numbers(dataset, split.validation, split.classes)
 
     def validate(frozen: nn.Sequential, learning: nn.Sequential) -> Metrics:
@@ -191,7 +187,7 @@ def validation(
                 network=network,
                 execution=execution,
                 frozen=frozen,
-                cache=cache,
+                behind=behind,
             )
         summary: dict[str, Any] = measure.summarise(labels, group.sum(table).cpu().numpy(), split.classes)
         return {"loss": summary["log_loss"], **{name: summary[name] for name in ("accuracy", "macro_f1", "ece")}}
