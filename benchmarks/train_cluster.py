@@ -114,7 +114,7 @@ def checkpoint_cost(folder: Path) -> str:
     """Time a checkpoint of ResNet-50 whose stages all learn: writing, and reading it back with its hashes checked."""
     model = build_model("resnet50", classes=4)
     set_learning(model, len(model), batch_norm="eval")
-    optimizer = torch.optim.AdamW(stage_groups(model, lr=1e-3, decay=2.6, weight_decay=0.01))
+    optimizer = torch.optim.AdamW(stage_groups(model, lr=1e-3, decay=2.6, weight_decay=0.01), fused=True)
     model(torch.randn(2, 1, 64, 64)).sum().backward()
     optimizer.step()
     state = {"epoch": 0, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "made": {}}

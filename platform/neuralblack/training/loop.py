@@ -66,7 +66,7 @@ def fit(
     group = group or OneProcess()
     schedule, steps, loss = schedule_of(config.schedule), len(batches), loss_of(config.loss)
     groups = stage_groups(model, lr=config.lr, decay=config.lr_decay, weight_decay=config.weight_decay)
-    optimizer = torch.optim.AdamW(groups)  # skips what has no gradient: one optimizer for every depth
+    optimizer = torch.optim.AdamW(groups, fused=True)  # skips what has no gradient: one optimizer for every depth
     peaks = [each["lr"] for each in groups]
     first, depth, frozen, learning_stages, net = 0, 0, nn.Sequential(), nn.Sequential(), nn.Module()
     if start:
