@@ -31,7 +31,7 @@ def trial(dataset, config, folder=None, **more):
     return state, [metrics["shared"] for metrics in history]
 
 
-def trained(dataset, config, folder=None, *, max_bytes=2**30, schedules=()):
+def trained(dataset, config, folder=None, *, max_bytes=2**30, schedules=(), device="cpu"):
     """Train; the last weights, and the metrics of each epoch."""
     torch.set_num_threads(1)
     states, history = [], []
@@ -43,7 +43,7 @@ def trained(dataset, config, folder=None, *, max_bytes=2**30, schedules=()):
     data = open_dataset(dataset.path)
     split = make_split(data, train=None, validation=(2,), test=(1,))
     sharing = Sharing(folder, max_bytes, schedules) if folder else None
-    train(config, data, split, report=report, device="cpu", sharing=sharing)
+    train(config, data, split, report=report, device=device, sharing=sharing)
     return states[-1], history
 
 

@@ -1,4 +1,4 @@
-"""CUDA graphs: a whole forward pass is one launch, for each batch size. Written without a GPU at hand: not run yet."""
+"""CUDA graphs: a whole forward pass is one launch, for each batch size."""
 
 import threading
 from typing import Any
