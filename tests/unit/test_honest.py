@@ -15,23 +15,28 @@ from neuralblack.inference.predictor import Predictor
 from neuralblack.inference.reference import GOLDEN, MARGIN, calibrate, golden_rows
 from neuralblack.registry.describe import describe
 from neuralblack.registry.model_folder import load_reference, open_model
-from neuralblack.training.runs import train_here
+from neuralblack.training.runs import check_run, train_here
 
 SHORT = TrainConfig(model="tiny", weights="none", epochs=3, batch_size=16, precision="fp32", lr=0.02)
 
 
 @pytest.fixture
 def run(dataset, tiny, tmp_path):
-    """A run that was calibrated on 12 slices, too few for a gate."""
+    """A run that was calibrated on about 12 slices, too few for a gate."""
     train_here(SHORT, data=dataset.path, run=tmp_path / "run", calibrate=calibrate)
     return tmp_path / "run"
 
 
-def test_a_run_ends_with_calibration_in_its_model_and_on_its_card(run):
+def test_a_run_ends_with_calibration_in_its_model_and_on_its_card(run, dataset):
     model = open_model(run / "model")
+    rows = check_run(SHORT, data=dataset.path)[1].validation
 
     assert 0.05 <= model.calibration["temperature"] <= 20
-    assert model.calibration["fitted_on"] == {"part": "validation", "slices": 12, "patients": 6}
+    assert model.calibration["fitted_on"] == {
+        "part": "validation",
+        "slices": len(rows),
+        "patients": len({dataset.patients[row] for row in rows}),
+    }
     assert model.card["calibration"]["ece"] == model.calibration["ece"]
     assert {"before", "after", "after_cross_fitted"} == set(model.calibration["ece"])
     assert {"calibration", "prediction sets", "gate"} <= {name for name, _ in describe(run / "model")}

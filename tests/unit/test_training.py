@@ -14,6 +14,7 @@ from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import make_split
 from neuralblack.errors import RunError
 from neuralblack.models.heads import LOSSES
+from neuralblack.training.checkpoints import load_state, save_state
 from neuralblack.training.group import OneProcess, Workers
 from neuralblack.training.recipe import train
 
@@ -93,11 +94,12 @@ def test_two_workers_learn_what_one_learns_and_hold_equal_weights(dataset, tiny,
         assert all((first_weights[key] == second_weights[key]).all() for key in first_weights)
 
 
-def test_a_run_that_was_stopped_ends_with_the_weights_of_the_unbroken_one(dataset, tiny):
+def test_a_run_that_was_stopped_ends_with_the_weights_of_the_unbroken_one(dataset, tiny, tmp_path):
     whole, at_end = short_run(dataset.path, CONFIG, OneProcess())
 
     part, state = short_run(dataset.path, CONFIG, OneProcess(), stop_behind=1)
-    rest, resumed = short_run(dataset.path, CONFIG, OneProcess(), start=state)
+    save_state(state, part[-1], tmp_path)  # contiguous, where the weights of convolutions are channels_last
+    rest, resumed = short_run(dataset.path, CONFIG, OneProcess(), start=load_state(tmp_path))
 
     assert part + rest == whole
     assert all(torch.equal(resumed["model"][key], value) for key, value in at_end["model"].items())
