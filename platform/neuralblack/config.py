@@ -66,6 +66,11 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where the device computes it natively, else fp32."
     )
+    compile: bool = Field(
+        False,
+        description="Compile the stages that learn (torch.compile): half a minute and more at the start of each phase, "
+        "then faster on a GPU; needs a C++ compiler. Other last bits than without.",
+    )
     shuffle_window: int = Field(
         0,
         ge=0,

@@ -25,9 +25,10 @@ def slices(tmp_path_factory):
     return phantom_dataset(tmp_path_factory.mktemp("slices"), patients=40)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_two_runs_with_one_seed_have_the_same_bits(slices, precision):
-    config = CONFIG.model_copy(update={"precision": precision})
+def test_two_runs_with_one_seed_have_the_same_bits(slices, precision, compiled):
+    config = CONFIG.model_copy(update={"precision": precision, "compile": compiled})
     (first, before), (second, after) = (trained(slices, config, device="cuda") for _ in range(2))
 
     assert before == after, "the first epoch that differs names the stages that do not repeat"

@@ -12,7 +12,7 @@ from tests.tiny import add_tiny_network
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import make_split
-from neuralblack.errors import RunError
+from neuralblack.errors import InputError, RunError
 from neuralblack.models.heads import LOSSES
 from neuralblack.training.checkpoints import load_state, save_state
 from neuralblack.training.group import OneProcess, Workers
@@ -152,3 +152,26 @@ def test_two_runs_with_one_seed_are_the_same_to_the_bit(dataset, tiny):
 
     assert first == second
     assert all(torch.equal(again["model"][key], value) for key, value in weights["model"].items())
+
+
+def test_a_compiled_run_learns_nearly_the_same_and_goes_on_with_the_same_bits(dataset, tiny, tmp_path):
+    short = CONFIG.model_copy(update={"epochs": 2, "schedule": "all"})  # every size of batch and phase takes seconds
+    config = short.model_copy(update={"compile": True})
+    eager, _ = short_run(dataset.path, short, OneProcess())
+    whole, at_end = short_run(dataset.path, config, OneProcess())
+
+    part, state = short_run(dataset.path, config, OneProcess(), stop_behind=0)
+    save_state(state, part[-1], tmp_path)
+    rest, resumed = short_run(dataset.path, config, OneProcess(), start=load_state(tmp_path))
+
+    assert [row["train_loss"] for row in whole] == pytest.approx([row["train_loss"] for row in eager], abs=1e-4)
+    assert part + rest == whole
+    assert all(torch.equal(resumed["model"][key], value) for key, value in at_end["model"].items())
+    assert at_end["made"]["execution"].endswith(", compiled")
+
+
+def test_without_a_compiler_a_compiled_run_is_refused_before_it_starts(dataset, tiny, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+    with pytest.raises(InputError, match=r"found no no-such-compiler.*--set compile=false"):
+        short_run(dataset.path, CONFIG.model_copy(update={"compile": True}), OneProcess())

@@ -3,27 +3,21 @@
 On a CPU it is behind OpenVINO, so `auto` never takes it; it is there where OpenVINO cannot be.
 """
 
-import os
-import shutil
 import threading
 
 import torch
 from torch import Tensor
 
-from neuralblack.errors import InputError
 from neuralblack.inference.outputs import Forward, Outputs
 from neuralblack.inference.static_batches import SIZES, run_in_pieces
 from neuralblack.inference.whole_network import whole_network
+from neuralblack.models.compiler import need_compiler
 from neuralblack.registry.model_folder import ModelFolder
 
 
 def compiled(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -> Forward:
     """Compile a checked folder's network for every batch size; raises InputError where there is no compiler."""
-    compiler = os.environ.get("CXX", "g++")  # what torch.compile itself calls
-    if shutil.which(compiler) is None:
-        raise InputError(
-            "engine compile", found=f"no {compiler}", expected="a C++ compiler", fix="apt install g++, or --engine auto"
-        )
+    need_compiler("engine compile", instead="--engine auto")
     network = whole_network(folder, dtype=dtype).to(device)
     # fullgraph: where torch would give up and run eager code without a word, it raises.
     program = torch.compile(network, dynamic=False, fullgraph=True, options={"freezing": True})

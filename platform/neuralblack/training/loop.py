@@ -82,7 +82,7 @@ def fit(
             # that learn go in: the others need no graph, and nothing of them is sent.
             depth, at = now, max(0, len(model) - now)
             frozen, learning_stages = split_at(model, at)
-            net = group.wrap(learning_stages)
+            net = group.wrap(compiled(learning_stages) if config.compile else learning_stages)
             log.info("epoch %d: the last %d of %d stages learn", epoch + 1, min(now, len(model)), len(model))
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         totals, sums = torch.zeros(4, device=execution.device), torch.zeros(steps, device=execution.device)
@@ -115,7 +115,14 @@ def fit(
         metrics |= validate(frozen.eval(), learning_stages.eval())
         metrics |= {"lr": peaks[-1] * share, "stages": min(now, len(model)), "shared": batches.shared()}
         state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        report(metrics, state | {"made": {"execution": execution.reason, "batch_norm": batch_norm}})
+        made = {"execution": execution.reason + ", compiled" * config.compile, "batch_norm": batch_norm}
+        report(metrics, state | {"made": made})
+
+
+def compiled(stages: nn.Sequential) -> nn.Module:
+    """Compile stages for training, one program for each size of batch, with the same bits in every process."""
+    program: nn.Module = torch.compile(stages, dynamic=False, fullgraph=True, options={"deterministic": True})  # type: ignore[assignment]
+    return program
 
 
 def _laid_out(moments: State, groups: list[dict[str, Any]]) -> State:

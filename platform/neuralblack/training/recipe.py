@@ -10,6 +10,7 @@ from neuralblack import metrics as measure
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
+from neuralblack.models.compiler import need_compiler
 from neuralblack.models.execution import Execution, choose_execution, repeatable_convolutions
 from neuralblack.models.heads import loss_of, probabilities
 from neuralblack.models.inputs import to_input
@@ -59,6 +60,8 @@ def train(
     group = group or OneProcess()
     execution = choose_execution(device, precision=config.precision)
     log.info("device and number format: %s", execution.reason)
+    if config.compile:
+        need_compiler("--set compile=true", instead="--set compile=false")
     network = network_of(config.model)
     model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
     model = model.to(execution.device)
