@@ -1,4 +1,4 @@
-"""What a classifier's answers are worth, counted: confusion, sensitivity, specificity, precision, F1, AUROC.
+"""What a classifier's answers are worth, counted: confusion, sensitivity, specificity, precision, F1, AUROC, MCC.
 
 Rows of a confusion matrix are the true classes, columns the predicted ones. A ratio without a denominator (the
 sensitivity to a class that no slice had) is None, never 0: nothing was measured.
@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, log_loss, roc_auc_score
+from sklearn.metrics import confusion_matrix, log_loss, matthews_corrcoef, roc_auc_score
+
+BINS = 15  # of a calibration error
+COVERAGE = 0.9  # share of the slices, the surest, that count in accuracy_at_90
 
 
 def summarise(
@@ -23,9 +26,12 @@ def summarise(
         classes: the K names.
 
     Returns:
-        JSON, no NaN in it: slices, accuracy, macro_f1 (the mean over the classes that some slice has or was given),
-        log_loss (natural logarithm), ece (`calibration_error`), confusion (K x K, rows true), and per class slices, TP,
-        FP, FN, TN, sensitivity TP/(TP+FN), specificity TN/(TN+FP), precision TP/(TP+FP), F1 2TP/(2TP+FP+FN), AUROC.
+        JSON, no NaN in it: slices, accuracy, balanced_accuracy (the mean sensitivity of the classes that some slice
+        has), macro_f1 (the mean over the classes that some slice has or was given), mcc (Matthews' correlation of K
+        classes), log_loss (natural logarithm), brier (the mean over slices of the sum over classes of squared errors,
+        0..2; Brier, 1950), ece (`calibration_error`), accuracy_at_90 (`accuracy_at_coverage`), confusion (K x K, rows
+        true), and per class slices, TP, FP, FN, TN, sensitivity TP/(TP+FN), specificity TN/(TN+FP), precision
+        TP/(TP+FP), F1 2TP/(2TP+FP+FN), AUROC.
     """
     count = len(classes)
     assert probabilities.shape == (len(labels), count), (probabilities.shape, len(labels), count)
@@ -37,13 +43,17 @@ def summarise(
     per_class = {name: _one_class(confusion, index) for index, name in enumerate(classes)}
     for index, name in enumerate(classes):
         per_class[name]["auroc"] = _auroc(labels == index, probabilities[:, index])
-    f1 = [one["f1"] for one in per_class.values() if one["f1"] is not None]
+    f1, found = ([one[key] for one in per_class.values() if one[key] is not None] for key in ("f1", "sensitivity"))
     return {
         "slices": len(labels),
         "accuracy": ratio(int(np.trace(confusion)), len(labels)),
+        "balanced_accuracy": ratio(sum(found), len(found)),
         "macro_f1": ratio(sum(f1), len(f1)),
+        "mcc": float(matthews_corrcoef(labels, given)) if len(set(labels)) > 1 < len(set(given)) else None,
         "log_loss": _log_loss(labels, probabilities, everyone),
+        "brier": float(squares(labels, probabilities).mean()) if len(labels) else None,
         "ece": calibration_error(labels, probabilities) if len(labels) else None,
+        "accuracy_at_90": accuracy_at_coverage(labels, probabilities) if len(labels) else None,
         "classes": list(classes),
         "confusion": confusion.tolist(),
         "per_class": per_class,
@@ -59,10 +69,10 @@ def ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def calibration_error(labels: NDArray[np.integer], probabilities: NDArray[np.floating], *, bins: int = 15) -> float:
+def calibration_error(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
     """Measure how far the top probability is from the share that was right: the expected calibration error, 0..1.
 
-    Slices are binned by their largest probability into `bins` of equal width; the error is the mean over slices of
+    Slices are binned by their largest probability into BINS of equal width; the error is the mean over slices of
     |accuracy - mean probability| of a slice's bin (Guo et al., 2017, "On calibration of modern neural networks").
 
     >>> calibration_error(np.array([0, 1]), np.array([[0.9, 0.1], [0.9, 0.1]]))  # sure by 0.9, right by half
@@ -70,9 +80,45 @@ def calibration_error(labels: NDArray[np.integer], probabilities: NDArray[np.flo
     """
     top = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == labels
-    index = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin holds its upper end
-    gap = np.bincount(index, right - top, bins)
+    gap = np.bincount(bin_of(top), right - top, BINS)
     return round(float(np.abs(gap).sum() / len(labels)), 12)
+
+
+def bin_of(top: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Number the bin of each probability, of BINS of equal width; a bin holds its upper end."""
+    index: NDArray[np.int64] = np.clip(np.ceil(top * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return index
+
+
+def accuracy_at_coverage(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
+    """Count how many are right of the COVERAGE of the slices that the model is surest of; the last counts in part.
+
+    What a service is worth that gives the rest to a person (El-Yaniv and Wiener, 2010, on selective classification).
+
+    >>> accuracy_at_coverage(np.zeros(10, int), np.array([[0.9, 0.1]] * 9 + [[0.4, 0.6]]))
+    1.0
+    """
+    order = np.argsort(-probabilities.max(1), kind="stable")
+    right = (probabilities.argmax(1) == labels)[order]
+    whole = COVERAGE * len(labels)
+    counted = (whole - np.arange(len(labels))).clip(0, 1)
+    return round(float(counted @ right / whole), 12)
+
+
+def squares(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Sum each slice's squared errors over the classes: (N,), 0 where sure and right, 2 where sure and wrong."""
+    errors = (probabilities - np.eye(probabilities.shape[1])[labels]) ** 2
+    sums: NDArray[np.float64] = errors.sum(1)
+    return sums
+
+
+def losses(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Take minus the logarithm of each true class's probability, (N,), bounded as scikit-learn's log_loss is."""
+    rows = probabilities.astype(np.float64)
+    least = np.finfo(np.float64).eps
+    true = (rows / rows.sum(1, keepdims=True)).clip(least, 1 - least)[np.arange(len(labels)), labels]
+    logarithms: NDArray[np.float64] = -np.log(true)
+    return logarithms
 
 
 def _one_class(confusion: NDArray[np.integer], index: int) -> dict[str, Any]:

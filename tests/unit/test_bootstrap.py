@@ -1,25 +1,101 @@
-"""Intervals: as wide as the number of patients says, whatever the number of slices."""
+"""Intervals: as wide as the number of patients says, whatever the number of slices, and of the numbers themselves."""
+
+import math
 
 import numpy as np
 import pytest
 
-from neuralblack.evaluation.bootstrap import interval
+from neuralblack.evaluation.bootstrap import differences, drawn_weights, intervals, scores
+from neuralblack.evaluation.patients import VERDICTS, Slices
+from neuralblack.metrics import summarise
+
+CLASSES = ("glioma", "meningioma", "pituitary")
 
 
-def test_an_interval_of_a_mean_is_that_of_the_patients_and_not_of_their_slices():
-    random = np.random.default_rng(1)
-    values = np.repeat(random.normal(size=100), 10)  # ten equal slices of each patient
-    patients = [str(number // 10) for number in range(1000)]
+def judged(patients=100, each=10, seed=1, skill=1.0):
+    """Slices of made-up patients; the slices of one are all alike, and there are ties."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(patients) % 3
+    logits = skill * np.eye(3)[labels] + np.random.default_rng(7).normal(size=(patients, 3)).round(1)
+    logits += 0.05 * random.normal(size=(patients, 3)).round(1)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    names = [f"patient {number}" for number in np.repeat(np.arange(patients), each)]
+    return Slices(np.repeat(labels, each), np.repeat(shares, each, axis=0), names)
 
-    low, high = interval(lambda rows: float(values[rows].mean()), patients)
 
-    error = values[::10].std() / 10
+def test_the_interval_of_a_share_is_that_of_the_patients_and_not_of_their_slices():
+    slices = judged()
+
+    low, high = intervals(slices, classes=CLASSES)["accuracy"]
+
+    share = (slices.probabilities.argmax(1) == slices.labels).mean()
+    error = math.sqrt(share * (1 - share) / 100)
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
-    assert low < values.mean() < high
+    assert low < share < high
 
 
-def test_the_same_seed_gives_the_same_interval():
-    values = np.arange(20.0)
-    patients = [str(number // 2) for number in range(20)]
+def test_weighted_numbers_are_those_of_slices_drawn_so_often():
+    slices = judged(patients=12, each=3)
+    (weights,) = drawn_weights(slices.patients, draws=5)
 
-    assert interval(lambda rows: values[rows].mean(), patients) == interval(lambda rows: values[rows].mean(), patients)
+    found = scores(slices.labels, slices.probabilities, weights)
+
+    for draw in range(5):
+        rows = np.repeat(np.arange(len(slices.labels)), weights[draw].astype(int))
+        expected = summarise(slices.labels[rows], slices.probabilities[rows], CLASSES)
+        named = {name: value for name, value in expected.items() if name in found}
+        for index, label in enumerate(CLASSES):
+            named |= {f"{name}/{index}": value for name, value in expected["per_class"][label].items()}
+        assert named.keys() >= found.keys()
+        for name, values in found.items():
+            value = math.nan if named[name] is None else named[name]
+            assert values[draw] == pytest.approx(value, abs=1e-9, nan_ok=True), name
+
+
+def test_the_same_seed_gives_the_same_interval_in_whatever_order_the_slices_come():
+    slices = judged(patients=20)
+    order = np.random.default_rng(3).permutation(len(slices.labels))
+    mixed = Slices(slices.labels[order], slices.probabilities[order], [slices.patients[index] for index in order])
+
+    first, again = (intervals(one, classes=CLASSES, draws=200) for one in (slices, mixed))
+
+    assert first["macro_f1"] == pytest.approx(again["macro_f1"])
+    assert first == intervals(slices, classes=CLASSES, draws=200)
+
+
+def test_one_patient_shows_no_interval():
+    assert intervals(judged(patients=1), classes=CLASSES)["accuracy"] is None
+
+
+def test_a_class_that_few_draws_can_show_has_no_interval():
+    slices = judged(patients=3, each=2)
+    one_class = Slices(np.zeros(6, np.int64), slices.probabilities, slices.patients)
+
+    found = intervals(one_class, classes=CLASSES, draws=100)
+
+    assert found["per_class"]["glioma"]["specificity"] is None
+    assert found["per_class"]["glioma"]["sensitivity"] is not None
+
+
+def test_two_models_are_compared_on_the_same_patients():
+    ours, theirs = judged(seed=1), judged(seed=2)  # nearly the same mistakes
+
+    paired = differences(ours, theirs)["accuracy"]
+    alone = intervals(ours, classes=CLASSES)["accuracy"]
+
+    assert paired[1] - paired[0] < 0.5 * (alone[1] - alone[0])
+    assert differences(ours, ours)["accuracy"] == [0, 0]
+    better = differences(judged(skill=3.0), theirs)
+    assert better["accuracy"][0] > 0 > better["log_loss"][1]
+
+
+def test_each_verdict_joins_a_patients_slices_as_it_says():
+    shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.35, 0.65]])
+    slices = Slices(np.zeros(3, np.int64), shares, ["a"] * 3)
+
+    found = {name: slices.by_patient(name).probabilities[0, 0] for name in VERDICTS}
+
+    odds = (0.9 * 0.4 * 0.35 / (0.1 * 0.6 * 0.65)) ** (1 / 3)
+    assert found == pytest.approx(
+        {"mean logit": odds / (1 + odds), "mean probability": 0.55, "vote": 1 / 3, "surest slice": 0.9}
+    )

@@ -11,6 +11,7 @@ from neuralblack.data.splits import make_split
 from neuralblack.errors import InputError
 from neuralblack.evaluation.baselines import measure_baselines
 from neuralblack.evaluation.evaluate import evaluate
+from neuralblack.evaluation.metrics_file import read_metrics
 from neuralblack.evaluation.pictures import choose_examples
 from neuralblack.inference.predictor import Judgement
 
@@ -23,7 +24,7 @@ HISTORY = [
 class NearestMean:
     """A real if simple classifier with what `evaluate` asks of one: the class whose mean slice is nearest."""
 
-    name, hash = "nearest-mean", "0123456789abcdef" * 4
+    name, hash, temperature = "nearest-mean", "0123456789abcdef" * 4, 2.0
 
     def __init__(self, dataset, rows, classes):
         self.classes, self.spec = classes, dataset.spec
@@ -64,6 +65,47 @@ def test_three_files_are_written_and_the_numbers_are_what_is_returned(written):
 
     assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "predictions.parquet", "report.html"]
     assert json.loads((out / "metrics.json").read_text("utf-8")) == result
+
+
+def test_the_numbers_are_as_their_schema_says_and_are_read_again(written, tmp_path):
+    out, result, _ = written
+
+    assert read_metrics(out) == result
+    (tmp_path / "metrics.json").write_text(json.dumps(result | {"accuracy": 1.2}))
+    with pytest.raises(InputError, match=r"metrics.json accuracy: found 1.2; expected .* less than or equal to 1"):
+        read_metrics(tmp_path)
+    with pytest.raises(InputError, match=r"found no metrics\.json"):
+        read_metrics(tmp_path / "nowhere")
+
+
+def test_patients_are_counted_beside_slices_and_everything_has_its_interval(written, dataset, split):
+    _, result, page = written
+
+    patients = {dataset.patients[row] for row in split.test}
+    assert result["patients"] == result["by_patient"]["slices"] == len(patients)
+    assert result["unnamed_patients"] == len([name for name in patients if name.startswith(("group-", "between-"))]) > 0
+    for part in (result, result["by_patient"]):
+        low, high = part["intervals"]["accuracy"]
+        assert low <= part["accuracy"] <= high
+    assert set(result["by_patient"]["alternatives"]) == {"mean probability", "vote", "surest slice"}
+    assert "accuracy at 90% coverage" in page and "groups of near-duplicates" in page
+
+
+def test_the_numbers_before_the_temperature_are_those_of_the_bare_logits(dataset, split, predictor, tmp_path):
+    cold = NearestMean(dataset, split.train, split.classes)
+    cold.temperature, cold.judge = 1.0, lambda images: Judgement(*_raised(cold.probabilities(images)))
+    before = evaluate(cold, dataset, split.test, tmp_path / "cold")
+
+    after = evaluate(predictor, dataset, split.test, tmp_path / "warm")
+
+    assert after["uncalibrated"]["temperature"] == 2.0
+    assert after["uncalibrated"]["log_loss"] == pytest.approx(before["log_loss"], rel=1e-5)
+
+
+def _raised(shares):
+    raised = shares.astype(np.float64) ** 2
+    raised /= raised.sum(1, keepdims=True)
+    return raised, raised >= 0.2, np.zeros(len(raised), bool)
 
 
 def test_calibration_sets_and_refusals_are_counted(written):

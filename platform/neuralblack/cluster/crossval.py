@@ -16,8 +16,8 @@ from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import folds_of
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.crossval_table import markdown, table_of
-from neuralblack.evaluation.evaluate import METRICS, PREDICTIONS
 from neuralblack.evaluation.held_out import evaluate_held_out
+from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS
 from neuralblack.files import read_json, write_bytes, write_json
 from neuralblack.inference.predictor import Predictor
 from neuralblack.inference.reference import calibrate

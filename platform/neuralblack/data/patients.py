@@ -11,6 +11,7 @@ from neuralblack.data.duplicates import groups, near_duplicates
 from neuralblack.errors import InputError
 
 FOLDS = 5
+GROUP, BETWEEN = "group-", "between-"  # open the names of groups, of one fold or of none
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
     between: list[str] = []
     for group, indices in members.items():
         known = sorted(resembled.get(group, ()))
-        name = known[0] if known else f"group-{min(slices[index].hash for index in indices)[:12]}"
+        name = known[0] if known else f"{GROUP}{min(slices[index].hash for index in indices)[:12]}"
         if len({fold_of[patient] for patient in known}) > 1:
-            name = f"between-{min(slices[index].hash for index in indices)[:12]}"
+            name = f"{BETWEEN}{min(slices[index].hash for index in indices)[:12]}"
             fold_of[name] = 0
             between += [slices[index].id for index in indices]
         for index in indices:
@@ -86,6 +87,11 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
         "under_two_labels": _under_two_labels(slices, pairs),
     }
     return Assignment(patients, _folds(slices, patients, fold_of), notes)
+
+
+def is_named(patient: str) -> bool:
+    """Tell a patient that a file named from a group of near-duplicates that stands in for one."""
+    return not patient.startswith((GROUP, BETWEEN))
 
 
 def hash_fold(patient: str) -> int:

@@ -1,36 +1,170 @@
-"""Confidence intervals by resampling patients: slices of one patient resemble each other, so they are no draws."""
+"""Confidence intervals by resampling patients: slices of one patient resemble each other, so they are no draws.
 
-from collections.abc import Callable, Sequence
+A resampled set of patients is a weight for each slice: how often its patient was drawn. So every number of all
+resampled sets is counted at once, without copying a slice (`scores`), and a test holds it equal to `metrics.summarise`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 1000
+from neuralblack.evaluation.patients import Slices
+from neuralblack.metrics import BINS, COVERAGE, bin_of, losses, squares
+
+DRAWS = 2000
 LEVEL = 0.95
+PIECE = 250  # draws at a time: 3,064 slices' weights are then 6 MB
+
+Floats = NDArray[np.float64]
+Scores = dict[str, Floats]
 
 
-def interval(
-    score: Callable[[NDArray[np.int64]], float], patients: Sequence[str], *, draws: int = DRAWS, seed: int = 0
-) -> tuple[float, float]:
-    """Bound a score by the percentile bootstrap over patients (Efron, 1979), at LEVEL.
+def intervals(*repetitions: Slices, classes: Sequence[str], draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+    """Bound every number of `metrics.summarise` by the percentile bootstrap over patients (Efron, 1979), at LEVEL.
 
     Args:
-        score: indices of slices, (M,) with repetitions -> a number, NaN where it cannot be counted.
-        patients: of every slice; all slices of a patient are drawn together.
-        draws: how often.
+        repetitions: what models said of slices of the same patients, one for each seed; their mean is bounded.
+        classes: the K names.
+        draws: how often; all slices of a patient are drawn together, and the same patients in every repetition.
         seed: the same seed draws the same patients.
 
     Returns:
-        The lower and the upper bound.
+        The names of `summarise`, each with [low, high], and `per_class` likewise; None where fewer than two patients or
+        too few draws (less than half) could show the number.
 
     """
-    names, numbers = np.unique(np.asarray(patients), return_inverse=True)
-    slices = [np.flatnonzero(numbers == number) for number in range(len(names))]
-    random = np.random.default_rng(seed)
-    found = [
-        score(np.concatenate([slices[number] for number in random.integers(len(names), size=len(names))]))
-        for _ in range(draws)
-    ]
+    whole: dict[str, list[Floats]] = {}
+    for weights in zip(*(drawn_weights(each.patients, draws=draws, seed=seed) for each in repetitions), strict=True):
+        counted = [scores(each.labels, each.probabilities, one) for each, one in zip(repetitions, weights, strict=True)]
+        for name in counted[0]:
+            whole.setdefault(name, []).append(np.mean([each[name] for each in counted], axis=0))
+    alone = len(set(repetitions[0].patients)) < 2
+    bounds = {name: None if alone else bounded(np.concatenate(values)) for name, values in whole.items()}
+    found: dict[str, Any] = {name: value for name, value in bounds.items() if "/" not in name}
+    found["per_class"] = {
+        label: {name.partition("/")[0]: value for name, value in bounds.items() if name.endswith(f"/{index}")}
+        for index, label in enumerate(classes)
+    }
+    return found
+
+
+def bounded(values: Floats) -> list[float] | None:
+    """Take the middle LEVEL of draws, [low, high]; NaN is a draw that could not show the number."""
+    known = values[~np.isnan(values)]
+    if 2 * len(known) < len(values) or not len(known):
+        return None
     tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(found, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return [float(low), float(high)]
+
+
+def drawn_weights(patients: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Iterator[Floats]:
+    """Draw as many patients as there are, with replacement, `draws` times: pieces of (up to PIECE, N) weights."""
+    names, numbers = np.unique(np.asarray(patients), return_inverse=True)
+    random = np.random.default_rng(seed)
+    for start in range(0, draws, PIECE):
+        size = min(PIECE, draws - start)
+        yield random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size)[:, numbers].astype(float)
+
+
+def scores(labels: NDArray[np.integer], probabilities: NDArray[np.floating], weights: Floats) -> Scores:
+    """Count the numbers of `metrics.summarise` for D weightings of N slices at once.
+
+    Args:
+        labels: (N,) true classes.
+        probabilities: (N, K).
+        weights: (D, N), how often each slice counts.
+
+    Returns:
+        name -> (D,), and `name/k` for class k against the rest; NaN where nothing was measured.
+
+    """
+    classes, shares = probabilities.shape[1], probabilities.astype(np.float64)
+    given = shares.argmax(1)
+    pairs = np.eye(classes * classes)[labels * classes + given]
+    confusion = (weights @ pairs).reshape(-1, classes, classes)
+    whole = weights.sum(1)
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    true, taken = confusion.sum(2), confusion.sum(1)
+    rest = whole[:, None] - true - taken + hits
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = {
+            "sensitivity": hits / true,
+            "specificity": rest / (rest + taken - hits),
+            "precision": hits / taken,
+            "f1": 2 * hits / (true + taken),
+            "auroc": np.stack([_auroc(labels == index, shares[:, index], weights) for index in range(classes)], 1),
+        }
+        found = {
+            "accuracy": hits.sum(1) / whole,
+            "balanced_accuracy": _mean_of_known(each["sensitivity"]),
+            "macro_f1": _mean_of_known(each["f1"]),
+            "mcc": _matthews(hits, true, taken, whole),
+            "log_loss": weights @ losses(labels, shares) / whole,
+            "brier": weights @ squares(labels, shares) / whole,
+            "ece": _calibration_error(labels == given, shares.max(1), weights) / whole,
+            "accuracy_at_90": _accuracy_at_coverage(labels == given, shares.max(1), weights),
+        }
+    for name, values in each.items():
+        found |= {f"{name}/{index}": values[:, index] for index in range(classes)}
+    return found
+
+
+def differences(ours: Slices, theirs: Slices, *, draws: int = DRAWS, seed: int = 0) -> dict[str, list[float] | None]:
+    """Bound how much higher one model's numbers are than another's, on the same slices, drawing the same patients.
+
+    Returns:
+        name -> [low, high] of ours minus theirs, for the numbers over all classes.
+
+    """
+    found: dict[str, list[Floats]] = {}
+    for weights in drawn_weights(ours.patients, draws=draws, seed=seed):
+        first, second = (scores(each.labels, each.probabilities, weights) for each in (ours, theirs))
+        for name in first:
+            if "/" not in name:
+                found.setdefault(name, []).append(first[name] - second[name])
+    return {name: bounded(np.concatenate(values)) for name, values in found.items()}
+
+
+def _mean_of_known(values: Floats) -> Floats:
+    known = ~np.isnan(values)
+    mean: Floats = np.where(known, values, 0).sum(1) / known.sum(1)
+    return mean
+
+
+def _matthews(hits: Floats, true: Floats, taken: Floats, whole: Floats) -> Floats:
+    """Correlate true and predicted classes (Gorodkin, 2004, "Comparing two K-category assignments")."""
+    above = hits.sum(1) * whole - (true * taken).sum(1)
+    below: Floats = np.sqrt(whole**2 - (taken**2).sum(1)) * np.sqrt(whole**2 - (true**2).sum(1))
+    correlation: Floats = above / below
+    return correlation
+
+
+def _calibration_error(right: NDArray[np.bool_], top: Floats, weights: Floats) -> Floats:
+    gaps = weights @ (np.eye(BINS)[bin_of(top)] * (right - top)[:, None])
+    total: Floats = np.abs(gaps).sum(1)
+    return total
+
+
+def _accuracy_at_coverage(right: NDArray[np.bool_], top: Floats, weights: Floats) -> Floats:
+    order = np.argsort(-top, kind="stable")
+    sorted_weights = weights[:, order]
+    end = COVERAGE * sorted_weights.sum(1, keepdims=True)
+    before = sorted_weights.cumsum(1) - sorted_weights
+    counted = (end - before).clip(0, sorted_weights)
+    share: Floats = (counted @ right[order]) / end[:, 0]
+    return share
+
+
+def _auroc(positive: NDArray[np.bool_], values: Floats, weights: Floats) -> Floats:
+    """Count the pairs in the right order, ties half: the area under the ROC curve of weighted slices."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))  # of equal values
+    sorted_weights, right = weights[:, order], positive[order]
+    above = np.add.reduceat(sorted_weights * right, starts, axis=1)
+    below = np.add.reduceat(sorted_weights * ~right, starts, axis=1)
+    pairs = (above * (below.cumsum(1) - below / 2)).sum(1)
+    area: Floats = pairs / (above.sum(1) * below.sum(1))
+    return area

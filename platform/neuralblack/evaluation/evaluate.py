@@ -13,16 +13,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from neuralblack.data.dataset import Dataset, class_numbers, hashed
+from neuralblack.data.patients import is_named
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.shards import by_shard
 from neuralblack.errors import InputError
+from neuralblack.evaluation.bootstrap import intervals
+from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS, REPORT, VERSION
+from neuralblack.evaluation.patients import VERDICT, VERDICTS, Slices
 from neuralblack.evaluation.report import write_report
 from neuralblack.files import new_folder, write_json
-from neuralblack.metrics import summarise
+from neuralblack.metrics import calibration_error, summarise
 
-VERSION = 1
 BATCH = 64  # slices handed to the model at a time
-METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
 
 
 class Classifier(Protocol):
@@ -43,6 +45,10 @@ class Classifier(Protocol):
     @property
     def name(self) -> str:
         """What people call it."""
+
+    @property
+    def temperature(self) -> float:
+        """What its logits were divided by for its probabilities; 1 where it was not calibrated."""
 
     def judge(self, images: NDArray[np.uint8]) -> "Judged":
         """Say of (N, S, S) slices what `Judged` holds."""
@@ -91,9 +97,8 @@ def evaluate(
         progress: called with slices done and slices in all.
 
     Returns:
-        What metrics.json holds: `metrics.summarise` of all slices, and version, model, dataset, patients, left_out,
-        baselines, prediction_sets (covered: the share that holds the true class; mean_size in classes) and refused
-        (slices that the gate would not have answered, though they are counted above).
+        What metrics.json holds (`metrics_file.Metrics`): `metrics.summarise` of all slices with their intervals, the
+        same of patients, and what else a reader asks. Slices that the gate would have refused are counted too.
 
     Raises:
         InputError: slices prepared in another way, none the model could know, or a folder with something else in it.
@@ -113,9 +118,14 @@ def evaluate(
         )
     probabilities, in_set, refused = _classify(predictor, dataset, known, progress)
     labels = class_numbers(dataset, known, predictor.classes)
+    slices = Slices(labels, probabilities, [dataset.patients[row] for row in known])
     result = {
         **summarise(labels, probabilities, predictor.classes),
         "version": VERSION,
+        "intervals": intervals(slices, classes=predictor.classes),
+        "by_patient": _by_patient(slices, predictor.classes),
+        "unnamed_patients": sum(not is_named(patient) for patient in set(slices.patients)),
+        "uncalibrated": _uncalibrated(slices, predictor.temperature, predictor.classes),
         "prediction_sets": {
             "covered": float(in_set[np.arange(len(labels)), labels].mean()),
             "mean_size": float(in_set.sum(1).mean()),
@@ -123,7 +133,7 @@ def evaluate(
         "refused": int(refused.sum()),
         "model": {"name": predictor.name, "hash": predictor.hash},
         "dataset": {"hash": dataset.hash, "preprocessing": dataset.spec.model_dump()},
-        "patients": len({dataset.patients[row] for row in known}),
+        "patients": len(set(slices.patients)),
         "left_out": left_out,
         "baselines": dict(baselines),
     }
@@ -132,6 +142,31 @@ def evaluate(
         write_report(folder / REPORT, result, dataset, known, probabilities, history=history, split=split)
         write_json(folder / METRICS, result)
     return result
+
+
+def _by_patient(slices: Slices, classes: Sequence[str]) -> dict[str, Any]:
+    verdicts = {name: slices.by_patient(name) for name in VERDICTS}
+    found = {name: one.summary(classes) for name, one in verdicts.items()}
+    return {
+        **{key: value for key, value in found[VERDICT].items() if key != "patients"},
+        "intervals": intervals(verdicts[VERDICT], classes=classes),
+        "alternatives": {
+            name: {key: one[key] for key in ("accuracy", "macro_f1", "log_loss")}
+            for name, one in found.items()
+            if name != VERDICT
+        },
+    }
+
+
+def _uncalibrated(slices: Slices, temperature: float, classes: Sequence[str]) -> dict[str, float]:
+    """Undo the temperature: with q the softmax of logits / T, that of the logits is q to the power of T, scaled."""
+    raised = slices.probabilities.clip(np.finfo(np.float32).tiny) ** temperature
+    before = Slices(slices.labels, raised, slices.patients)
+    return {
+        "temperature": temperature,
+        "ece": calibration_error(before.labels, before.probabilities),
+        "log_loss": before.summary(classes)["log_loss"],
+    }
 
 
 def _check(predictor: Classifier, dataset: Dataset, out: Path) -> None:

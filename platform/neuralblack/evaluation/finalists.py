@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
-from neuralblack.evaluation.bootstrap import interval
+from neuralblack.evaluation.bootstrap import intervals
+from neuralblack.evaluation.patients import Slices
 from neuralblack.models.execution import choose_execution
 from neuralblack.models.table import build_model, network_of
 from neuralblack.training.checkpoints import load_state
@@ -22,22 +22,18 @@ from neuralblack.training.recipe import classify
 Finalists = Mapping[int, tuple[TrainConfig, Path]]  # a trial's number -> what it was, and its best checkpoint
 
 
-def intervals_of(finalists: Finalists, dataset: Dataset, split: Split) -> dict[int, tuple[float, float]]:
-    """Bound each trial's macro-F1 on the validation part, by trial number; see `bootstrap.interval`."""
+def intervals_of(finalists: Finalists, dataset: Dataset, split: Split) -> dict[int, list[float] | None]:
+    """Bound each trial's macro-F1 on the validation part, by trial number; see `bootstrap.intervals`."""
     labels = class_numbers(dataset, split.validation, split.classes)
     patients = [dataset.patients[row] for row in split.validation]
     found = {}
     for number, (config, checkpoint) in finalists.items():
-        given = _predictions(config, load_state(checkpoint)["model"], dataset, split)
-
-        def score(rows: NDArray[np.int64], given: NDArray[np.int64] = given) -> float:
-            return float(f1_score(labels[rows], given[rows], average="macro"))
-
-        found[number] = interval(score, patients)
+        slices = Slices(labels, _probabilities(config, load_state(checkpoint)["model"], dataset, split), patients)
+        found[number] = intervals(slices, classes=split.classes)["macro_f1"]
     return found
 
 
-def _predictions(config: TrainConfig, state: dict[str, Any], dataset: Dataset, split: Split) -> NDArray[np.int64]:
+def _probabilities(config: TrainConfig, state: dict[str, Any], dataset: Dataset, split: Split) -> NDArray[np.float64]:
     execution, network = choose_execution(precision=config.precision), network_of(config.model)
     model = build_model(config.model, classes=len(split.classes))
     model.load_state_dict(state)
@@ -49,5 +45,5 @@ def _predictions(config: TrainConfig, state: dict[str, Any], dataset: Dataset, s
         network=network,
         execution=execution,
     )
-    predictions: NDArray[np.int64] = shares.argmax(1).cpu().numpy()
-    return predictions
+    probabilities: NDArray[np.float64] = shares.double().cpu().numpy()
+    return probabilities

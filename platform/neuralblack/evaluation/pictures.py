@@ -1,46 +1,17 @@
-"""The pictures of a report: training curves, and slices with what the model said of them."""
+"""The slices that a report shows, with what the model said of them."""
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from neuralblack.data.dataset import Dataset
-from neuralblack.evaluation.svg import plain, svg
 
-TRAIN, VALIDATION = "#c2703d", "#14948a"  # told apart by the blind to red and green too, and by their dashes
 SHOWN = 224  # pixels, the widest a slice is shown
-
-
-def curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Draw loss and accuracy over the epochs, training and validation: an <svg> element."""
-
-    def draw(figure: Any) -> None:
-        from matplotlib.ticker import MaxNLocator
-
-        for axes, (name, key) in zip(figure.subplots(1, 2), (("loss", "loss"), ("accuracy", "accuracy")), strict=True):
-            for label, column, colour, dash in (
-                ("training", f"train_{key}", TRAIN, (0, (4, 2))),
-                ("validation", key, VALIDATION, "solid"),
-            ):
-                points = [(row["epoch"] + 1, row[column]) for row in history if row.get(column) is not None]
-                if points:
-                    marker = "o" if len(points) < 40 else None
-                    axes.plot(
-                        *zip(*points, strict=True), color=colour, linestyle=dash, lw=2, marker=marker, ms=4, label=label
-                    )
-            plain(axes, name)
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if axes.lines and name == "loss":  # one legend for both
-                axes.legend(frameon=False)
-
-    return svg((9.6, 3.4), "Loss and accuracy over the epochs", draw)
 
 
 def choose_examples(

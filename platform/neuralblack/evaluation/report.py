@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralblack.data.dataset import Dataset
-from neuralblack.evaluation.pictures import choose_examples, curves, example
+from neuralblack.evaluation.bootstrap import DRAWS
+from neuralblack.evaluation.charts import curves, judgement_charts
+from neuralblack.evaluation.patients import VERDICT, Slices
+from neuralblack.evaluation.pictures import choose_examples, example
 from neuralblack.files import write_bytes
 
 NOTICE = "Research use only: not a medical device, and no prediction here is a diagnosis."
@@ -22,6 +25,17 @@ COLUMNS = {
     "f1": "the harmonic mean of sensitivity and precision",
     "auroc": "the chance that a slice of this class gets a higher score than one of another",
 }
+NUMBERS = {
+    "accuracy": ("accuracy", "the share that was right"),
+    "balanced_accuracy": ("balanced accuracy", "the mean sensitivity to the classes"),
+    "macro_f1": ("macro F1", "the mean F1 of the classes"),
+    "mcc": ("MCC", "Matthews' correlation of true and predicted classes: 0 by chance, 1 when all is right"),
+    "log_loss": ("log loss", "in nats; lower is better"),
+    "brier": ("Brier score", "squared errors summed over classes: 0 at best, 2 at worst"),
+    "ece": ("calibration error", "how far the top probability is from the share that was right"),
+    "accuracy_at_90": ("accuracy at 90% coverage", "of the nine tenths that the model is surest of"),
+}
+SHARES = {"accuracy", "balanced_accuracy", "macro_f1", "accuracy_at_90"}
 EXAMPLES = 6  # of each kind
 
 
@@ -47,8 +61,10 @@ def write_report(
     """
     sections = [
         _opening(result),
+        _certainty(result),
         _confusion(result),
         _per_class(result),
+        _charts(result["classes"], dataset, rows, probabilities),
         _baselines(result),
         _curves(history),
         _examples(result["classes"], dataset, rows, probabilities),
@@ -68,6 +84,18 @@ def percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.1f}%"
 
 
+def between(interval: Sequence[float] | None, *, shares: bool = True) -> str:
+    """Write an interval for people.
+
+    >>> between([0.8812, 0.9315]), between([0.31, 0.5], shares=False), between(None)
+    ('88.1% to 93.2%', '0.310 to 0.500', 'n/a')
+    """
+    if interval is None:
+        return "n/a"
+    low, high = interval
+    return f"{percent(low)} to {percent(high)}" if shares else f"{low:.3f} to {high:.3f}"
+
+
 def _opening(result: Mapping[str, Any]) -> str:
     right = sum(row[index] for index, row in enumerate(result["confusion"]))
     found = {name: one["sensitivity"] for name, one in result["per_class"].items() if one["sensitivity"] is not None}
@@ -77,12 +105,11 @@ def _opening(result: Mapping[str, Any]) -> str:
     if rivals:
         best = max(rivals, key=lambda name: rivals[name])
         beside = f" The best baseline, {escape(best)}, reaches {percent(rivals[best])}."
-    loss = result["log_loss"]
     cards = {
         "accuracy": percent(result["accuracy"]),
         "macro F1": percent(result["macro_f1"]),
-        "log loss (nats)": "n/a" if loss is None else f"{loss:.3f}",
-        "calibration error": "n/a" if result["ece"] is None else f"{result['ece']:.3f}",
+        "accuracy, patients": percent(result["by_patient"]["accuracy"]),
+        "calibration error": _number("ece", result["ece"]),
         "classes in a prediction set": f"{result['prediction_sets']['mean_size']:.2f}",
         "true class in the set": percent(result["prediction_sets"]["covered"]),
         "refused by the gate": f"{result['refused']:,}",
@@ -94,10 +121,55 @@ def _opening(result: Mapping[str, Any]) -> str:
         f"<h1>{escape(result['model']['name'])}</h1>"
         f'<p class="soft">Evaluated on {datetime.now(UTC):%d %B %Y}</p>'
         f'<p class="lead">Of {result["slices"]:,} slices from {result["patients"]:,} patients the model classed '
-        f"<strong>{right:,} rightly ({percent(result['accuracy'])})</strong>. It is weakest on {escape(weakest)}, of "
+        f"<strong>{right:,} rightly ({percent(result['accuracy'])})</strong>; with other patients of the same kind it "
+        f"would be {between(result['intervals']['accuracy'])} (95% interval). It is weakest on {escape(weakest)}, of "
         f"which it found {percent(found[weakest])}.{beside}</p>"
         f'<p class="notice" role="note">{NOTICE}</p><div class="cards">{figures}</div>'
     )
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "n/a"
+    return percent(value) if name in SHARES else f"{value:.3f}"
+
+
+def _certainty(result: Mapping[str, Any]) -> str:
+    patients = result["by_patient"]
+    lines = []
+    for name, (heading, meaning) in NUMBERS.items():
+        cells = ""
+        for part in (result, patients):
+            interval = between(part["intervals"][name], shares=name in SHARES)
+            cells += f"<td><b>{_number(name, part[name])}</b></td><td>{interval}</td>"
+        lines.append(f'<tr><th scope="row" title="{escape(meaning)}">{heading}</th>{cells}</tr>')
+    meanings = "; ".join(f"<em>{heading}</em>: {escape(meaning)}" for heading, meaning in NUMBERS.values())
+    others = ", ".join(f"{name} {percent(one['accuracy'])}" for name, one in patients["alternatives"].items())
+    before = result["uncalibrated"]
+    unnamed = ""
+    if result["unnamed_patients"]:
+        unnamed = (
+            f" {result['unnamed_patients']:,} of the {result['patients']:,} patients are groups of near-duplicates, "
+            "because their files name no patient: one person may be several of them, and then intervals are too narrow."
+        )
+    return (
+        "<h2>The numbers, and how certain they are</h2><div class='sheet'><table><thead><tr><th scope='col'></th>"
+        f"<th scope='col'>{result['slices']:,} slices</th><th scope='col'>95% interval</th>"
+        f"<th scope='col'>{patients['slices']:,} patients</th><th scope='col'>95% interval</th></tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div><p class='soft'>{meanings}.</p>"
+        f"<p class='soft'>Intervals by drawing patients anew {DRAWS:,} times (percentile bootstrap): slices of one "
+        f"patient resemble each other.{unnamed} A patient's verdict is the {VERDICT} of its slices; by other rules its "
+        f"accuracy is: {escape(others)}. Before the temperature of {before['temperature']:.2f} the calibration error "
+        f"was {before['ece']:.3f} and the log loss {before['log_loss']:.3f}.</p>"
+    )
+
+
+def _charts(
+    classes: Sequence[str], dataset: Dataset, rows: NDArray[np.int64], probabilities: NDArray[np.floating]
+) -> str:
+    labels = np.array([classes.index(dataset.labels[row]) for row in rows])
+    slices = Slices(labels, probabilities, [dataset.patients[row] for row in rows])
+    return f"<h2>What its probabilities are worth</h2><figure>{judgement_charts(slices, classes)}</figure>"
 
 
 def _confusion(result: Mapping[str, Any]) -> str:
@@ -125,7 +197,11 @@ def _per_class(result: Mapping[str, Any]) -> str:
     lines = []
     for name, one in result["per_class"].items():
         counts = "".join(f"<td>{one[key]:,}</td>" for key in ("slices", "tp", "fp", "fn", "tn"))
-        values = "".join(f"<td>{_value(key, one[key])}</td>" for key in COLUMNS)
+        bounds = result["intervals"]["per_class"][name]
+        values = "".join(
+            f"<td>{_value(key, one[key])}<small>{between(bounds[key], shares=key != 'auroc')}</small></td>"
+            for key in COLUMNS
+        )
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{counts}{values}</tr>')
     names = ["slices", "TP", "FP", "FN", "TN", *("F1" if key == "f1" else key for key in COLUMNS)]
     heads = "".join(f'<th scope="col">{"AUROC" if name == "auroc" else name}</th>' for name in names)
@@ -135,7 +211,7 @@ def _per_class(result: Mapping[str, Any]) -> str:
     return (
         f'<h2>Class by class</h2><div class="sheet"><table><thead><tr><th scope="col">class</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div><p class='soft'>Each class against all others. {meanings}. "
-        "n/a: no slice to measure it on.</p>"
+        "Below each its 95% interval. n/a: no slice to measure it on.</p>"
     )
 
 
@@ -214,6 +290,5 @@ def _facts(result: Mapping[str, Any], dataset: Dataset, split: Mapping[str, Any]
     return (
         f'<h2>Data and split</h2><div class="sheet"><dl>{lines}</dl></div>'
         "<p class='soft'>Every slice's prediction is in predictions.parquet, every number in metrics.json, both beside "
-        "this file. Slices of one patient resemble each other, so the numbers are less certain than their count says."
-        "</p>"
+        "this file.</p>"
     )

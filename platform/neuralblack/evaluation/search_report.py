@@ -7,7 +7,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from neuralblack.evaluation.report import NOTICE, percent
+from neuralblack.evaluation.bootstrap import DRAWS
+from neuralblack.evaluation.report import NOTICE, between, percent
 from neuralblack.evaluation.search_pictures import importance, parallel_coordinates, trial_curves
 from neuralblack.files import write_bytes
 from neuralblack.terminal import brief
@@ -17,7 +18,7 @@ SHARED_DEPTHS = 2  # stages that learn, at most, in an epoch whose frozen stages
 
 
 def write_search_report(
-    path: Path, rows: Rows, *, name: str, epochs: int, slices: int, intervals: Mapping[int, tuple[float, float]]
+    path: Path, rows: Rows, *, name: str, epochs: int, slices: int, intervals: Mapping[int, Sequence[float] | None]
 ) -> None:
     """Write the page.
 
@@ -90,14 +91,13 @@ def _opening(rows: Rows, *, name: str, epochs: int, slices: int) -> str:
     )
 
 
-def _finalists(rows: Rows, intervals: Mapping[int, tuple[float, float]]) -> str:
+def _finalists(rows: Rows, intervals: Mapping[int, Sequence[float] | None]) -> str:
     lines = []
     for row in rows:
         if row["trial"] in intervals:
-            low, high = intervals[row["trial"]]
             values = "".join(f"<td>{value}</td>" for value in _numbers(row))
             lines.append(
-                f'<tr><th scope="row">{row["trial"]}</th>{values}<td>{percent(low)} to {percent(high)}</td></tr>'
+                f'<tr><th scope="row">{row["trial"]}</th>{values}<td>{between(intervals[row["trial"]])}</td></tr>'
             )
     if not lines:
         return ""
@@ -105,8 +105,8 @@ def _finalists(rows: Rows, intervals: Mapping[int, tuple[float, float]]) -> str:
         "<h2>The best three</h2><div class='sheet'><table><thead><tr><th scope='col'>trial</th>"
         "<th scope='col'>macro F1</th><th scope='col'>accuracy</th><th scope='col'>log loss</th>"
         "<th scope='col'>calibration error</th><th scope='col'>macro F1, 95% interval</th></tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div><p class='soft'>Intervals by drawing patients anew 1,000 times "
-        "(percentile bootstrap). Where they overlap widely, the order is chance.</p>"
+        f"<tbody>{''.join(lines)}</tbody></table></div><p class='soft'>Intervals by drawing patients anew {DRAWS:,} "
+        "times (percentile bootstrap). Where they overlap widely, the order is chance.</p>"
     )
 
 

@@ -75,7 +75,7 @@ class Predictor:
         self.engine = self._run.name  # which `auto` may have chosen
         self.calls_at_once = self._run.calls_at_once
         calibration = folder.calibration
-        self._temperature = float(calibration.get("temperature", 1.0))
+        self.temperature = float(calibration.get("temperature", 1.0))
         sets = calibration.get("prediction_set", {})
         self._least, self.coverage = float(sets.get("least_probability", 0.0)), sets.get("coverage")
         self._gate = load_gate(folder)
@@ -143,7 +143,7 @@ class Predictor:
         shares, reasons = [np.zeros((0, len(self.classes)), np.float32)], []
         for at in range(0, len(images), batch):
             outputs = self._run(torch.from_numpy(np.array(images[at : at + batch])))
-            shares.append(softmax(outputs.logits.numpy(), self._temperature))
+            shares.append(softmax(outputs.logits.numpy(), self.temperature))
             reasons += self._gate.behind(outputs.features.numpy())
         return np.concatenate(shares), reasons
 

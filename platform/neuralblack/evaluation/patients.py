@@ -1,0 +1,63 @@
+"""From slices to patients: a verdict for each patient, from what a model says of its slices."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from neuralblack.metrics import summarise
+
+LEAST = 1e-7  # a probability below counts as this one in a logarithm
+VERDICT = "mean logit"
+
+Rows = NDArray[np.float64]  # (slices, K) probabilities of one patient -> (K,), which need not add up to 1
+VERDICTS: dict[str, Callable[[Rows], Rows]] = {
+    VERDICT: lambda rows: np.exp(np.log(rows.clip(LEAST)).mean(0)),  # softmax forgets each slice's constant
+    "mean probability": lambda rows: rows.mean(0),
+    "vote": lambda rows: np.eye(rows.shape[1])[rows.argmax(1)].mean(0),
+    "surest slice": lambda rows: rows[rows.max(1).argmax()],
+}
+
+
+class Slices:
+    """What a model said of N slices (or patients): labels (N,), probabilities (N, K), patients."""
+
+    def __init__(self, labels: NDArray[np.int64], probabilities: NDArray[np.floating], patients: Sequence[str]) -> None:
+        rows = probabilities.astype(np.float64)
+        self.labels, self.probabilities, self.patients = labels, rows / rows.sum(1, keepdims=True), list(patients)
+
+    @classmethod
+    def read(cls, path: Path, classes: Sequence[str]) -> "Slices":
+        """Read evaluate's predictions.parquet."""
+        table = pq.read_table(path)
+        probabilities = np.stack([table[f"p({name})"].to_numpy() for name in classes], 1)
+        labels = np.array([classes.index(name) for name in table["label"].to_pylist()], np.int64)
+        return cls(labels, probabilities, table["patient"].to_pylist())
+
+    @classmethod
+    def together(cls, parts: Sequence["Slices"]) -> "Slices":
+        """Pool the parts of one seed."""
+        return cls(
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            [patient for part in parts for patient in part.patients],
+        )
+
+    def by_patient(self, verdict: str = VERDICT) -> "Slices":
+        """Judge each patient once, by a row of VERDICTS.
+
+        A patient with slices of two labels, which this data does not have, would count once for each.
+        """
+        groups: dict[tuple[str, int], list[int]] = {}
+        for index, (patient, label) in enumerate(zip(self.patients, self.labels.tolist(), strict=True)):
+            groups.setdefault((patient, label), []).append(index)
+        labels = np.array([label for _, label in groups], np.int64)
+        rows = np.stack([VERDICTS[verdict](self.probabilities[rows]) for rows in groups.values()])
+        return Slices(labels, rows, [patient for patient, _ in groups])
+
+    def summary(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Count what was right: `metrics.summarise`, and how many patients there are."""
+        return {**summarise(self.labels, self.probabilities, classes), "patients": len(set(self.patients))}
