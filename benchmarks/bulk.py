@@ -83,6 +83,7 @@ def promoted(model: Path | None, folder: Path, registry: Path) -> str:
     from neuralblack.data.preprocessing import Preprocessing
     from neuralblack.labels import CLASSES
     from neuralblack.models.table import build_model
+    from neuralblack.registry.gate import Judgement
     from neuralblack.registry.model_folder import save_model
     from neuralblack.registry.promotion import promote
 
@@ -91,7 +92,7 @@ def promoted(model: Path | None, folder: Path, registry: Path) -> str:
         card = {"classes": list(CLASSES), "config": TrainConfig(weights="none").model_dump(mode="json")}
         state = build_model("resnet50", classes=len(CLASSES)).state_dict()
         save_model(model, state, card=card, spec=Preprocessing(), split={}, history=[])
-    return promote(model, registry).id
+    return promote(model, registry, Judgement(forced="a benchmark")).id
 
 
 def run_bulk(source: Path, out: Path, registry: Path, engine: str) -> Row:

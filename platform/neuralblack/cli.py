@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from neuralblack.errors import InputError, RunError
-from neuralblack.terminal import print_crossval, print_results, print_rows, print_runs, print_trials, progress_bar
+from neuralblack.terminal import (
+    print_audit,
+    print_checks,
+    print_comparison,
+    print_crossval,
+    print_results,
+    print_rows,
+    print_runs,
+    print_trials,
+    progress_bar,
+)
 
 app = typer.Typer(
     help="Brain-tumour subtypes from MRI slices: prepare, train, search, evaluate, serve. Research use only.",
@@ -240,6 +250,20 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="What `evaluate` wrote of a model.")],
+    second: Annotated[Path, typer.Argument(help="The same of another, on the same slices.")],
+) -> None:
+    """Put two evaluations of the same slices side by side, and say which differences are more than chance.
+
+    Example: neuralblack compare reports/first reports/second
+    """
+    from neuralblack.evaluation.compare import compare as compare_evaluations
+
+    print_comparison(compare_evaluations(first, second))
+
+
+@app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Slices: PNG, JPEG, TIFF, .mat, DICOM or NIfTI.")],
     model: Annotated[Path | None, typer.Option(help="A model folder or a run; none given: the champion.")] = None,
@@ -291,16 +315,51 @@ def quantize(
 
 @app.command()
 def promote(
-    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")], registry: Registry = Path("registry")
+    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
+    registry: Registry = Path("registry"),
+    evaluation: Annotated[Path | None, typer.Option(help="What `evaluate` wrote of this run.")] = None,
+    champion_evaluation: Annotated[
+        Path | None, typer.Option(help="Of the champion, on the same slices; none given: what it was promoted with.")
+    ] = None,
+    rule: Annotated[
+        list[str], typer.Option(metavar="FIELD=VALUE", help="Change a number of the gate: metric, margin, most_ece.")
+    ] = [],
+    force: Annotated[str, typer.Option(metavar="REASON", help="Go past the gate; the reason is kept.")] = "",
 ) -> None:
-    """Copy a run's model into the registry and make it the champion.
+    """Make a run's model the champion, if it beats the baselines and is not worse than the champion.
 
-    Example: neuralblack promote runs/first --registry registry
+    Example: neuralblack promote runs/first --evaluation reports/first --registry registry
     """
-    from neuralblack.registry.promotion import promote as promote_run
+    from neuralblack.evaluation.challenge import challenge
 
-    model = promote_run(run, registry)
+    model, judgement = challenge(
+        run, registry, evaluation=evaluation, champions=champion_evaluation, overrides=rule, force=force
+    )
+    print_checks(judgement.as_json())
     typer.echo(f"champion {model.id} in {model.path}")
+
+
+@app.command()
+def rollback(registry: Registry = Path("registry")) -> None:
+    """Make the champion of before the newest promotion the champion again; once more goes one further back.
+
+    Example: neuralblack rollback --registry registry
+    """
+    from neuralblack.registry.promotion import roll_back
+
+    before, after = roll_back(registry)
+    typer.echo(f"champion {after}, no longer {before}")
+
+
+@app.command()
+def audit(registry: Registry = Path("registry")) -> None:
+    """List who made which model the champion, when and why, and check that no line was changed.
+
+    Example: neuralblack audit --registry registry
+    """
+    from neuralblack.registry.promotion import check_audit
+
+    print_audit(check_audit(registry))
 
 
 @app.command()

@@ -1,10 +1,11 @@
 """What people see in a terminal: tables of rows, trials and results, and a progress bar."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -93,6 +94,52 @@ def print_results(title: str, result: dict[str, Any]) -> None:
         values = [number(one) for one in everyone.values()]
         table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
     _stdout().print(table)
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """Print two models' numbers with the 95% interval of their difference; a star where it leaves 0 out."""
+    first, second = found["names"]
+    for level in ("slices", "patients"):
+        numbers = dict(found[level])
+        table = Table(title=f"{numbers.pop('count')} {level}", title_justify="left")
+        for column in ("", first, second, "second - first, 95% interval", ""):
+            table.add_column(escape(column), justify="right" if column else "left", overflow="fold")
+        for name, (before, after, interval) in numbers.items():
+            span = f"{interval[0]:+.3f} to {interval[1]:+.3f}" if interval else "-"
+            star = "*" if interval and not interval[0] <= 0 <= interval[1] else ""
+            values = ("-" if value is None else f"{value:.3f}" for value in (before, after))
+            table.add_row(name.replace("_", " "), *values, span, star)
+        _stdout().print(table)
+    right = ", ".join(f"{name} {count}" for name, count in found["right"].items())
+    _stdout().print(f"slices that were right: {right}. The same patients are drawn for both; * leaves 0 out.")
+
+
+def print_checks(judgement: Mapping[str, Any]) -> None:
+    """Print what the promotion gate asked."""
+    table = Table(title="promotion gate", title_justify="left")
+    for column in ("check", "", "found", "expected"):
+        table.add_column(column)
+    for check in judgement["checks"]:
+        said = "passed" if check["passed"] else "FAILED"
+        table.add_row(check["name"], said, escape(check["found"]), escape(check["expected"]))
+    _stdout().print(table)
+    if judgement["forced"]:
+        _stdout().print(f"forced: {judgement['forced']}", markup=False)
+
+
+def print_audit(entries: list[dict[str, Any]]) -> None:
+    """Print the moves of a registry's names, oldest first: when, by whom, what, from which model to which, and why."""
+    for entry in entries:
+        names = {
+            passed: [check["name"] for check in entry.get("checks", ()) if check["passed"] is passed]
+            for passed in (True, False)
+        }
+        passed = f"passed {', '.join(names[True])}" if names[True] else ""
+        forced = f"forced past {', '.join(names[False]) or 'nothing'}: {entry['forced']}" if entry.get("forced") else ""
+        move = f"{entry['alias']} {entry['before'] or '-'} -> {entry['after']}"
+        facts = (entry["time"][:19], entry["by"], entry["action"], move, passed, forced)
+        _stdout().print("  ".join(filter(None, facts)), markup=False, highlight=False, soft_wrap=True)
+    _stdout().print(f"{len(entries)} moves, times in UTC; no line was changed since.")
 
 
 def brief(value: object) -> str:

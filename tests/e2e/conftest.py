@@ -21,6 +21,7 @@ from neuralblack.data.phantoms import Patient, draw_phantom
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.labels import CLASSES
 from neuralblack.models.table import build_model
+from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import save_model
 from neuralblack.registry.promotion import promote
 
@@ -120,7 +121,7 @@ def registry(tmp_path_factory):
         split={},
         history=[],
     )
-    promote(folder / "trained", folder / "registry")
+    promote(folder / "trained", folder / "registry", Judgement(forced="a test"))
     return folder / "registry"
 
 

@@ -41,7 +41,11 @@ def test_scans_become_a_champion_that_predicts(tmp_path):
     assert metrics["slices"] == len(predictions) == sum(map(sum, metrics["confusion"]))
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
-    champion = neuralblack("promote", run, "--registry", registry).split()[1]
+    judged = ("--evaluation", tmp_path / "report", "--force", "a test of the way, not of the model")
+    said = neuralblack("promote", run, "--registry", registry, *judged)
+    champion = said.rpartition("champion ")[2].split()[0]
+    assert "promotion gate" in said and "forced: a test of the way" in said
+    assert champion in neuralblack("audit", "--registry", registry)
     scan = scans / "figshare" / "1.mat"
     line = json.loads(neuralblack("predict", scan, "--registry", registry, "--json"))
     assert line["model"]["name"] == champion

@@ -31,6 +31,7 @@ from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.labels import CLASSES
 from neuralblack.models.table import build_model
 from neuralblack.registry.aliases import resolve
+from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import save_model
 from neuralblack.registry.promotion import promote
 
@@ -104,7 +105,7 @@ def untrained(folder, *, seed, **more):
         history=[],
         **more,
     )
-    promote(folder / "trained", folder)
+    promote(folder / "trained", folder, Judgement(forced="a test"))
     return folder
 
 

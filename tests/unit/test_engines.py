@@ -16,6 +16,7 @@ from neuralblack.inference.whole_network import WholeNetwork, resize_matrix
 from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.inputs import to_input, to_unit
 from neuralblack.models.table import MODELS, build_model
+from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import open_model, save_model
 from neuralblack.registry.promotion import promote
 from neuralblack.training.runs import train_here
@@ -268,7 +269,7 @@ def test_a_quantised_network_is_part_of_its_folder_and_what_auto_takes(run, data
 
 def test_a_model_in_a_registry_is_not_quantised_because_its_name_is_its_hash(run, dataset, tmp_path):
     needs("openvino-int8")
-    model = promote(run, tmp_path / "registry")
+    model = promote(run, tmp_path / "registry", Judgement(forced="a test"))
 
     with pytest.raises(InputError, match="quantise the run, then promote it"):
         quantize.quantize(model.path, dataset.path)

@@ -4,20 +4,23 @@ import json
 import multiprocessing
 import shutil
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
-from neuralblack.registry.aliases import CHAMPION, resolve, set_alias
+from neuralblack.registry.aliases import CHAMPION, resolve
 from neuralblack.registry.describe import describe
+from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import open_model
-from neuralblack.registry.promotion import promote
+from neuralblack.registry.promotion import check_audit, promote
 from neuralblack.registry.run_folder import history_of, hold_run, read_run, record_epoch, start_run
 from neuralblack.training.runs import train_here
 
 SHORT = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=16, precision="fp32")
+FORCED = Judgement(forced="a test")
 SPLIT = {"classes": ["glioma", "meningioma"], "dataset": "0" * 64, "parts": {}}
 
 
@@ -29,12 +32,12 @@ def run(dataset, tiny, tmp_path):
 
 
 def test_a_promoted_run_is_the_champion_and_the_same_model(run, tmp_path):
-    model = promote(run, tmp_path / "registry")
+    model = promote(run, tmp_path / "registry", FORCED)
 
     champion = resolve(tmp_path / "registry", CHAMPION)
     assert champion.id == model.id == open_model(run / "model").id
     assert resolve(tmp_path / "registry", model.id).hash == champion.hash
-    assert promote(run, tmp_path / "registry").path == model.path
+    assert promote(run, tmp_path / "registry", FORCED).path == model.path
 
 
 @pytest.mark.parametrize(
@@ -51,11 +54,11 @@ def test_a_promoted_run_is_the_champion_and_the_same_model(run, tmp_path):
     ids=["changed", "missing", "unfinished", "no folder", "outside", "empty manifest", "broken manifest"],
 )
 def test_a_damaged_model_is_refused_by_name_and_the_champion_stays(run, tmp_path, damage, words):
-    before = promote(run, tmp_path / "registry")
+    before = promote(run, tmp_path / "registry", FORCED)
     damage(run / "model")
 
     with pytest.raises(InputError) as error:
-        promote(run, tmp_path / "registry")
+        promote(run, tmp_path / "registry", FORCED)
 
     for word in words:
         assert word in str(error.value)
@@ -64,7 +67,7 @@ def test_a_damaged_model_is_refused_by_name_and_the_champion_stays(run, tmp_path
 
 
 def test_a_model_under_another_models_id_is_refused(run, tmp_path):
-    model = promote(run, tmp_path / "registry")
+    model = promote(run, tmp_path / "registry", FORCED)
     other = "tiny-000000000000"
     model.path.rename(model.path.with_name(other))
 
@@ -74,14 +77,14 @@ def test_a_model_under_another_models_id_is_refused(run, tmp_path):
 
 def test_promoting_again_mends_a_model_whose_files_were_exchanged(run, dataset, tmp_path):
     registry = tmp_path / "registry"
-    model = promote(run, registry)
+    model = promote(run, registry, FORCED)
     train_here(SHORT.model_copy(update={"seed": 1}), data=dataset.path, run=tmp_path / "other")
     shutil.rmtree(model.path)
     shutil.copytree(tmp_path / "other" / "model", model.path)
     with pytest.raises(InputError, match="promote its run again"):
         resolve(registry, CHAMPION)
 
-    assert promote(run, registry).hash == model.hash
+    assert promote(run, registry, FORCED).hash == model.hash
 
     assert resolve(registry, CHAMPION).hash == model.hash
     assert [path.name for path in (registry / "models").iterdir()] == [model.id]
@@ -100,10 +103,10 @@ def test_promoting_again_mends_a_model_whose_files_were_exchanged(run, dataset, 
 )
 def test_promoting_again_mends_a_damaged_copy(run, tmp_path, damage):
     registry = tmp_path / "registry"
-    model = promote(run, registry)
+    model = promote(run, registry, FORCED)
     damage(model.path)
 
-    promote(run, registry)
+    promote(run, registry, FORCED)
 
     assert resolve(registry, CHAMPION).hash == model.hash
     assert [path.name for path in (registry / "models").iterdir()] == [model.id]
@@ -111,7 +114,7 @@ def test_promoting_again_mends_a_damaged_copy(run, tmp_path, damage):
 
 def test_two_promotions_at_once_leave_one_whole_model(run, tmp_path):
     context = multiprocessing.get_context("fork")
-    both = [context.Process(target=promote, args=(run, tmp_path / "registry")) for _ in range(2)]
+    both = [context.Process(target=promote, args=(run, tmp_path / "registry", FORCED)) for _ in range(2)]
     for one in both:
         one.start()
     for one in both:
@@ -126,16 +129,18 @@ def test_a_registry_without_a_champion_says_how_to_get_one(tmp_path):
         resolve(tmp_path, CHAMPION)
 
 
-def _switch(registry, ids, count):
+def _switch(registry, runs, count):
     for index in range(count):
-        set_alias(registry, CHAMPION, ids[index % len(ids)])
+        promote(runs[index % len(runs)], registry, FORCED)
 
 
-def test_readers_never_see_a_half_written_alias(run, tmp_path, tiny):
+def test_readers_never_see_a_half_written_alias_and_every_move_is_audited(run, dataset, tmp_path, tiny):
     registry = tmp_path / "registry"
-    ids = [promote(run, registry).id]
+    train_here(SHORT.model_copy(update={"seed": 1}), data=dataset.path, run=tmp_path / "other")
+    runs = [run, tmp_path / "other"]
+    ids = [promote(each, registry, FORCED).id for each in runs]
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_switch, args=(registry, ids, 100)) for _ in range(2)]
+    writers = [context.Process(target=_switch, args=(registry, runs, 30)) for _ in range(2)]
     for writer in writers:
         writer.start()
     seen = set()
@@ -143,7 +148,9 @@ def test_readers_never_see_a_half_written_alias(run, tmp_path, tiny):
         seen.add((registry / "aliases" / CHAMPION).read_text())
     assert all(writer.exitcode == 0 for writer in writers)
 
-    assert seen == {f"{ids[0]}\n"}
+    assert seen == {f"{each}\n" for each in ids}
+    moves = check_audit(registry)
+    assert all(move["before"] == before["after"] for before, move in pairwise(moves)) and len(moves) > 30
     assert [path.name for path in (registry / "aliases").iterdir()] == [CHAMPION]
 
 

@@ -3,18 +3,11 @@
 from pathlib import Path
 
 from neuralblack.errors import InputError
-from neuralblack.files import lock, write_bytes
+from neuralblack.files import write_bytes
 from neuralblack.registry.model_folder import ModelFolder, is_model_id, open_model
 
 CHAMPION = "champion"
 LOCK = ".lock"  # in the registry; held by whoever changes it
-
-
-def set_alias(registry: Path, alias: str, model_id: str) -> None:
-    """Point an alias at a model that is in the registry and whole."""
-    open_model(registry / "models" / model_id)
-    with lock(registry / LOCK):
-        point_alias(registry, alias, model_id)
 
 
 def point_alias(registry: Path, alias: str, model_id: str) -> None:
@@ -23,14 +16,22 @@ def point_alias(registry: Path, alias: str, model_id: str) -> None:
     write_bytes(registry / "aliases" / alias, f"{model_id}\n".encode())
 
 
-def read_alias(registry: Path, alias: str) -> str:
-    """Read which model an alias means now; raises InputError where there is none."""
+def alias_now(registry: Path, alias: str) -> str | None:
+    """Read which model an alias means now; None where there is none."""
     try:
         return (registry / "aliases" / alias).read_text("utf-8").strip()
     except FileNotFoundError:
+        return None
+
+
+def read_alias(registry: Path, alias: str) -> str:
+    """Read which model an alias means now; raises InputError where there is none."""
+    found = alias_now(registry, alias)
+    if found is None:
         raise InputError(
             registry, found=f"no {alias}", expected="a registry with one", fix="neuralblack promote RUN --registry DIR"
-        ) from None
+        )
+    return found
 
 
 def resolve(registry: Path, name: str) -> ModelFolder:

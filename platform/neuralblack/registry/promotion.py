@@ -1,4 +1,10 @@
-"""Promotion: a run's model is copied into the registry under its hash and becomes the champion."""
+"""Promotion: a run's model is copied into the registry under its hash and becomes the champion, if it earned it.
+
+registry/models/ID        whole models, never changed
+registry/evaluations/ID   what each was promoted with: the next challenger is compared with its predictions
+registry/aliases/NAME     which model a name means now
+registry/audit.jsonl      every move, with its reason
+"""
 
 import logging
 import shutil
@@ -6,22 +12,63 @@ from pathlib import Path
 
 from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, lock, new_folder
-from neuralblack.registry.aliases import CHAMPION, LOCK, point_alias
+from neuralblack.registry.aliases import CHAMPION, LOCK, alias_now, point_alias, resolve
+from neuralblack.registry.audit import AUDIT, add_entry, earlier, read_audit
+from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
 
 log = logging.getLogger(__name__)
 
+ANY = "any"  # no model has this id
 
-def promote(run: Path, registry: Path, *, alias: str = CHAMPION) -> ModelFolder:
+
+def promote(
+    run: Path,
+    registry: Path,
+    judgement: Judgement,
+    *,
+    alias: str = CHAMPION,
+    expected: str | None = ANY,
+    evaluation: Path | None = None,
+) -> ModelFolder:
     """Copy a run's model into the registry and point the alias at it.
 
     A model that is there already is not copied again, unless its copy is damaged: then this mends it. A corrupt or
     incomplete run is refused by the file's name, and the alias stays where it was. Two at once wait for each other.
+
+    Args:
+        run: a run or a model folder.
+        registry: the registry's folder, made where there is none.
+        judgement: what the gate found; written into the audit.
+        alias: which name moves.
+        expected: the model that the alias meant when the judgement was made, None for none. Another one by now, and
+            nothing moves: of two promotions beside the same champion one wins.
+        evaluation: of the model, kept beside it.
+
+    Raises:
+        InputError: the gate did not pass and was not forced, another promotion was faster, or something is damaged.
+
     """
     source = open_model(model_path(run))
+    if not judgement.passed and not judgement.forced:
+        failed = [check for check in judgement.checks if not check.passed]
+        raise InputError(
+            run,
+            found="; ".join(f"{check.name}: {check.found}" for check in failed) or "a model that nothing was asked of",
+            expected="; ".join(check.expected for check in failed) or "a judgement",
+            fix="train a better one, or --force 'REASON', which is written into the audit",
+        )
     target = registry / "models" / source.id
     registry.mkdir(parents=True, exist_ok=True)
     with lock(registry / LOCK):
+        before = alias_now(registry, alias)
+        if expected not in (ANY, before):
+            raise InputError(
+                registry,
+                found=f"the {alias} {before}, made by somebody else meanwhile",
+                expected=f"{expected or 'none'}, beside which this model was judged",
+                fix="promote again: it is then judged beside the new one",
+            )
         if _is_copy(target, source):
             log.info("%s is in the registry already", source.id)
         else:
@@ -29,8 +76,57 @@ def promote(run: Path, registry: Path, *, alias: str = CHAMPION) -> ModelFolder:
                 log.warning("%s in the registry is damaged; it is copied again", source.id)
             _copy(source, target)
         model = open_model(target)
-        point_alias(registry, alias, source.id)
+        if evaluation:
+            with new_folder(registry / "evaluations" / source.id) as folder:
+                shutil.copytree(evaluation, folder, dirs_exist_ok=True)
+        if before != source.id:
+            _move(registry, alias, before, source.id, action="promote", **judgement.as_json())
     return model
+
+
+def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
+    """Make the champion of before the newest promotion the champion again; once more goes one further back.
+
+    Returns:
+        The ids of the model that was the champion and of the one that is it now.
+
+    Raises:
+        InputError: there was none before, it is damaged, or the audit is.
+
+    """
+    with lock(registry / LOCK):
+        before, after = alias_now(registry, alias), earlier(read_audit(registry), alias)
+        if before is None or after is None:
+            raise InputError(
+                registry, found=f"no {alias} before {before}", expected="two promotions", fix="promote another run"
+            )
+        resolve(registry, after)
+        _move(registry, alias, before, after, action="roll back")
+    return before, after
+
+
+def check_audit(registry: Path) -> list[dict[str, object]]:
+    """Read the audit, and compare its end with what the names mean; raises InputError where they differ."""
+    if not (registry / AUDIT).exists():
+        raise InputError(
+            registry, found=f"no {AUDIT}", expected="a registry into which something was promoted", fix="--registry DIR"
+        )
+    entries = [dict(entry) for entry in read_audit(registry)]
+    for alias, entry in {str(entry["alias"]): entry for entry in entries}.items():
+        now = alias_now(registry, alias)
+        if now != entry["after"]:
+            raise InputError(
+                registry,
+                found=f"the {alias} {now}, while the audit ends with {entry['after']}",
+                expected="every move in the audit",
+                fix="a promotion that was cut off: promote its run again; else somebody changed the name by hand",
+            )
+    return entries
+
+
+def _move(registry: Path, alias: str, before: str | None, after: str, *, action: str, **facts: object) -> None:
+    add_entry(registry, {"action": action, "alias": alias, "before": before, "after": after, **facts})
+    point_alias(registry, alias, after)
 
 
 def _is_copy(target: Path, source: ModelFolder) -> bool:

@@ -1,0 +1,123 @@
+"""The promotion gate: a challenger's evaluation, beside the champion's on the same slices, and then the promotion."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from neuralblack.config import with_overrides
+from neuralblack.errors import InputError
+from neuralblack.evaluation.bootstrap import differences
+from neuralblack.evaluation.compare import paired
+from neuralblack.evaluation.metrics_file import PREDICTIONS, read_metrics
+from neuralblack.inference.engines import build_engine
+from neuralblack.registry.aliases import CHAMPION, alias_now
+from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
+from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
+from neuralblack.registry.promotion import promote
+
+
+def challenge(
+    run: Path,
+    registry: Path,
+    *,
+    evaluation: Path | None = None,
+    champions: Path | None = None,
+    overrides: Sequence[str] = (),
+    force: str = "",
+) -> tuple[ModelFolder, Judgement]:
+    """Judge a run's model and make it the champion.
+
+    Args:
+        run: a run or a model folder.
+        registry: the registry's folder.
+        evaluation: what `evaluate` wrote of this model; may be missing only where the gate is forced.
+        champions: of the champion, on the same slices; none given: what it was promoted with.
+        overrides: FIELD=VALUE of `Rule`.
+        force: the reason to go past the gate.
+
+    Raises:
+        InputError: the gate did not pass and was not forced, or it cannot be asked.
+
+    """
+    rule, source = with_overrides(Rule(), overrides), open_model(model_path(run))
+    champion = alias_now(registry, CHAMPION)
+    rival = None if champion == source.id else champion
+    if rival and champions is None:
+        champions = registry / "evaluations" / rival
+    try:
+        if evaluation is None:
+            raise InputError(
+                "--evaluation",
+                found="nothing",
+                expected="what `neuralblack evaluate` wrote of this run",
+                fix="neuralblack evaluate RUN DATASET --out REPORT, then --evaluation REPORT; or --force 'REASON'",
+            )
+        judgement = judge(
+            source.hash,
+            evaluation,
+            rule=rule,
+            golden=lambda: build_engine(source),
+            champion=rival,
+            champions=champions,
+        )
+    except InputError as error:
+        if not force:
+            raise
+        judgement = Judgement(rule, [Check("evaluation", False, error.found, error.expected)])
+    judgement = replace(judgement, forced=force)
+    model = promote(run, registry, judgement, expected=champion, evaluation=evaluation)
+    return model, judgement
+
+
+def judge(
+    model_hash: str,
+    evaluation: Path,
+    *,
+    rule: Rule,
+    golden: Callable[[], object],
+    champion: str | None,
+    champions: Path | None,
+) -> Judgement:
+    """Judge a challenger.
+
+    Args:
+        model_hash: of the challenger.
+        evaluation: what `evaluate` wrote of it.
+        rule: the gate's numbers.
+        golden: builds an engine of the model, which raises InputError where its golden slices don't come out.
+        champion: the champion's id; None where there is none, and then nothing is asked about it.
+        champions: what `evaluate` wrote of the champion.
+
+    Raises:
+        InputError: an evaluation is not there, of another model, or of other slices than the champion's.
+
+    """
+    metrics = read_metrics(evaluation)
+    if metrics["model"]["hash"] != model_hash:
+        raise InputError(
+            evaluation,
+            found=f"an evaluation of {metrics['model']['name']}",
+            expected=f"one of the model with the hash {model_hash[:12]}",
+            fix="evaluate this run: neuralblack evaluate RUN DATASET --out REPORT",
+        )
+    checks = [beats_baselines(rule, metrics), is_calibrated(rule, metrics), _golden(golden)]
+    if champion:
+        if champions is None or not (champions / PREDICTIONS).exists():
+            raise InputError(
+                champions or "the registry",
+                found=f"no evaluation of the champion {champion}",
+                expected="one of the same slices, to compare with",
+                fix=f"neuralblack evaluate REGISTRY/models/{champion} DATASET --out R, then --champion-evaluation R",
+            )
+        ours, theirs = paired(evaluation, champions)
+        checks.append(not_worse(rule, differences(ours, theirs)[rule.metric], than=champion))
+    return Judgement(rule, checks)
+
+
+def _golden(build: Callable[[], object]) -> Check:
+    expected = "an engine that answers them as eager fp32 does"
+    try:
+        build()
+    except InputError as error:
+        return Check("golden slices", False, error.found, expected)
+    return Check("golden slices", True, "the answers of eager fp32", expected)

@@ -1,0 +1,83 @@
+"""Two evaluations of the same slices side by side: which model is better, and whether that is more than chance.
+
+neuralblack compare REPORT_A REPORT_B
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from neuralblack.errors import InputError
+from neuralblack.evaluation.bootstrap import differences
+from neuralblack.evaluation.metrics_file import PREDICTIONS, read_metrics
+from neuralblack.evaluation.patients import Slices
+
+
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """Compare two evaluations.
+
+    Args:
+        first, second: what `evaluate` wrote, of the same slices.
+
+    Returns:
+        names of the two models; slices and patients: how many, and for each number (without those per class)
+        [first, second, [low, high]], the 95% interval of second minus first over the same resampled patients; right:
+        slices that both, only the first, only the second and neither got right.
+
+    Raises:
+        InputError: an evaluation is missing, or they are of other slices, labels or classes.
+
+    """
+    ours, theirs = paired(first, second)
+    metrics = [read_metrics(folder) for folder in (first, second)]
+    classes = metrics[0]["classes"]
+    found: dict[str, Any] = {"names": [each["model"]["name"] for each in metrics]}
+    for level, before, after in (("slices", ours, theirs), ("patients", ours.by_patient(), theirs.by_patient())):
+        numbers = [each.summary(classes) for each in (before, after)]
+        found[level] = {"count": len(before.labels)} | {
+            name: [numbers[0][name], numbers[1][name], interval]
+            for name, interval in differences(after, before).items()
+        }
+    hits = [each.probabilities.argmax(1) == each.labels for each in (ours, theirs)]
+    found["right"] = {
+        "both": int((hits[0] & hits[1]).sum()),
+        "only the first": int((hits[0] & ~hits[1]).sum()),
+        "only the second": int((~hits[0] & hits[1]).sum()),
+        "neither": int((~hits[0] & ~hits[1]).sum()),
+    }
+    return found
+
+
+def paired(first: Path, second: Path) -> tuple[Slices, Slices]:
+    """Read two evaluations of the same slices, in one order.
+
+    Raises:
+        InputError: an evaluation is missing, or they are of other slices, labels or classes.
+
+    """
+    classes = [read_metrics(folder)["classes"] for folder in (first, second)]
+    if classes[0] != classes[1]:
+        raise InputError(
+            second,
+            found=f"the classes {', '.join(classes[1])}",
+            expected=", ".join(classes[0]),
+            fix="compare models of the same classes",
+        )
+    slices, keys = [], []
+    for folder in (first, second):
+        ids = pq.read_table(folder / PREDICTIONS, columns=["id"])["id"].to_pylist()
+        order = np.argsort(ids)
+        found = Slices.read(folder / PREDICTIONS, classes[0])
+        patients = [found.patients[index] for index in order]
+        slices.append(Slices(found.labels[order], found.probabilities[order], patients))
+        keys.append([(ids[index], label) for index, label in zip(order, slices[-1].labels.tolist(), strict=True)])
+    if keys[0] != keys[1]:
+        raise InputError(
+            second,
+            found=f"{len(keys[1])} slices, {len(set(keys[0]) & set(keys[1]))} of which are also in {first}",
+            expected=f"the same {len(keys[0])} slices with the same labels",
+            fix="evaluate both on the same folds of the same dataset",
+        )
+    return slices[0], slices[1]
