@@ -232,7 +232,17 @@ def evaluate(
         list[int] | None,
         typer.Option(help="Folds to evaluate on; none given: the run's test folds, or all of another dataset."),
     ] = None,
-    baselines: Annotated[bool, typer.Option(help="Also fit majority, 1-NN, linear probe.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Also fit simpler means: size, frame, 1-NN, linear probe.")] = True,
+    trained_on: Annotated[
+        str | None, typer.Option(help="The run's dataset, where DATA is another: to look for copies, and baselines.")
+    ] = None,
+    skip_copies: Annotated[bool, typer.Option(help="Leave out copies of slices that the model learnt from.")] = False,
+    closer: Annotated[
+        int, typer.Option(min=0, help="Slices to disturb in 30 ways and to draw heat maps of; 0: not measured.")
+    ] = 0,
+    record_wise: Annotated[
+        bool, typer.Option(help="Also train this recipe on a split by records, to show what a leak would add.")
+    ] = False,
     engine: Engine = "auto",
 ) -> None:
     """Measure a model on patients that it was not chosen on, and write a report.
@@ -244,7 +254,18 @@ def evaluate(
 
     predictor = Predictor.load(model, engine=engine)
     with progress_bar("classifying") as progress:
-        result = evaluate_held_out(predictor, data, out, folds=folds, with_baselines=baselines, progress=progress)
+        result = evaluate_held_out(
+            predictor,
+            data,
+            out,
+            folds=folds,
+            with_baselines=baselines,
+            trained_on=trained_on,
+            skip_copies=skip_copies,
+            closer=closer,
+            record_wise=record_wise,
+            progress=progress,
+        )
     print_results(f"{predictor.name} on {result['slices']} slices of {result['patients']} patients", result)
     typer.echo(f"report {out / 'report.html'}")
 

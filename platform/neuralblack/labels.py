@@ -4,7 +4,8 @@ import re
 
 from neuralblack.errors import InputError
 
-CLASSES = ("no tumour", "glioma", "meningioma", "pituitary")
+NO_TUMOUR = "no tumour"
+CLASSES = (NO_TUMOUR, "glioma", "meningioma", "pituitary")
 FIGSHARE_CODES = {1: "meningioma", 2: "glioma", 3: "pituitary"}  # the archive's README
 FOLDER_NAMES = {  # the class folders of published image collections, after _plain()
     "no": "no tumour",

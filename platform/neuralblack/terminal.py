@@ -78,22 +78,19 @@ def print_crossval(table: dict[str, Any]) -> None:
 
 
 def print_results(title: str, result: dict[str, Any]) -> None:
-    """Print a model's numbers above those of the baselines, on the same slices."""
-    everyone = {"the model": result, **result["baselines"]}
+    """Print a model's numbers above those of simpler means, on the same slices, and what must be checked first."""
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
-    for name in everyone:
+    for name in ("accuracy", "record-wise", "macro-F1"):
         table.add_column(name, justify="right")
-    numbers: dict[str, Callable[[dict[str, Any]], float | None]] = {
-        "accuracy": lambda one: one["accuracy"],
-        "macro-F1": lambda one: one["macro_f1"],
-    }
-    for name in result["classes"]:
-        numbers[f"sensitivity, {name}"] = lambda one, name=name: one["per_class"][name]["sensitivity"]  # type: ignore[misc]
-    for name, number in numbers.items():
-        values = [number(one) for one in everyone.values()]
+    for name, one in {"the model": result, **result["baselines"]}.items():
+        values = (one["accuracy"], result["record_wise"].get(name, {}).get("accuracy"), one["macro_f1"])
         table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
     _stdout().print(table)
+    found = {name: one["sensitivity"] for name, one in result["per_class"].items()}
+    _stdout().print("found of " + ", ".join(f"{name} {'-' if v is None else f'{v:.3f}'}" for name, v in found.items()))
+    for line in result["alarms"]:
+        _stdout().print(line, markup=False)
 
 
 def print_comparison(found: dict[str, Any]) -> None:

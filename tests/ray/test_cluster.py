@@ -202,6 +202,7 @@ def test_a_search_that_learns_from_its_trials_numbers_them_and_leaves_a_page(clu
     assert "Trial <strong>" in (run / "search.html").read_text()
 
 
+@pytest.mark.soak
 def test_a_search_over_trials_of_two_workers_frees_the_cpus_of_stopped_ones(cluster, dataset, tiny, tmp_path):
     import ray
     from ray import tune

@@ -76,7 +76,7 @@ def kill_a_worker(process, epoch, run):
     ("workers", "kills"),
     [
         (0, 2),
-        (1, 1),
+        pytest.param(1, 1, marks=pytest.mark.soak),
         pytest.param(0, 20, marks=pytest.mark.soak),
         pytest.param(1, 20, marks=pytest.mark.soak),
     ],

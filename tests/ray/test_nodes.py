@@ -96,6 +96,7 @@ def test_training_goes_on_with_the_workers_that_are_left(two_nodes, dataset, tin
     assert "going on behind epoch" in (run / "log.txt").read_text()
 
 
+@pytest.mark.soak
 def test_a_run_waits_for_a_node_in_place_of_the_lost_one_and_says_so(two_nodes, dataset, tiny, tmp_path, caplog):
     config, run = CONFIG.model_copy(update={"epochs": EPOCHS}), tmp_path / "run"
     train_on_cluster(config, data=dataset.path, run=tmp_path / "whole", workers=2)

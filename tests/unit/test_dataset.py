@@ -13,9 +13,9 @@ from neuralblack.errors import InputError
 SPEC = Preprocessing(size=64)
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)
 ROWS = [
-    Row("s/1.mat", "Anna", "glioma", 1, "s", "aa", (1, 2, 3, 4)),
-    Row("s/2.mat", "Anna", "glioma", 0, "s", "bb", None),
-    Row("s/3.mat", "Böhm", "no tumour", 2, "s", "cc", None),
+    Row("s/1.mat", "Anna", "glioma", 1, "s", "aa", (1, 2, 3, 4), (512, 512)),
+    Row("s/2.mat", "Anna", "glioma", 0, "s", "bb", None, (256, 256)),
+    Row("s/3.mat", "Böhm", "no tumour", 2, "s", "cc", None, (40, 60)),
 ]
 FACTS = {
     "sources": [{"name": "s", "kind": "figshare", "files": 3, "fold_file_sha256": "f" * 64, "ignored": ["x.txt"]}],
@@ -44,6 +44,7 @@ def test_rows_and_pixels_come_back_as_they_were_written(folder):
     assert dataset.folds.tolist() == [1, 0, 2]
     assert dataset.boxes.tolist() == [[1, 2, 3, 4], [-1] * 4, [-1] * 4]
     assert dataset.source_hashes == ["aa", "bb", "cc"]
+    assert dataset.shapes.tolist() == [[512, 512], [256, 256], [40, 60]]
 
 
 def test_pixels_are_a_read_only_view_of_the_file(folder):
@@ -80,7 +81,7 @@ def edit(folder, **changes):
     [
         ({"preprocessing": {"version": VERSION + 1, "size": 64, "clip_percent": 0.5}}, f"version {VERSION + 1}"),
         ({"preprocessing": {"version": 1, "size": 64, "gamma": 2}}, "gamma"),
-        ({"format": 2}, "format 2"),
+        ({"format": 1}, "format 1"),
     ],
 )
 def test_dataset_of_another_version_is_refused_with_the_way_out(folder, changes, words):

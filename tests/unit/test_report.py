@@ -9,8 +9,9 @@ import pytest
 from neuralblack.data.dataset import hashed
 from neuralblack.data.splits import make_split
 from neuralblack.errors import InputError
-from neuralblack.evaluation.baselines import measure_baselines
+from neuralblack.evaluation.baselines import known_part
 from neuralblack.evaluation.evaluate import evaluate
+from neuralblack.evaluation.leakage import measure_ledger
 from neuralblack.evaluation.metrics_file import read_metrics
 from neuralblack.evaluation.pictures import choose_examples
 from neuralblack.inference.predictor import Judgement
@@ -54,9 +55,20 @@ def predictor(dataset, split):
 @pytest.fixture(scope="module")
 def written(dataset, split, predictor, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation") / "report"
-    baselines = measure_baselines(dataset, split.train, split.test, split.classes)
-    history, facts = HISTORY, split.manifest
-    result = evaluate(predictor, dataset, split.test, out, baselines=baselines, history=history, split=facts)
+    baselines, together = measured(dataset, split)
+    result = evaluate(
+        predictor,
+        dataset,
+        split.test,
+        out,
+        baselines=baselines,
+        record_wise=together,
+        copies={"looked_for": True, "left_out": []},
+        closer=8,
+        explain=lambda pixels, label: pixels,
+        history=HISTORY,
+        split=split.manifest,
+    )
     return out, result, (out / "report.html").read_text("utf-8")
 
 
@@ -116,6 +128,60 @@ def test_calibration_sets_and_refusals_are_counted(written):
     assert "calibration error" in page and "refused by the gate" in page
 
 
+def test_tumours_alone_and_each_source_are_counted_from_the_same_predictions(written, dataset, split):
+    out, result, page = written
+    rows = pq.read_table(out / "predictions.parquet").to_pylist()
+    tumours = [row for row in rows if row["label"] != "no tumour"]
+
+    only = result["tumour_only"]
+    assert only["slices"] == len(tumours) < len(rows)
+    assert only["called_no_tumour"] == sum(row["predicted"] == "no tumour" for row in tumours)
+    assert only["accuracy"] == pytest.approx(np.mean([row["predicted"] == row["label"] for row in tumours]))
+    low, high = only["intervals"]["accuracy"]
+    assert low <= only["accuracy"] <= high
+    assert set(result["by_source"]) == {dataset.sources[row] for row in split.test}
+    hits = sum(one["accuracy"] * one["slices"] for one in result["by_source"].values())
+    assert hits == pytest.approx(result["accuracy"] * len(rows))
+    assert "taken for no tumour" in page
+
+
+def test_a_model_of_tumours_alone_has_no_numbers_without_the_other_class(dataset, split, tmp_path):
+    three = NearestMean(dataset, split.train, tuple(name for name in split.classes if name != "no tumour"))
+
+    assert evaluate(three, dataset, split.test, tmp_path / "out")["tumour_only"] is None
+
+
+def test_the_report_shows_the_ledger_disturbances_and_where_the_model_looks(written):
+    _, result, page = written
+
+    assert result["robustness"]["slices"] == 8 and set(result["record_wise"]) == set(result["baselines"])
+    assert result["pointing"] and "gap, points" in page and "No copy of a slice it learnt is here" in page
+    assert "motion ghosts" in page and "hottest point" in page and "under heat for" in page
+    assert result["alarms"] == [] and 'role="alert"' not in page
+
+
+def test_what_was_not_measured_is_said_and_not_made_up(dataset, split, predictor, tmp_path):
+    result = evaluate(predictor, dataset, split.test, tmp_path / "out")
+    page = (tmp_path / "out/report.html").read_text("utf-8")
+
+    assert result["robustness"] is None and result["pointing"] is None and result["copies"]["looked_for"] is False
+    assert page.count("Not measured") == 3 and "were not looked for" in page and "under heat for" not in page
+
+
+def test_a_result_too_good_to_be_true_opens_the_report_with_an_alarm(dataset, split, tmp_path):
+    class Cheat(NearestMean):
+        def judge(self, images):
+            answers = {image.tobytes(): label for image, label in zip(dataset.images, dataset.labels, strict=True)}
+            shares = np.eye(4, dtype=np.float32)[[self.classes.index(answers[image.tobytes()]) for image in images]]
+            return Judgement(shares, shares > 0, np.zeros(len(images), bool))
+
+    result = evaluate(Cheat(dataset, split.train, split.classes), dataset, split.test, tmp_path / "out")
+    page = (tmp_path / "out/report.html").read_text("utf-8")
+
+    assert "100.0% on other patients" in result["alarms"][0]
+    assert page.index('role="alert"') < page.index("<h1>")
+
+
 def test_predictions_add_up_to_the_confusion_matrix(written, dataset, split):
     out, result, _ = written
     rows = pq.read_table(out / "predictions.parquet").to_pylist()
@@ -168,8 +234,13 @@ def test_names_from_outside_cannot_become_markup(dataset, split, predictor, tmp_
     assert "<img src=x" not in page
 
 
+def measured(dataset, split):
+    train, test = (known_part(dataset, rows, split.classes) for rows in (split.train, split.test))
+    return measure_ledger(train, test, split.classes)
+
+
 def written_baseline(dataset, split):
-    return measure_baselines(dataset, split.train, split.test, split.classes)["majority class"]
+    return measured(dataset, split)[0]["majority class"]
 
 
 def test_slices_of_a_class_the_model_lacks_are_listed_and_not_counted(dataset, split, tmp_path):

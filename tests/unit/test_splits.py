@@ -32,6 +32,7 @@ def dataset_of(patients, labels, folds, hash="h" * 64):
         sources=["s"] * n,
         source_hashes=[""] * n,
         boxes=np.full((n, 4), -1),
+        shapes=np.full((n, 2), 512),
         classes=tuple(name for name in CLASSES if name in labels),
     )
 

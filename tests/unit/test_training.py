@@ -154,6 +154,7 @@ def test_two_runs_with_one_seed_are_the_same_to_the_bit(dataset, tiny):
     assert all(torch.equal(again["model"][key], value) for key, value in weights["model"].items())
 
 
+@pytest.mark.soak
 def test_a_compiled_run_learns_nearly_the_same_and_goes_on_with_the_same_bits(dataset, tiny, tmp_path):
     short = CONFIG.model_copy(update={"epochs": 2, "schedule": "all"})  # every size of batch and phase takes seconds
     config = short.model_copy(update={"compile": True})

@@ -24,7 +24,7 @@ from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, is_address, read_json, write_manifest
 from neuralblack.labels import CLASSES
 
-KIND, FORMAT = "neuralblack dataset", 1
+KIND, FORMAT = "neuralblack dataset", 2  # 1: without the size that each slice came in
 SLICES = "slices.arrow"
 SAMPLE = 20_000  # slices that something is fitted to, at most: their pixels are in memory
 NO_BOX = (-1, -1, -1, -1)
@@ -32,7 +32,10 @@ NO_BOX = (-1, -1, -1, -1)
 
 @dataclass(frozen=True)
 class Row:
-    """What is stored beside one slice's pixels. `box` is in stored pixels; `fold` 0 is in no fold."""
+    """What is stored beside one slice's pixels.
+
+    `box` is in stored pixels; `fold` 0 is in no fold; `shape` is the (height, width) that the slice came in.
+    """
 
     id: str
     patient: str
@@ -41,15 +44,17 @@ class Row:
     source: str
     source_hash: str
     box: Box | None
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """An open dataset. N slices; the pixels are a read-only view of the mapped file, or fetched shard by shard.
 
-    `images` (N, S, S) uint8; `folds` (N,) int64, 0 in no fold; `boxes` (N, 4) int64 as x0, y0, x1, y1 in stored
-    pixels, half-open, -1 where there is none; `classes` are those present, in the order of CLASSES. `hash` is that of
-    slices.arrow: two datasets of one hash hold the same slices, wherever they were made.
+    `images` (N, S, S) uint8; `folds` (N,) int64, 0 in no fold; `boxes` (N, 4) int64 as x0, y0, x1, y1 in stored pixels,
+    half-open, -1 where there is none; `shapes` (N, 2) int64, the height and width each came in; `classes` are those
+    present, in the order of CLASSES. `hash` is that of slices.arrow: two datasets of one hash hold the same slices,
+    wherever they were made.
     """
 
     path: Path | Place
@@ -64,6 +69,7 @@ class Dataset:
     sources: list[str]
     source_hashes: list[str]
     boxes: NDArray[np.int64]
+    shapes: NDArray[np.int64]
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -160,6 +166,7 @@ def _opened(
         sources=batch.column("source").to_pylist(),
         source_hashes=batch.column("source_hash").to_pylist(),
         boxes=np.array([box or NO_BOX for box in batch.column("box").to_pylist()], np.int64).reshape(-1, 4),
+        shapes=np.array(batch.column("shape").to_pylist(), np.int64).reshape(-1, 2),
         classes=tuple(name for name in CLASSES if name in set(labels)),
     )
 
@@ -204,6 +211,7 @@ def write_dataset(
         "source": pa.array([row.source for row in rows], pa.string()),
         "source_hash": pa.array([row.source_hash for row in rows], pa.string()),
         "box": pa.array([row.box for row in rows], pa.list_(pa.int32(), 4)),
+        "shape": pa.array([row.shape for row in rows], pa.list_(pa.int32(), 2)),
         "image": images,
     }
     batch = pa.record_batch(columns, metadata={"preprocessing": spec.model_dump_json()})

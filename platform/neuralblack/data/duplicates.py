@@ -20,24 +20,37 @@ HASH_SIDE = 8  # so 64 bits
 MAX_BITS = 10
 MIN_CORRELATION = 0.96
 BLOCK = 1024  # rows of the distance matrix at a time: 8 MiB for every 1,000 slices
+Images = Iterable[NDArray[np.uint8]]
 MIRRORS = ((1, 1), (1, -1), (-1, 1), (-1, -1))  # steps along rows and columns
 
 
-def near_duplicates(images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Find pairs of near-duplicates among (N, S, S) slices: (P, 2) indices, the smaller first, in order.
+def near_duplicates(images: Images, others: Images | None = None) -> NDArray[np.int64]:
+    """Find pairs of near-duplicates among N slices, or between them and M others.
 
-    Time grows with N squared: a second for 3,500 slices, minutes for 100,000; memory with N (4 KiB a slice and mirror).
+    Time grows with N squared, or N times M: a second for 3,500 slices, minutes for 100,000; memory with N and M (4 KiB
+    a slice and mirror).
+
+    Args:
+        images, others: (S, S) uint8 each.
+
+    Returns:
+        (P, 2) indices in order: into `images`, the smaller first; or into `images` and into `others`.
+
     """
     thumbnails = _thumbnails(images)
+    asked = thumbnails if others is None else _thumbnails(others)
     hashes = _hashes(thumbnails)
     pairs = [np.empty((0, 2), np.int64)]
     for down, across in MIRRORS:
-        mirrored = np.ascontiguousarray(thumbnails[:, ::down, ::across])
+        mirrored = np.ascontiguousarray(asked[:, ::down, ::across])
         mirrored_hashes = _hashes(mirrored)
         for start in range(0, len(hashes), BLOCK):
-            bits = np.bitwise_count(hashes[start : start + BLOCK, None] ^ mirrored_hashes[None, start:])
-            left, right = (index + start for index in np.nonzero(bits <= MAX_BITS))
-            left, right = left[left < right], right[left < right]
+            first = start if others is None else 0
+            bits = np.bitwise_count(hashes[start : start + BLOCK, None] ^ mirrored_hashes[None, first:])
+            left, right = np.nonzero(bits <= MAX_BITS)
+            left, right = left + start, right + first
+            if others is None:
+                left, right = left[left < right], right[left < right]
             correlation = np.array([np.vdot(thumbnails[i], mirrored[j]) for i, j in zip(left, right, strict=True)])
             pairs.append(np.stack([left, right], axis=1)[correlation >= MIN_CORRELATION])
     return np.unique(np.concatenate(pairs), axis=0)
@@ -62,15 +75,15 @@ def groups(count: int, pairs: Iterable[Sequence[int]]) -> list[int]:
     return [root(index) for index in range(count)]
 
 
-def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _thumbnails(images: Images) -> NDArray[np.float32]:
     """Shrink slices to (N, 32, 32), each centred and of length 1, so that a dot product is a correlation."""
-    thumbnails = np.empty((len(images), THUMBNAIL, THUMBNAIL), np.float32)
-    for index, image in enumerate(images):
+    thumbnails = []
+    for image in images:
         small = Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
         values = np.asarray(small, np.float32)
         values = values - values.mean()
-        thumbnails[index] = values / max(float(np.linalg.norm(values)), 1e-6)
-    return thumbnails
+        thumbnails.append(values / max(float(np.linalg.norm(values)), 1e-6))
+    return np.stack(thumbnails) if thumbnails else np.empty((0, THUMBNAIL, THUMBNAIL), np.float32)
 
 
 def _hashes(thumbnails: NDArray[np.float32]) -> NDArray[np.uint64]:

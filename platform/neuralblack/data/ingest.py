@@ -27,7 +27,7 @@ THREAD_COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class Read:
     """One file's outcome: either its pixels (size * size bytes of uint8), or the error that says what is wrong with it.
 
-    `hash` is the SHA-256 of the file's bytes, "" where it could not be opened.
+    `hash` is the SHA-256 of the file's bytes, "" where it could not be opened; `shape` is the slice's (height, width).
     """
 
     file: File
@@ -35,6 +35,7 @@ class Read:
     label: str = ""
     patient: str | None = None
     box: Box | None = None
+    shape: tuple[int, int] = (0, 0)
     pixels: bytes = b""
     error: InputError | None = None
 
@@ -66,7 +67,7 @@ def read_file(file: File, spec: Preprocessing) -> Read:
     label = file.label or slice_.label
     assert label is not None, "an image has its folder's class, a .mat file its own"
     box = stored_box(slice_.box, (height, width), spec.size)
-    return Read(file, found, label, slice_.patient, box, pixels.tobytes())
+    return Read(file, found, label, slice_.patient, box, (height, width), pixels.tobytes())
 
 
 def _in_workers(read: partial[Read], files: Iterable[File], workers: int) -> Iterator[Read]:

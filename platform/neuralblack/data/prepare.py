@@ -184,7 +184,7 @@ def _write(
     images = np.memmap(folder / PIXELS, np.uint8, "r", shape=(len(good), spec.size, spec.size))
     whose = assign(known, images)
     rows = [
-        Row(read.file.id, patient, read.label, fold, source_of[read.file.id], read.hash, read.box)
+        Row(read.file.id, patient, read.label, fold, source_of[read.file.id], read.hash, read.box, read.shape)
         for read, patient, fold in zip(good, whose.patients, whose.folds, strict=True)
     ]
     hashes = {read.file.id: read.hash for read in reads}

@@ -67,6 +67,7 @@ def write_shards(
             "source": pa.array(dataset.sources, pa.string()),
             "source_hash": pa.array(dataset.source_hashes, pa.string()),
             "box": pa.array(list(dataset.boxes), pa.list_(pa.int32(), 4)),
+            "shape": pa.array(list(dataset.shapes), pa.list_(pa.int32(), 2)),
             "place": pa.array(places_of(len(dataset)), pa.int64()),
         }
         write_batch(path, pa.record_batch(columns))

@@ -1,10 +1,12 @@
-"""What a result must beat: the most frequent class, the most similar thumbnail, a line through frozen features.
+"""What a result must beat: the most frequent class, the slice's size, its edge, the most similar thumbnail.
 
-A network that is no better than these has learnt no more than where the head lies in the picture.
+A network that is no better than these has learnt no more than how the scans were exported. Each is a way from slices
+to features and a way from features to probabilities, so that every one of them can be asked the same things: on other
+patients, and record by record (`leakage`).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,84 +18,94 @@ from sklearn.preprocessing import StandardScaler
 
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.shards import by_shard
-from neuralblack.metrics import summarise
 
 THUMBNAIL = 32  # pixels on each side
-STRENGTH = 0.01  # of the probe's weights against its penalty (C); features outnumber slices
+FRAME = 3  # pixels of a thumbnail's edge, where no tumour is
+STRENGTH = 0.01  # of a line's weights against its penalty (C); features outnumber slices
+
+Rows = NDArray[np.int64]
+Features = NDArray[np.floating]
+Labels = NDArray[np.int64]
+Fit = Callable[[Features, Labels, Features, int], NDArray[np.float64]]
 
 
-def measure_baselines(
-    dataset: Dataset, train: NDArray[np.int64], test: NDArray[np.int64], classes: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Measure the baselines that need no network, by name, each as `metrics.summarise` has it.
+class Part(NamedTuple):
+    """Slices of a dataset with their classes' numbers."""
 
-    Args:
-        dataset: the slices.
-        train, test: row numbers; a test row whose class is not in `classes` is left out, as in `evaluate`.
-        classes: the names that the compared model knows.
+    dataset: Dataset
+    rows: Rows
+    labels: Labels
+
+
+class Baseline(NamedTuple):
+    """How to see a slice, and how to learn from what is seen.
+
+    `features` gives (R, F) of some rows; `fit` takes (N, F) of the training part, its labels (N,), (M, F) to judge and
+    the number of classes K, and gives (M, K) probabilities; where `votes` is set these are 0 or 1, and say nothing of
+    certainty.
     """
-    known = np.array([row for row in test if dataset.labels[row] in classes], np.int64)
-    usable = np.array([row for row in train if dataset.labels[row] in classes], np.int64)
-    y_train, y_test = class_numbers(dataset, usable, classes), class_numbers(dataset, known, classes)
-    return {
-        "majority class": majority(y_train, y_test, classes),
-        "1-NN on thumbnails": nearest_thumbnail(
-            _thumbnails(dataset, usable), y_train, _thumbnails(dataset, known), y_test, classes
-        ),
-    }
+
+    features: Callable[[Dataset, Rows], Features]
+    fit: Fit
+    votes: bool = False
 
 
-def majority(y_train: NDArray[np.int64], y_test: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
-    """Give every slice the class that is most frequent in training, with its training frequencies as probabilities."""
-    shares = np.bincount(y_train, minlength=len(classes)) / len(y_train)
-    return summarise(y_test, np.tile(shares, (len(y_test), 1)), classes)
+def known_part(dataset: Dataset, rows: Rows, classes: Sequence[str]) -> Part:
+    """Take those of the rows whose class is one of `classes`, numbered by them."""
+    known = np.array([row for row in rows if dataset.labels[row] in classes], np.int64)
+    return Part(dataset, known, class_numbers(dataset, known, classes))
 
 
-def nearest_thumbnail(
-    thumbnails_train: NDArray[np.float32],
-    y_train: NDArray[np.int64],
-    thumbnails_test: NDArray[np.float32],
-    y_test: NDArray[np.int64],
-    classes: Sequence[str],
-) -> dict[str, Any]:
-    """Give every slice the class of the training slice whose thumbnail is nearest; thumbnails are (N, features).
-
-    Its log_loss and ece are None: a vote is no probability.
-    """
-    neighbour = KNeighborsClassifier(n_neighbors=1, algorithm="brute").fit(thumbnails_train, y_train)
-    given = neighbour.predict(thumbnails_test) if len(thumbnails_test) else np.zeros(0, np.int64)
-    return summarise(y_test, np.eye(len(classes))[given], classes) | {"log_loss": None, "ece": None}
+def majority(features: Features, labels: Labels, asked: Features, count: int) -> NDArray[np.float64]:
+    """Give every slice the classes' shares in training."""
+    return np.tile(np.bincount(labels, minlength=count) / len(labels), (len(asked), 1))
 
 
-def linear_probe(
-    features_train: NDArray[np.floating],
-    y_train: NDArray[np.int64],
-    features_test: NDArray[np.floating],
-    *,
-    count: int,
-) -> NDArray[np.float64]:
-    """Fit a logistic regression on a frozen network's pooled features; return its probabilities.
+def same_size(features: Features, labels: Labels, asked: Features, count: int) -> NDArray[np.float64]:
+    """Give every slice the classes' shares among the training slices of its size, of all where none had it."""
+    known = {size: labels[(features == size).all(1)] for size in map(tuple, np.unique(features, axis=0))}
+    found = [known.get(tuple(size), labels) for size in asked]
+    return np.array([np.bincount(one, minlength=count) / len(one) for one in found]).reshape(-1, count)
 
-    Args:
-        features_train, features_test: (N, F) and (M, F).
-        y_train: (N,) class indices.
-        count: how many classes there are; one without a training slice gets probability 0.
 
-    Returns:
-        (M, count) float64.
-    """
+def nearest(features: Features, labels: Labels, asked: Features, count: int) -> NDArray[np.float64]:
+    """Give every slice the class of the training slice whose features are nearest: a vote."""
+    if not len(asked):
+        return np.zeros((0, count))
+    neighbour = KNeighborsClassifier(n_neighbors=1, algorithm="brute").fit(features, labels)
+    votes: NDArray[np.float64] = np.eye(count)[neighbour.predict(asked)]
+    return votes
+
+
+def line(features: Features, labels: Labels, asked: Features, count: int) -> NDArray[np.float64]:
+    """Fit a logistic regression; a class without a training slice gets probability 0."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
-    model.fit(features_train, y_train)
-    probabilities = np.zeros((len(features_test), count))
-    if len(features_test):
-        probabilities[:, model.classes_] = model.predict_proba(features_test)
+    model.fit(features, labels)
+    probabilities = np.zeros((len(asked), count))
+    if len(asked):
+        probabilities[:, model.classes_] = model.predict_proba(asked)
     return probabilities
 
 
-def _thumbnails(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Shrink the slices of these rows: (len(rows), THUMBNAIL**2) float32."""
+def thumbnails(dataset: Dataset, rows: Rows) -> NDArray[np.float32]:
+    """Shrink slices: (R, THUMBNAIL**2) float32."""
     small = np.empty((len(rows), THUMBNAIL**2), np.float32)
     for index in by_shard(rows, len(dataset)):
         picture = Image.fromarray(dataset.images[rows[index]]).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         small[index] = np.asarray(picture, np.float32).ravel()
     return small
+
+
+def frames(dataset: Dataset, rows: Rows) -> NDArray[np.float32]:
+    """Take only the edge of each thumbnail, FRAME pixels wide, where no tumour is: (R, 348) float32."""
+    edge = np.ones((THUMBNAIL, THUMBNAIL), bool)
+    edge[FRAME:-FRAME, FRAME:-FRAME] = False
+    return thumbnails(dataset, rows)[:, edge.ravel()]
+
+
+BASELINES: Mapping[str, Baseline] = {
+    "majority class": Baseline(lambda dataset, rows: np.zeros((len(rows), 1)), majority),
+    "size only": Baseline(lambda dataset, rows: dataset.shapes[rows].astype(np.float64), same_size),
+    "frame only": Baseline(frames, line),
+    "1-NN on thumbnails": Baseline(thumbnails, nearest, votes=True),
+}

@@ -53,6 +53,24 @@ def judgement_charts(slices: Slices, classes: Sequence[str]) -> str:
     return svg((13.2, 4.2), "ROC curves, reliability, and accuracy over coverage", draw)
 
 
+def robustness_chart(found: Mapping[str, Any]) -> str:
+    """Draw accuracy and calibration error over the strength of each disturbance, small charts of one scale."""
+    disturbed = found["disturbed"]
+
+    def draw(figure: Any) -> None:
+        grid = figure.subplots(2, 5, sharex=True, sharey=True)
+        for axes, (name, strengths) in zip(grid.flat, disturbed.items(), strict=True):
+            steps = [found["undisturbed"], *strengths.values()]
+            for key, colour, dash in (("accuracy", VALIDATION, "solid"), ("ece", TRAIN, (0, (4, 2)))):
+                axes.plot([one[key] for one in steps], color=colour, linestyle=dash, lw=2, marker="o", ms=4, label=key)
+            plain(axes, name)
+            axes.set(ylim=(0, 1.02), xticks=range(4))
+            axes.set_xticklabels(["none", "mild", "medium", "strong"], fontsize=8)
+        grid[0, 0].legend(["accuracy", "calibration error"], frameon=False, fontsize=8, loc="center left")
+
+    return svg((13.2, 5.2), "Accuracy and calibration error over the strength of disturbances", draw)
+
+
 def _roc(axes: Any, slices: Slices, classes: Sequence[str]) -> None:
     for index, name in enumerate(classes):
         positive = slices.labels == index

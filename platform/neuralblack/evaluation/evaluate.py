@@ -3,6 +3,7 @@
 neuralblack evaluate MODEL DATASET --out REPORT writes REPORT/metrics.json, predictions.parquet and report.html.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +19,16 @@ from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.shards import by_shard
 from neuralblack.errors import InputError
 from neuralblack.evaluation.bootstrap import intervals
+from neuralblack.evaluation.closer import Explain, measure_pointing, measure_robustness, sample_of_classes
+from neuralblack.evaluation.leakage import alarms
 from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS, REPORT, VERSION
 from neuralblack.evaluation.patients import VERDICT, VERDICTS, Slices
 from neuralblack.evaluation.report import write_report
+from neuralblack.evaluation.subsets import by_source, tumour_only
 from neuralblack.files import new_folder, write_json
 from neuralblack.metrics import calibration_error, summarise
+
+log = logging.getLogger(__name__)
 
 BATCH = 64  # slices handed to the model at a time
 
@@ -77,6 +83,10 @@ def evaluate(
     out: Path,
     *,
     baselines: Mapping[str, dict[str, Any]] = {},
+    record_wise: Mapping[str, Mapping[str, float]] = {},
+    copies: Mapping[str, Any] = {"looked_for": False, "left_out": []},
+    closer: int = 0,
+    explain: Explain | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
     split: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -92,6 +102,10 @@ def evaluate(
         rows: row numbers.
         out: a new folder, or one that an earlier evaluation wrote.
         baselines: name -> `metrics.summarise` of the same slices, shown beside the result.
+        record_wise: name -> accuracy and macro_f1 of a baseline, or of the recipe, where patients are mixed.
+        copies: as `metrics_file.Copies` says.
+        closer: on how many slices at most to measure what `closer` measures.
+        explain: draws heat maps; none given: the report has none, and where the model looks is not measured.
         history: one dict for each epoch of training: epoch, train_loss, train_accuracy, loss, accuracy.
         split: the split's manifest, for the report's facts; without it the report claims nothing about training.
         progress: called with slices done and slices in all.
@@ -136,12 +150,45 @@ def evaluate(
         "patients": len(set(slices.patients)),
         "left_out": left_out,
         "baselines": dict(baselines),
+        "record_wise": dict(record_wise),
+        "tumour_only": tumour_only(slices, predictor.classes),
+        "by_source": by_source(slices, [dataset.sources[row] for row in known], predictor.classes),
+        "copies": dict(copies),
+        **_closer(predictor, dataset, known, slices, explain, most=closer),
     }
+    result["alarms"] = alarms(result)
     with new_folder(out) as folder:
         pq.write_table(_table(predictor, dataset, known, probabilities), folder / PREDICTIONS)
-        write_report(folder / REPORT, result, dataset, known, probabilities, history=history, split=split)
+        write_report(
+            folder / REPORT, result, dataset, known, probabilities, history=history, split=split, explain=explain
+        )
         write_json(folder / METRICS, result)
     return result
+
+
+def _closer(
+    predictor: Classifier,
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    slices: Slices,
+    explain: Explain | None,
+    *,
+    most: int,
+) -> dict[str, Any]:
+    chosen = sample_of_classes(slices.labels, slices.patients, most=most)
+    if not len(chosen):
+        return {"robustness": None, "pointing": None}
+    log.info("disturbing %d slices in every way, and looking where the model looks", len(chosen))
+
+    def classify(images: NDArray[np.uint8]) -> NDArray[np.floating]:
+        parts = [predictor.judge(images[at : at + BATCH]).probabilities for at in range(0, len(images), BATCH)]
+        return np.concatenate(parts)
+
+    order = chosen[by_shard(rows[chosen], len(dataset))]
+    return {
+        "robustness": measure_robustness(classify, dataset.images[rows[order]], slices.labels[order]),
+        "pointing": measure_pointing(explain, dataset, rows[order]) if explain else None,
+    }
 
 
 def _by_patient(slices: Slices, classes: Sequence[str]) -> dict[str, Any]:

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, class_numbers, open_dataset, sample_of
+from neuralblack.data.dataset import Dataset, open_dataset, sample_of
 from neuralblack.data.shards import by_shard
-from neuralblack.data.splits import folds_of, load_split, refuse_overlap
+from neuralblack.data.splits import Split, folds_of, load_split, refuse_overlap
 from neuralblack.errors import InputError
-from neuralblack.evaluation.baselines import linear_probe, measure_baselines
+from neuralblack.evaluation.baselines import BASELINES, Baseline, Part, known_part, line
+from neuralblack.evaluation.copies import find_copies, refuse_copies
 from neuralblack.evaluation.evaluate import evaluate
+from neuralblack.evaluation.leakage import RECIPE, measure_ledger, measure_retrained
+from neuralblack.evaluation.record_wise import retrain_with
 from neuralblack.inference.features import pooled_features
 from neuralblack.inference.predictor import Predictor
-from neuralblack.metrics import summarise
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,10 @@ def evaluate_held_out(
     *,
     folds: Sequence[int] | None = None,
     with_baselines: bool = True,
+    trained_on: str | Path | None = None,
+    skip_copies: bool = False,
+    closer: int = 0,
+    record_wise: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate on the run's test folds, on the folds named, or on the whole of another dataset.
@@ -39,33 +45,72 @@ def evaluate_held_out(
         data: the dataset's folder.
         out: a new folder, or one that an earlier evaluation wrote.
         folds: which folds; none given: the run's test folds, or all slices of a dataset that the run did not use.
-        with_baselines: also fit majority, 1-NN and a linear probe on the run's training part; on another dataset
-            than the run's that part is not there, and the log says so.
+        with_baselines: also fit BASELINES and a linear probe on the run's training part, patient-wise and record-wise.
+        trained_on: the dataset of the run, where `data` is another one. Without it copies of learnt slices cannot be
+            looked for, and there are no baselines; the report says so.
+        skip_copies: leave copies of learnt slices out, instead of refusing.
+        closer: on how many slices at most to measure disturbances and heat maps (`evaluation.closer`).
+        record_wise: also train the run's recipe on a record-wise split, in this process, for the leak ledger.
         progress: called with slices done and slices in all.
 
     Raises:
-        InputError: a patient of the training or validation part is among them, or nothing is left to judge.
+        InputError: a patient of the training or validation part is among them, or a copy of one's slice; nothing is
+            left to judge; or what was asked for needs `trained_on`.
     """
     dataset, manifest = open_dataset(data), predictor.folder.split
     rows = _rows(dataset, manifest, folds)
     refuse_overlap(manifest, dataset, rows)
+    source = _trained_on(dataset, manifest, trained_on)
     baselines: dict[str, dict[str, Any]] = {}
-    if with_baselines and manifest["dataset"] != dataset.hash:
-        log.info("no baselines: the training part is of another dataset")
-    elif with_baselines:
-        train = load_split(manifest, dataset).train
-        baselines = measure_baselines(dataset, train, rows, predictor.classes)
-        baselines[_probe_name(predictor)] = _probe(predictor, dataset, train, rows)
+    together: dict[str, dict[str, float]] = {}
+    copies: dict[str, Any] = {"looked_for": False, "left_out": []}
+    if source:
+        split = load_split(manifest, source)
+        rows, copies = _without_copies(source, split, dataset, rows, skip=skip_copies)
+        if with_baselines:
+            train, test = (known_part(*part, predictor.classes) for part in ((source, split.train), (dataset, rows)))
+            methods = {**BASELINES, _probe_name(predictor): _probe(predictor)}
+            baselines, together = measure_ledger(_sample(train), test, predictor.classes, methods)
+        if record_wise and source is dataset:
+            parts = (split.train, split.validation, known_part(dataset, rows, predictor.classes).rows)
+            retrain = retrain_with(predictor.folder.config, dataset, predictor.classes)
+            together[RECIPE] = measure_retrained(retrain, dataset, parts, predictor.classes)
+    else:
+        log.warning("copies of learnt slices were not looked for, and no baselines: --trained-on DATASET does both")
+    if record_wise and source is not dataset:
+        raise InputError(
+            "--record-wise", found="another dataset than the run's", expected="the run's own", fix="leave it out here"
+        )
     return evaluate(
         predictor,
         dataset,
         rows,
         out,
         baselines=baselines,
+        record_wise=together,
+        copies=copies,
+        closer=closer,
+        explain=predictor.explain,
         history=predictor.folder.history,
         split=manifest,
         progress=progress,
     )
+
+
+def _trained_on(dataset: Dataset, manifest: dict[str, Any], trained_on: str | Path | None) -> Dataset | None:
+    """Open the dataset that the run learnt from; None where it is another one than the judged, and was not named."""
+    if manifest["dataset"] == dataset.hash:
+        return dataset
+    return open_dataset(trained_on) if trained_on else None
+
+
+def _without_copies(
+    source: Dataset, split: Split, dataset: Dataset, rows: NDArray[np.int64], *, skip: bool
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    found = find_copies(source, np.concatenate([split.train, split.validation]), dataset, rows)
+    if not skip:
+        refuse_copies(dataset, found, len(rows))
+    return np.setdiff1d(rows, found), {"looked_for": True, "left_out": [dataset.ids[row] for row in found]}
 
 
 def _rows(dataset: Dataset, manifest: dict[str, Any], folds: Sequence[int] | None) -> NDArray[np.int64]:
@@ -90,18 +135,20 @@ def _probe_name(predictor: Predictor) -> str:
     return f"linear probe on {'random' if weights == 'none' else 'frozen'} features"
 
 
-def _probe(predictor: Predictor, dataset: Dataset, train: NDArray[np.int64], rows: NDArray[np.int64]) -> dict[str, Any]:
-    """Fit a logistic regression on the features of the weights that the run started from."""
-    config, classes = predictor.folder.config, predictor.classes
-    known = np.array([row for row in rows if dataset.labels[row] in classes], np.int64)
-    train = sample_of(train, dataset)
-    y_train, y_test = (class_numbers(dataset, part, classes) for part in (train, known))
+def _probe(predictor: Predictor) -> Baseline:
+    """Make the logistic regression on the features of the weights that the run started from."""
+    config = predictor.folder.config
 
-    def features(part: NDArray[np.int64]) -> NDArray[np.float32]:
+    def features(dataset: Dataset, part: NDArray[np.int64]) -> NDArray[np.float32]:
         order = by_shard(part, len(dataset))
         pieces = np.split(order, range(PIECE, len(order), PIECE))
         found = [pooled_features(dataset.images[part[at]], model=config.model, weights=config.weights) for at in pieces]
         return np.concatenate(found)[np.argsort(order)]
 
-    probabilities = linear_probe(features(train), y_train, features(known), count=len(classes))
-    return summarise(y_test, probabilities, classes)
+    return Baseline(features, line)
+
+
+def _sample(part: Part) -> Part:
+    """Take so many slices of a part as something can be fitted to in memory."""
+    kept = np.isin(part.rows, sample_of(part.rows, part.dataset))
+    return Part(part.dataset, part.rows[kept], part.labels[kept])

@@ -9,7 +9,7 @@ from neuralblack.config import checked
 from neuralblack.errors import InputError
 from neuralblack.files import read_json
 
-VERSION = 2
+VERSION = 3
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -105,6 +105,70 @@ class Uncalibrated(BaseModel, extra="forbid"):
     log_loss: Cost
 
 
+class AccuracyIntervals(BaseModel, extra="forbid"):
+    """95% intervals over patients."""
+
+    accuracy: Interval | None
+    balanced_accuracy: Interval | None
+
+
+class TumourOnly(BaseModel, extra="forbid"):
+    """The slices with a tumour alone; "no tumour" is a wrong answer to them."""
+
+    slices: Count
+    called_no_tumour: Count
+    accuracy: Share | None
+    balanced_accuracy: Share | None
+    macro_f1: Share | None
+    intervals: AccuracyIntervals
+
+
+class OneSource(BaseModel, extra="forbid"):
+    """The slices of one source alone; sensitivity to the classes that it has."""
+
+    slices: Count
+    accuracy: Share
+    sensitivity: dict[str, Share]
+
+
+class RecordWise(BaseModel, extra="forbid"):
+    """What a method reaches where train and test share patients."""
+
+    accuracy: Share
+    macro_f1: Share
+
+
+class Worth(BaseModel, extra="forbid"):
+    """What answers are worth on slices changed in one way."""
+
+    accuracy: Share
+    ece: Share
+
+
+class Robustness(BaseModel, extra="forbid"):
+    """Disturbance -> strength -> what answers are worth, on some of the slices."""
+
+    slices: Count
+    undisturbed: Worth
+    disturbed: dict[str, dict[str, Worth]]
+
+
+class Pointing(BaseModel, extra="forbid"):
+    """Heat maps against tumour boxes: hits, mass inside, and the box's share of the picture, which is chance."""
+
+    slices: Count
+    pointing: Share
+    mass: Share
+    box: Share
+
+
+class Copies(BaseModel, extra="forbid"):
+    """Whether copies of learnt slices were looked for, and those that were left out."""
+
+    looked_for: bool
+    left_out: list[str]
+
+
 class Metrics(Summary, extra="forbid"):
     """The whole file."""
 
@@ -120,6 +184,13 @@ class Metrics(Summary, extra="forbid"):
     dataset: dict[str, Any]
     left_out: dict[str, list[str]]
     baselines: dict[str, Summary]
+    record_wise: dict[str, RecordWise]
+    tumour_only: Annotated[TumourOnly | None, Field(description="None where the model has no class without a tumour.")]
+    by_source: dict[str, OneSource]
+    copies: Copies
+    robustness: Annotated[Robustness | None, Field(description="None where it was not measured.")]
+    pointing: Annotated[dict[str, Pointing] | None, Field(description="None where it was not measured.")]
+    alarms: Annotated[list[str], Field(description="What to check before believing the numbers.")]
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neuralblack.data.dataset import Dataset
+from neuralblack.evaluation.closer import Explain
 
 SHOWN = 224  # pixels, the widest a slice is shown
 
@@ -47,15 +48,25 @@ def _one_a_patient(indices: NDArray[np.int64], patients: Sequence[str]) -> list[
     return list(first.values())
 
 
-def example(dataset: Dataset, row: int, probabilities: NDArray[np.floating], classes: Sequence[str], kind: str) -> str:
-    """Show one slice with its true class, what the model said, and the tumour's box: a <figure> element."""
-    picture = Image.fromarray(dataset.images[row])
-    side = dataset.spec.size
-    if side > SHOWN:
-        picture = picture.resize((SHOWN, SHOWN), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+def example(
+    dataset: Dataset,
+    row: int,
+    probabilities: NDArray[np.floating],
+    classes: Sequence[str],
+    kind: str,
+    explain: Explain | None = None,
+) -> str:
+    """Show one slice with its true class, what the model said, and the tumour's box: a <figure> element.
+
+    With `explain` the slice is there once more, under the heat map of the class that the model said.
+    """
+    pixels, side = dataset.images[row], dataset.spec.size
     given = int(probabilities.argmax())
+    shown = _image(Image.fromarray(pixels), f"MRI slice, {dataset.labels[row]}")
+    heated = ""
+    if explain:
+        heat = _image(_under_heat(pixels, explain(pixels, classes[given])), f"the same under heat for {classes[given]}")
+        heated = f'<div class="view">{heat}</div>'
     true = dataset.labels[row]
     says = f"{classes[given]} {100 * probabilities[given]:.0f}%"
     title = true if kind == "right" else f"{true}, taken for {classes[given]}"
@@ -68,8 +79,23 @@ def example(dataset: Dataset, row: int, probabilities: NDArray[np.floating], cla
         place = f"left: {x0:.1f}%; top: {y0:.1f}%; width: {x1 - x0:.1f}%; height: {y1 - y0:.1f}%"
         box = f'<div class="box" style="{place}"></div>'
     return (
-        f'<figure class="{kind}"><div class="view"><img alt="MRI slice, {escape(true)}" '
-        f'src="data:image/png;base64,{b64encode(file.getvalue()).decode()}">{box}</div>'
+        f'<figure class="{kind}"><div class="pair"><div class="view">{shown}{box}</div>{heated}</div>'
         f"<figcaption><b>{escape(title)}</b>{escape(says)}; {escape(others)}<br>"
         f"{escape(dataset.ids[row])}</figcaption></figure>"
     )
+
+
+def _image(picture: Image.Image, words: str) -> str:
+    if picture.width > SHOWN:
+        picture = picture.resize((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return f'<img alt="{escape(words)}" src="data:image/png;base64,{b64encode(file.getvalue()).decode()}">'
+
+
+def _under_heat(pixels: NDArray[np.uint8], heat: NDArray[np.uint8]) -> Image.Image:
+    """Colour a slice by a heat map of its size: from black-body red to yellow, the warmer the less of the slice."""
+    share = heat[..., None] / 255
+    colour = np.stack([np.full(heat.shape, 255.0), 60 + 195.0 * heat / 255, 20 + 60.0 * heat / 255], -1)
+    mixed = pixels[..., None] * (1 - 0.6 * share) + 0.6 * share * colour
+    return Image.fromarray(mixed.astype(np.uint8))

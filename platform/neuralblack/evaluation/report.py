@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralblack.data.dataset import Dataset
+from neuralblack.evaluation import doubts
 from neuralblack.evaluation.bootstrap import DRAWS
 from neuralblack.evaluation.charts import curves, judgement_charts
+from neuralblack.evaluation.closer import Explain
 from neuralblack.evaluation.patients import VERDICT, Slices
 from neuralblack.evaluation.pictures import choose_examples, example
+from neuralblack.evaluation.words import between, percent
 from neuralblack.files import write_bytes
 
 NOTICE = "Research use only: not a medical device, and no prediction here is a diagnosis."
@@ -48,6 +51,7 @@ def write_report(
     *,
     history: Sequence[Mapping[str, Any]] | None = None,
     split: Mapping[str, Any] | None = None,
+    explain: Explain | None = None,
 ) -> None:
     """Write the report.
 
@@ -58,42 +62,26 @@ def write_report(
         rows: (N,) the rows that were judged, and `probabilities` (N, K) what the model said of them.
         history: the training's epochs, for the curves.
         split: the split's manifest.
+        explain: draws the heat maps of the slices shown; none given: there are none.
     """
     sections = [
+        doubts.alarm(result),
         _opening(result),
         _certainty(result),
         _confusion(result),
         _per_class(result),
         _charts(result["classes"], dataset, rows, probabilities),
-        _baselines(result),
+        doubts.ledger(result),
+        doubts.parts(result),
+        doubts.robustness(result),
+        doubts.gaze(result),
         _curves(history),
-        _examples(result["classes"], dataset, rows, probabilities),
+        _examples(result["classes"], dataset, rows, probabilities, explain),
         _facts(result, dataset, split),
     ]
     page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
     title = f"Evaluation of {result['model']['name']}"
     write_bytes(path, page.substitute(title=escape(title), body="\n".join(sections)).encode())
-
-
-def percent(value: float | None) -> str:
-    """Write a share for people.
-
-    >>> percent(0.9174), percent(None)
-    ('91.7%', 'n/a')
-    """
-    return "n/a" if value is None else f"{100 * value:.1f}%"
-
-
-def between(interval: Sequence[float] | None, *, shares: bool = True) -> str:
-    """Write an interval for people.
-
-    >>> between([0.8812, 0.9315]), between([0.31, 0.5], shares=False), between(None)
-    ('88.1% to 93.2%', '0.310 to 0.500', 'n/a')
-    """
-    if interval is None:
-        return "n/a"
-    low, high = interval
-    return f"{percent(low)} to {percent(high)}" if shares else f"{low:.3f} to {high:.3f}"
 
 
 def _opening(result: Mapping[str, Any]) -> str:
@@ -219,23 +207,6 @@ def _value(key: str, value: float | None) -> str:
     return percent(value) if key != "auroc" or value is None else f"{value:.3f}"
 
 
-def _baselines(result: Mapping[str, Any]) -> str:
-    if not result["baselines"]:
-        return ""
-    lines = []
-    for name, one in {result["model"]["name"]: result, **result["baselines"]}.items():
-        width = 180 * (one["accuracy"] or 0)
-        bar = f'<td class="bar"><i style="width: {width:.0f}px"></i>{percent(one["accuracy"])}</td>'
-        own = ' class="own"' if one is result else ""
-        lines.append(f'<tr{own}><th scope="row">{escape(name)}</th>{bar}<td>{percent(one["macro_f1"])}</td></tr>')
-    return (
-        "<h2>Beside the baselines</h2><p class='soft'>The same slices, classed by simpler means. What a model does not "
-        "beat here, it has not learnt.</p>"
-        '<div class="sheet"><table><thead><tr><th scope="col">method</th><th scope="col" class="bar">accuracy</th>'
-        f'<th scope="col">macro F1</th></tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    )
-
-
 def _curves(history: Sequence[Mapping[str, Any]] | None) -> str:
     if not history:
         return "<h2>Training</h2><p class='soft'>This model came without a record of its training.</p>"
@@ -248,10 +219,15 @@ def _curves(history: Sequence[Mapping[str, Any]] | None) -> str:
 
 
 def _examples(
-    classes: Sequence[str], dataset: Dataset, rows: NDArray[np.int64], probabilities: NDArray[np.floating]
+    classes: Sequence[str],
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    explain: Explain | None,
 ) -> str:
     labels = np.array([classes.index(dataset.labels[row]) for row in rows])
     patients = [dataset.patients[row] for row in rows]
+    heat = ", warm colours what spoke for the class that the model said" if explain else ""
     parts = []
     for heading, kind, wanted, note in (
         ("Wrong, and most sure of it", "wrong", False, "The mistakes with the highest probability, one a patient."),
@@ -263,9 +239,13 @@ def _examples(
         ),
     ):
         chosen = choose_examples(labels, probabilities, patients, right=wanted, count=EXAMPLES)
-        shown = "".join(example(dataset, int(rows[index]), probabilities[index], classes, kind) for index in chosen)
+        shown = "".join(
+            example(dataset, int(rows[index]), probabilities[index], classes, kind, explain) for index in chosen
+        )
         body = f'<div class="slices">{shown}</div>' if shown else "<p>There is none.</p>"
-        parts.append(f"<h2>{heading}</h2><p class='soft'>{note} A dashed box marks the outlined tumour.</p>{body}")
+        parts.append(
+            f"<h2>{heading}</h2><p class='soft'>{note} A dashed box marks the outlined tumour{heat}.</p>{body}"
+        )
     return "".join(parts)
 
 

@@ -8,8 +8,9 @@ from string import Template
 from typing import Any
 
 from neuralblack.evaluation.bootstrap import DRAWS
-from neuralblack.evaluation.report import NOTICE, between, percent
+from neuralblack.evaluation.report import NOTICE
 from neuralblack.evaluation.search_pictures import importance, parallel_coordinates, trial_curves
+from neuralblack.evaluation.words import between, percent
 from neuralblack.files import write_bytes
 from neuralblack.terminal import brief
 

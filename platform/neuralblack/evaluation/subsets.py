@@ -1,0 +1,52 @@
+"""The same numbers on parts of the judged slices: tumours alone, and each source by itself.
+
+"No tumour" slices come from collections of their own, which a model can tell by their look: they flatter the numbers
+over all classes. So a model that knows the class is also measured where it is not the answer.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from neuralblack.evaluation.bootstrap import intervals
+from neuralblack.evaluation.patients import Slices
+from neuralblack.labels import NO_TUMOUR
+from neuralblack.metrics import ratio, summarise
+
+
+def tumour_only(slices: Slices, classes: Sequence[str]) -> dict[str, Any] | None:
+    """Measure on the slices with a tumour; "no tumour" stays a possible, and wrong, answer. None without that class.
+
+    Returns:
+        slices, called_no_tumour (how many of them), accuracy, balanced_accuracy, macro_f1 over the tumours' classes,
+        and intervals of the accuracies.
+
+    """
+    if NO_TUMOUR not in classes:
+        return None
+    none = classes.index(NO_TUMOUR)
+    rows = np.flatnonzero(slices.labels != none)
+    part = Slices(slices.labels[rows], slices.probabilities[rows], [slices.patients[row] for row in rows])
+    found = part.summary(classes)
+    f1 = [one["f1"] for name, one in found["per_class"].items() if name != NO_TUMOUR and one["f1"] is not None]
+    bounds = intervals(part, classes=classes) if len(rows) else {}
+    accuracies = ("accuracy", "balanced_accuracy")
+    return {
+        "slices": len(rows),
+        "called_no_tumour": sum(row[none] for row in found["confusion"]),
+        "macro_f1": ratio(sum(f1), len(f1)),
+        **{name: found[name] for name in accuracies},
+        "intervals": {name: bounds.get(name) for name in accuracies},
+    }
+
+
+def by_source(slices: Slices, sources: Sequence[str], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Count each source by itself: slices, accuracy, and the sensitivity to each class that it has slices of."""
+    found = {}
+    for source in sorted(set(sources)):
+        rows = np.flatnonzero(np.array(sources) == source)
+        one = summarise(slices.labels[rows], slices.probabilities[rows], classes)
+        sensitivity = {name: each["sensitivity"] for name, each in one["per_class"].items() if each["slices"]}
+        found[source] = {"slices": len(rows), "accuracy": one["accuracy"], "sensitivity": sensitivity}
+    return found

@@ -1,0 +1,79 @@
+"""Copies of learnt slices are found under other names, and refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from neuralblack.data.splits import make_split
+from neuralblack.errors import InputError
+from neuralblack.evaluation.copies import find_copies, refuse_copies
+
+
+@pytest.fixture(scope="module")
+def split(dataset):
+    return make_split(dataset, train=None, validation=[4], test=[5])
+
+
+def elsewhere(dataset, rows, change=lambda image: image, **more):
+    """Some slices as a dataset of other people from another place."""
+    images = np.stack([change(dataset.images[row]) for row in rows])
+    pick = lambda values: [values[row] for row in rows]  # noqa: E731
+    return replace(
+        dataset,
+        images=images,
+        hash="0" * 64,
+        ids=[f"elsewhere/{row}" for row in rows],
+        patients=[f"somebody {row}" for row in rows],
+        labels=pick(dataset.labels),
+        source_hashes=[f"other {row}" for row in rows],
+        **more,
+    )
+
+
+def test_within_a_dataset_that_prepare_made_there_are_none(dataset, split):
+    assert not len(find_copies(dataset, split.train, dataset, split.test))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image,
+        lambda image: image[:, ::-1],
+        lambda image: (image * 0.8 + 10).astype(np.uint8),
+        lambda image: np.clip(image + np.random.default_rng(0).normal(0, 4, image.shape), 0, 255).astype(np.uint8),
+    ],
+    ids=["equal", "mirrored", "paler", "noisy"],
+)
+def test_copies_in_another_dataset_are_found(dataset, split, change):
+    other = elsewhere(dataset, [*split.train[:3], *split.test], change)
+
+    found = find_copies(dataset, split.train, other, np.arange(len(other)))
+
+    assert found.tolist() == [0, 1, 2]
+
+
+def test_the_same_file_is_found_whatever_its_pixels_became(dataset, split):
+    other = elsewhere(dataset, split.test, lambda image: image.T)
+    other.source_hashes[4] = dataset.source_hashes[split.train[0]]
+
+    assert find_copies(dataset, split.train, other, np.arange(len(other))).tolist() == [4]
+
+
+def test_a_copy_without_a_patient_is_found_in_one_dataset_and_one_with_a_name_is_trusted(dataset, split):
+    images = dataset.images.copy()
+    images[split.test[:2]] = images[split.train[:2]]
+    patients = list(dataset.patients)
+    patients[split.test[0]] = "group-of-nobody-known"
+    for row in (split.test[1], *split.train[:2]):
+        patients[row] = f"patient {row}"
+    doubled = replace(dataset, images=images, patients=patients)
+
+    assert find_copies(doubled, split.train, doubled, split.test).tolist() == [split.test[0]]
+
+
+def test_copies_are_refused_by_name_with_the_way_out(dataset):
+    with pytest.raises(InputError, match=r"found 7 of 60 slices that are copies .*--skip-copies") as caught:
+        refuse_copies(dataset, np.arange(7), 60)
+    assert dataset.ids[0] in str(caught.value) and "..." in str(caught.value)
+    refuse_copies(dataset, np.arange(0), 60)
