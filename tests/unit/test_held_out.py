@@ -1,0 +1,77 @@
+"""A run is judged on its own test part, or on another hospital's slices, of which none may be a copy."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import NO_BOX, Row, open_dataset, write_dataset
+from neuralblack.data.splits import load_split
+from neuralblack.errors import InputError
+from neuralblack.evaluation.held_out import evaluate_held_out
+from neuralblack.inference.predictor import Predictor
+from neuralblack.training.runs import train_here
+
+SHORT = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=16, precision="fp32")
+PROBE = "linear probe on random features"
+
+
+@pytest.fixture
+def predictor(dataset, tiny, tmp_path):
+    train_here(SHORT, data=dataset.path, run=tmp_path / "run")
+    return Predictor.load(tmp_path / "run")
+
+
+@pytest.fixture
+def elsewhere(dataset, predictor, tmp_path):
+    """Another hospital's dataset: the test part's slices under other names, and two of the training part mirrored."""
+    split = load_split(predictor.folder.split, dataset)
+    rows = [*split.test, *split.train[:2]]
+    pixels = [dataset.images[row][:, :: -1 if row in split.train else 1] for row in rows]
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    np.stack(pixels).tofile(folder / ".pixels")
+    known = [
+        Row(f"e/{n}", f"E{n}", dataset.labels[row], 0, "e", f"hash {n}", None, (64, 64)) for n, row in enumerate(rows)
+    ]
+    write_dataset(folder, known, folder / ".pixels", dataset.spec, {"rejected": [], "sources": [], "duplicates": {}})
+    return open_dataset(folder)
+
+
+def test_its_own_test_part_has_baselines_a_ledger_and_heat_maps(predictor, dataset, tmp_path):
+    found = evaluate_held_out(predictor, dataset.path, tmp_path / "out", closer=4, record_wise=True)
+
+    assert set(found["baselines"]) == {"majority class", "size only", "frame only", "1-NN on thumbnails", PROBE}
+    assert set(found["record_wise"]) == {*found["baselines"], "the model"}
+    assert found["copies"] == {"looked_for": True, "left_out": []}
+    assert found["robustness"]["slices"] == 4 and found["pointing"]
+    assert "under heat for" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+def test_copies_among_another_datasets_slices_are_refused_or_left_out_and_listed(
+    predictor, dataset, elsewhere, tmp_path
+):
+    with pytest.raises(InputError, match=r"2 of \d+ slices that are copies .*--skip-copies"):
+        evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", trained_on=dataset.path)
+    assert not (tmp_path / "out").exists()
+
+    found = evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", trained_on=dataset.path, skip_copies=True)
+    assert found["copies"] == {"looked_for": True, "left_out": elsewhere.ids[-2:]}
+    assert found["slices"] == len(elsewhere) - 2 and PROBE in found["baselines"]
+    assert (elsewhere.boxes == NO_BOX).all() and found["pointing"] is None
+
+
+def test_without_what_was_learnt_from_the_report_says_what_was_not_looked_for(predictor, elsewhere, tmp_path, caplog):
+    found = evaluate_held_out(predictor, elsewhere.path, tmp_path / "out")
+
+    assert found["copies"]["looked_for"] is False and found["baselines"] == {} == found["record_wise"]
+    assert "--trained-on" in caplog.text and "were not looked for" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+def test_what_needs_the_runs_own_dataset_says_so(predictor, dataset, elsewhere, tmp_path):
+    with pytest.raises(InputError, match=r"--record-wise: found another dataset than the run's"):
+        evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", record_wise=True)
+    shutil.copytree(elsewhere.path, tmp_path / "wrong")
+    with pytest.raises(InputError, match="of which the split was made"):
+        evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", trained_on=tmp_path / "wrong")
