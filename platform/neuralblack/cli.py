@@ -227,7 +227,7 @@ def crossval(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model folder or a run.")],
     data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json and predictions.parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, README.md, metrics.json, predictions.parquet.")],
     folds: Annotated[
         list[int] | None,
         typer.Option(help="Folds to evaluate on; none given: the run's test folds, or all of another dataset."),

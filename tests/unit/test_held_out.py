@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import NO_BOX, Row, open_dataset, write_dataset
@@ -75,3 +76,19 @@ def test_what_needs_the_runs_own_dataset_says_so(predictor, dataset, elsewhere, 
     shutil.copytree(elsewhere.path, tmp_path / "wrong")
     with pytest.raises(InputError, match="of which the split was made"):
         evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", trained_on=tmp_path / "wrong")
+
+
+def test_a_model_card_says_to_people_and_programs_what_came_out(predictor, dataset, tmp_path):
+    found = evaluate_held_out(predictor, dataset.path, tmp_path / "out")
+
+    _, head, body = (tmp_path / "out/README.md").read_text("utf-8").split("---\n", 2)
+    (index,) = yaml.safe_load(head)["model-index"]
+    (result,) = index["results"]
+    values = {one["name"]: one["value"] for one in result["metrics"]}
+    assert index["name"] == predictor.name and result["dataset"]["revision"] == dataset.hash
+    assert values["accuracy on slices"] == pytest.approx(found["accuracy"], abs=1e-4)
+    assert values["accuracy on patients"] == pytest.approx(found["by_patient"]["accuracy"], abs=1e-4)
+    for words in ("Research use only", "Not for", "Known limits", "256 x 256", "## Data", "seed", "epochs", PROBE):
+        assert words in body
+    test = next(line for line in body.splitlines() if line.startswith("| test |"))
+    assert str(len(load_split(predictor.folder.split, dataset).test)) in test

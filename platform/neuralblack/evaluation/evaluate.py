@@ -22,10 +22,11 @@ from neuralblack.evaluation.bootstrap import intervals
 from neuralblack.evaluation.closer import Explain, measure_pointing, measure_robustness, sample_of_classes
 from neuralblack.evaluation.leakage import alarms
 from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS, REPORT, VERSION
+from neuralblack.evaluation.model_card import CARD, write_card
 from neuralblack.evaluation.patients import VERDICT, VERDICTS, Slices
 from neuralblack.evaluation.report import write_report
 from neuralblack.evaluation.subsets import by_source, tumour_only
-from neuralblack.files import new_folder, write_json
+from neuralblack.files import new_folder, write_bytes, write_json
 from neuralblack.metrics import calibration_error, summarise
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def evaluate(
     explain: Explain | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
     split: Mapping[str, Any] | None = None,
+    made: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Classify the slices of `rows` and write what came out to the folder `out`, whole or not at all.
@@ -108,6 +110,7 @@ def evaluate(
         explain: draws heat maps; none given: the report has none, and where the model looks is not measured.
         history: one dict for each epoch of training: epoch, train_loss, train_accuracy, loss, accuracy.
         split: the split's manifest, for the report's facts; without it the report claims nothing about training.
+        made: the model folder's card.json; with it and `split` a model card is written beside the report.
         progress: called with slices done and slices in all.
 
     Returns:
@@ -162,6 +165,8 @@ def evaluate(
         write_report(
             folder / REPORT, result, dataset, known, probabilities, history=history, split=split, explain=explain
         )
+        if made and split:
+            write_bytes(folder / CARD, write_card(result, made, split, history or ()).encode())
         write_json(folder / METRICS, result)
     return result
 

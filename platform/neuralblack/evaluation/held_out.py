@@ -93,6 +93,7 @@ def evaluate_held_out(
         explain=predictor.explain,
         history=predictor.folder.history,
         split=manifest,
+        made=predictor.folder.card,
         progress=progress,
     )
 
