@@ -27,6 +27,16 @@ from neuralblack.service.decoder import DecoderDownError
 SECRET = "Jane Doe"
 
 
+def test_listeners_hear_every_slice_with_its_answer():
+    heard = []
+    service = Service(listeners=[lambda question, prediction: heard.append((question, prediction))])
+
+    service.predict(content=png())
+
+    [(question, prediction)] = heard
+    assert np.array_equal(question, SLICE) and prediction == YES
+
+
 def test_a_raw_body_is_classified():
     service = Service()
 

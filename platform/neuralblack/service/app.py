@@ -1,6 +1,6 @@
 """The HTTP face of a model. It knows neither Ray nor torch, so tests call it in their own process."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -38,6 +38,7 @@ def build_app(
     ready: Callable[[], bool],
     model: Mapping[str, object],
     explain: Callable[[Question, str], Awaitable[NDArray[np.uint8]]] | None = None,
+    listeners: Sequence[Callable[[Question, Prediction], None]] = (),
     token: str | None = None,
     max_bytes: int = 20 * 2**20,
     max_pending: int | None = None,
@@ -55,6 +56,8 @@ def build_app(
         model: facts about it for the page and the answers; at least `name`, `hash` and `preprocessing` (its version).
         explain: what `decode` gave and its label -> where the network looked, (S, S) uint8 with 255 where it did most;
             None: this model or engine cannot say.
+        listeners: each hears every classified slice with its prediction, refused ones too, in the event loop and before
+            the reply: it must return at once and not raise.
         token: who asks must send it; None: everybody may. `auth.token_from` decides.
         max_bytes: largest slice; a study may have `BODY_SLICES` times as many.
         max_pending: slices worked on at once, from the head of a request to its answer; more get 429.
@@ -74,6 +77,7 @@ def build_app(
         decode,
         classify,
         explain,
+        listeners,
         ready=ready,
         model=model,
         max_bytes=max_bytes,
@@ -106,6 +110,7 @@ class _Service:
         decode: Callable[[bytes], Awaitable[Question]],
         classify: Callable[[Question], Awaitable[Prediction]],
         explain: Callable[[Question, str], Awaitable[NDArray[np.uint8]]] | None,
+        listeners: Sequence[Callable[[Question, Prediction], None]],
         *,
         ready: Callable[[], bool],
         model: Mapping[str, object],
@@ -116,6 +121,7 @@ class _Service:
         token: bool,
     ) -> None:
         self._decode, self._classify, self._explain, self._ready = decode, classify, explain, ready
+        self._listeners = listeners
         self._max_bytes, self._places, self._deadline_s = max_bytes, places, deadline_s
         self._meter, self._token = meter, token
         self._most_slices = min(MOST_SLICES, places.most or MOST_SLICES)
@@ -199,6 +205,8 @@ class _Service:
         decoded = perf_counter()
         prediction = await self._classify(question)
         self._meter.slice(prediction, started=started, decoded=decoded)
+        for listener in self._listeners:
+            listener(question, prediction)
         return question, prediction
 
     def _must_be_ready(self) -> None:
