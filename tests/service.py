@@ -9,7 +9,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.service.app import build_app
+from neuralblack.service.feedback import FeedbackFolder
 
 MODEL = {
     "name": "tiny-0123456789ab",
@@ -41,6 +43,15 @@ class Prediction:
 SHARES = {"glioma": 0.25, "pituitary": 0.75}
 YES = Prediction(probabilities=SHARES)
 NO = Prediction(None, None, None, None, "refused", (Reason("colour", "The picture has colours."),))
+
+
+READER_TOKEN = "anna-may-say-what-it-is"
+
+
+def feedback_folder(folder):
+    """A folder for what one reader, anna, says of slices of the fakes."""
+    readers, classes = {"anna": READER_TOKEN}, tuple(MODEL["classes"])
+    return FeedbackFolder(folder, b"k" * 32, readers, classes, MODEL["hash"], Preprocessing(size=64))
 
 
 class Service:

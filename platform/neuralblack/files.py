@@ -66,7 +66,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -205,7 +205,7 @@ def _swap(temporary: Path, path: Path) -> None:
         if _is_there(old) and not _is_there(path):
             old.rename(path)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     if _is_there(old):
         _remove(old)
 
@@ -227,10 +227,11 @@ def _sync_files(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put a folder's list of names on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

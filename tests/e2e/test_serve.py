@@ -6,13 +6,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import yaml
 from tests.e2e.processes import descendants, folders_of, listening, replicas_of, resident_bytes
+from tests.service import READER_TOKEN
 
 from neuralblack.cluster.serve_here import processes_of
+from neuralblack.data.feedback import list_feedback, read_feedback
 from neuralblack.inference.predictor import Predictor
 from neuralblack.registry.aliases import resolve
 
 pytestmark = pytest.mark.e2e
+
+SENTINEL = "Zyxwvut-Sentinel"  # a name that nobody has
+SECRETS = f"""
+import os
+os.environ |= {{"NEURALBLACK_READERS": "anna={READER_TOKEN}", "NEURALBLACK_FEEDBACK_KEY": "{"0f" * 32}"}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +114,24 @@ def test_nothing_listens_on_another_interface_than_loopback(service):
     assert addresses <= {ipv4, mapped, ipv6}
 
 
+def collecting(config, folder):
+    """The configuration with feedback switched on, kept below `folder`."""
+    content = yaml.safe_load(config.read_text())
+    content["applications"][0]["args"]["feedback"] = str(folder / "kept")
+    (folder / "collecting.yaml").write_text(yaml.safe_dump(content))
+    return folder / "collecting.yaml"
+
+
+def say(url, path):
+    return httpx.post(
+        f"{url}/feedback",
+        files={"file": (f"{SENTINEL}.mat", path.read_bytes())},
+        data={"label": "glioma", "patient": SENTINEL},
+        headers={"Authorization": f"Bearer {READER_TOKEN}", "Idempotency-Key": "key-0001"},
+        timeout=120,
+    )
+
+
 @pytest.mark.parametrize(
     "number",
     [
@@ -112,13 +139,26 @@ def test_nothing_listens_on_another_interface_than_loopback(service):
         pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.soak),
     ],
 )
-def test_a_second_service_beside_the_first_answers_and_leaves_nothing_behind(
-    number, service, starting, config, registry, slices
+def test_a_second_service_beside_the_first_answers_and_leaves_nothing_behind_but_feedback(
+    number, service, starting, config, registry, slices, tmp_path
 ):
-    second = starting(config, registry).await_ready()
+    second = starting(collecting(config, tmp_path), registry, before=SECRETS).await_ready()
     assert ask(second, slices[3])["probabilities"] == ask(service, slices[3])["probabilities"]
     assert len(descendants(second.process.pid)) > 5
     (folder,) = folders_of(second.process.pid) - folders_of(service.process.pid)
+
+    for url, status in ((service.url, 403), (second.url, 200), (second.url, 200)):
+        assert say(url, slices[3]).status_code == status
+    for _ in range(1100):  # Serve keeps up to a thousand lines back before it writes them: push ours out
+        httpx.get(f"{second.url}/health")
+    written = {path: path.read_bytes() for root in (folder, tmp_path) for path in root.rglob("*") if path.is_file()}
+    (kept,) = list_feedback(tmp_path / "kept")  # one, although it came twice
+    feedback, pixels = read_feedback(kept)
+    assert (feedback.reader, feedback.label, pixels.shape) == ("anna", "glioma", (256, 256))
+    assert any(b"POST /feedback 200" in content for content in written.values()), "a search of nothing"
+    assert [path for path, content in written.items() if SENTINEL.encode() in content] == []
+    pictures = [path for path, content in written.items() if content.startswith((b"\x89PNG", b"\x93NUMPY"))]
+    assert pictures == [kept]
 
     assert second.stop(number) == 0
 

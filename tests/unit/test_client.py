@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import uvicorn
-from tests.service import NAMED, SLICE, Service, picture, png
+from tests.service import NAMED, READER_TOKEN, SLICE, Service, feedback_folder, picture, png
 
 from neuralblack.errors import InputError
 from neuralblack.service.client import Client, ServiceError
@@ -93,6 +93,17 @@ def test_a_study_is_sent_as_its_slices(client):
     answer = client.study([png(), png(32), b"--\r\n"])
 
     assert answer["disagreement"]["slices"] == 3 and answer["label"] == "pituitary"
+
+
+def test_what_a_slice_is_can_be_said_by_a_reader(tmp_path):
+    folder = feedback_folder(tmp_path)
+    app = Service(feedback=folder, readers=folder.readers).app
+    with served(app) as url, Client(url, token=READER_TOKEN, retries=0) as client:
+        answers = [client.feedback(png(), "glioma", patient="Müller", key="key-0001") for _ in range(2)]
+        answers.append(client.feedback(png(), "glioma"))
+
+    assert [answer["status"] for answer in answers] == ["kept", "repeated", "kept"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_state_and_model_can_be_asked(client):

@@ -1,13 +1,15 @@
 """The app against its own description: requests made up from /openapi.json meet no 5xx and nothing undescribed."""
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from tests.service import NO, SLICE, YES, Service
+from tests.service import NO, READER_TOKEN, SLICE, YES, Service, feedback_folder
 
 from neuralblack.errors import InputError
 
@@ -34,7 +36,17 @@ async def explain(question, label):
     return SLICE
 
 
-SERVICE = Service(decode=decode, classify=classify, explain=explain, token=TOKEN, max_bytes=2000)
+FOLDER = tempfile.TemporaryDirectory()
+FEEDBACK = feedback_folder(Path(FOLDER.name))
+SERVICE = Service(
+    decode=decode,
+    classify=classify,
+    explain=explain,
+    token=TOKEN,
+    max_bytes=2000,
+    feedback=FEEDBACK,
+    readers=FEEDBACK.readers,
+)
 SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", SERVICE.app)
 pytestmark = pytest.mark.filterwarnings("ignore:Skipped test cases with unsupported payload")  # it writes no TIFF
 SLOW = list(HealthCheck)  # the machine may be busy; nothing here is about time
@@ -42,7 +54,9 @@ SLOW = list(HealthCheck)  # the machine may be busy; nothing here is about time
 
 def ask(case):
     # No schema can say which bytes are a slice, so what fits it may still be refused.
-    case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"}, excluded_checks=[positive_data_acceptance])
+    # A reader's token opens everything.
+    headers = {"Authorization": f"Bearer {READER_TOKEN}"}
+    case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
 
 
 @SCHEMA.parametrize()
@@ -61,10 +75,11 @@ def test_many_requests_made_up_from_the_description_meet_nothing_undescribed(cas
 def test_every_route_describes_the_statuses_it_can_have():
     paths = SERVICE.request("GET", "/openapi.json").json()["paths"]
 
-    assert set(paths) == {"/predict", "/study", "/model", "/metrics", "/health", "/ready"}
+    assert set(paths) == {"/predict", "/study", "/feedback", "/model", "/metrics", "/health", "/ready"}
     work = {"200", "400", "401", "408", "413", "422", "429", "500", "503"}
     assert set(paths["/predict"]["post"]["responses"]) == work | {"415"}
     assert set(paths["/study"]["post"]["responses"]) == work
+    assert set(paths["/feedback"]["post"]["responses"]) == work | {"403", "409", "415", "507"}
     assert "Retry-After" in paths["/predict"]["post"]["responses"]["429"]["headers"]
 
 
@@ -73,25 +88,22 @@ def test_the_description_says_who_needs_a_token():
         described = Service(token=token).request("GET", "/openapi.json").json()
         asked = {path: next(iter(each.values())).get("security") for path, each in described["paths"].items()}
 
-        assert asked == dict.fromkeys(("/predict", "/study", "/model", "/metrics"), expected) | dict.fromkeys(
-            ("/health", "/ready")
-        )
+        open_, closed = ("/health", "/ready"), ("/predict", "/study", "/model", "/metrics")
+        assert asked == dict.fromkeys(closed, expected) | dict.fromkeys(open_) | {"/feedback": [{"reader": []}]}
         assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
 
 
 def test_answers_and_examples_fit_their_own_shape():
     """The shapes are only described, never enforced at run time: this is what holds the two together."""
-    from neuralblack.service.answers import Answer, StudyAnswer
+    from neuralblack.service.answers import Answer, FeedbackAnswer, StudyAnswer
 
-    service = Service(explain=explain)
+    service = Service(explain=explain, feedback=FEEDBACK, readers=FEEDBACK.readers)
     files = [("file", ("a", b"\x89PNG\r\n\x1a\n"))] * 2
     answer = service.predict(address="/predict?preview=true&explain=true", files=files[:1]).json()
     study = service.request("POST", "/study", files=files).json()
-    examples = [
-        each["examples"]
-        for each in (Answer.model_config["json_schema_extra"], StudyAnswer.model_config["json_schema_extra"])
-    ]
+    headers = {"Authorization": f"Bearer {READER_TOKEN}", "Idempotency-Key": "of-its-shape"}
+    said = service.request("POST", "/feedback", files=files[:1], data={"label": "glioma"}, headers=headers).json()
 
-    for shape, whole in ((Answer, [answer, *examples[0]]), (StudyAnswer, [study, *examples[1]])):
-        for each in whole:
+    for shape, given in ((Answer, answer), (StudyAnswer, study), (FeedbackAnswer, said)):
+        for each in (given, *shape.model_config["json_schema_extra"]["examples"]):
             assert shape.model_validate(each, strict=True, extra="forbid").model_dump(exclude_unset=True) == each

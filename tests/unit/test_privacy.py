@@ -38,6 +38,7 @@ REQUESTS = {
     ),
     "study": ("POST", "/study", form()),
     "wrong-study": ("POST", f"/study?{SENTINEL}={SENTINEL}", form(SENTINEL)),
+    "feedback": ("POST", "/feedback", form()),
     "nothing-there": ("GET", f"/patients/{SENTINEL}", {}),
     "wrong-method": (SENTINEL, "/predict", {}),
 }

@@ -24,9 +24,10 @@ from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.inference.predictor import Prediction, Predictor
 from neuralblack.service.app import build_app
-from neuralblack.service.auth import token_from
+from neuralblack.service.auth import readers_from, token_from
 from neuralblack.service.batcher import Batcher
 from neuralblack.service.decoder import Decoder
+from neuralblack.service.feedback import FeedbackFolder, open_feedback
 from neuralblack.service.meter import Meter
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,10 @@ class Classifier:
         stay_on_loopback()
         self.args = args
         self.token = token_from(os.environ, anonymous=args.anonymous)  # inherited from `ray start`; before any work
+        self.readers = readers_from(os.environ)
         torch.set_num_threads(threads_of(args, get_runtime_context().get_assigned_resources().get("CPU", 1)))
         self.predictor = load_predictor(args)
+        self.feedback = feedback_of(args, self.predictor)
         self.decoder = Decoder(self.predictor.spec, workers=args.decoders)
         self.decoder.start()
         self.batcher: Batcher[Prepared, Prediction] | None = None
@@ -64,6 +67,8 @@ class Classifier:
             model=facts(self.predictor),
             explain=explainer(self.predictor),
             token=self.token,
+            readers=self.readers,
+            feedback=self.feedback,
             max_bytes=self.args.max_upload_mib * 2**20,
             max_pending=self.args.max_pending,
             deadline_s=self.args.deadline_s,
@@ -87,10 +92,9 @@ def app(args: dict[str, Any]) -> serve.Application:
             fix="neuralblack serve CONFIG --resolved OUT.yaml, then serve deploy OUT.yaml",
         )
     resolved = checked(ServeArgs, args, where="args")
-    if not resolved.registry.is_absolute():
-        raise InputError(
-            "args registry", found=resolved.registry, expected="an absolute path", fix="as every node reaches it"
-        )
+    for name, path in (("registry", resolved.registry), ("feedback", resolved.feedback)):
+        if path is not None and not path.is_absolute():
+            raise InputError(f"args {name}", found=path, expected="an absolute path", fix="as every node reaches it")
     deployment: Any = Classifier  # which is what the decorators have made of it
     return deployment.bind(resolved)
 
@@ -116,6 +120,19 @@ def load_predictor(args: ServeArgs) -> Predictor:
         predictor.probabilities(np.zeros((count, predictor.spec.size, predictor.spec.size), np.uint8))
     log.info("model %s is loaded and warm", predictor.name)
     return predictor
+
+
+def feedback_of(args: ServeArgs, predictor: Predictor) -> FeedbackFolder | None:
+    """Open the folder for readers' feedback where `args` name one; raises InputError where it cannot be used."""
+    if args.feedback is None:
+        return None
+    return open_feedback(
+        args.feedback,
+        os.environ,
+        classes=predictor.classes,
+        model=predictor.hash,
+        preprocessing=predictor.spec,
+    )
 
 
 def explainer(predictor: Predictor) -> Callable[[Prepared, str], Awaitable[NDArray[np.uint8]]]:

@@ -36,6 +36,10 @@ class ServeArgs(BaseModel, frozen=True, extra="forbid"):
     deadline_s: float = Field(
         25, gt=0, description="From a request's arrival to its answer; a later one is 503, and not computed."
     )
+    feedback: Path | None = Field(
+        None,
+        description="Folder on every node in which readers' feedback is kept, slices included; none given: none is.",
+    )
     threads: int | None = Field(
         None, ge=0, description="The network's threads; none given: as num_cpus says; 0: all cores of the machine."
     )
@@ -73,6 +77,8 @@ def resolve_config(
         where = registry or Path(args.get("registry", "registry"))
         model = resolve(where.resolve(), str(args.get("model", "champion")))
         args.update(model=model.id, hash=model.hash, registry=str(where.resolve()))
+        if args.get("feedback"):
+            args["feedback"] = str(Path(args["feedback"]).resolve())
     return config
 
 

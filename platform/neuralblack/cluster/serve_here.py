@@ -22,6 +22,7 @@ from neuralblack.cluster.serve_environment import QUIET, environment, free_block
 from neuralblack.config import checked
 from neuralblack.errors import InputError, RunError
 from neuralblack.service.auth import token_from
+from neuralblack.service.feedback import need_secrets
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def serve_here(
         RunError: the deployment failed or did not come up in time.
     """
     resolved = resolve_config(config, registry=registry, port=port)
-    _need_token(resolved, host or LOOPBACK)
+    _need_secrets(resolved, host or LOOPBACK)
     max_pending = max(checked(ServeArgs, each["args"], where=config).max_pending for each in resolved["applications"])
     http = resolved["http_options"]
     http["host"] = LOOPBACK  # of replicas and Serve's own proxy; HAProxy alone listens where `host` says
@@ -84,10 +85,13 @@ def serve_here(
             _shut_down(folder)
 
 
-def _need_token(config: dict[str, Any], host: str) -> None:
+def _need_secrets(config: dict[str, Any], host: str) -> None:
     """Raise InputError where a replica would refuse to start; it inherits this process's environment."""
     for application in config["applications"]:
-        token = token_from(os.environ, anonymous=application["args"].get("anonymous") is True)
+        args = application["args"]
+        token = token_from(os.environ, anonymous=args.get("anonymous") is True)
+        if args.get("feedback"):
+            need_secrets(os.environ)
         if token is None and host != LOOPBACK:
             log.warning("whoever reaches %s may ask: the configuration says anonymous and there is no token", host)
 

@@ -187,6 +187,22 @@ class StudyAnswer(BaseModel):
     notice: str
 
 
+class FeedbackAnswer(BaseModel):
+    """What became of a reader's feedback; it is on the server's disk when this arrives."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "kept", "label": "glioma", "agrees": False, **_TAIL}]}
+    )
+
+    status: Literal["kept", "repeated"] = Field(description="`repeated`: it was kept before, under the same key.")
+    label: str = Field(description="What the reader says it is.")
+    agrees: bool = Field(description="Whether the model says so, too.")
+    model: ModelName
+    preprocessing: int
+    request_id: str
+    notice: str
+
+
 class Trouble(BaseModel):
     """Why there is no answer."""
 

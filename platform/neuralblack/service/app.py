@@ -18,13 +18,15 @@ from neuralblack.service.answers import (
     preview,
     result,
 )
+from neuralblack.service.auth import Holders
 from neuralblack.service.decoder import DecoderDownError
 from neuralblack.service.described import DESCRIBED, describe
+from neuralblack.service.feedback import OFF, FeedbackFolder, key_of, read_opinion
 from neuralblack.service.meter import MEDIA_TYPE, Meter
 from neuralblack.service.overload import Places, turn
 from neuralblack.service.pages import add_page
 from neuralblack.service.problems import Problem, answer_problems
-from neuralblack.service.routes import OPEN, Bare, flags, guarded
+from neuralblack.service.routes import OPEN, READER, Bare, flags, guarded
 from neuralblack.service.study import BODY_SLICES, MOST_SLICES, answer_study, read_study
 from neuralblack.service.uploads import read_upload
 
@@ -40,6 +42,8 @@ def build_app(
     explain: Callable[[Question, str], Awaitable[NDArray[np.uint8]]] | None = None,
     listeners: Sequence[Callable[[Question, Prediction], None]] = (),
     token: str | None = None,
+    readers: Holders | None = None,
+    feedback: FeedbackFolder | None = None,
     max_bytes: int = 20 * 2**20,
     max_pending: int | None = None,
     deadline_s: float | None = None,
@@ -58,7 +62,9 @@ def build_app(
             None: this model or engine cannot say.
         listeners: each hears every classified slice with its prediction, refused ones too, in the event loop and before
             the reply: it must return at once and not raise.
-        token: who asks must send it; None: everybody may. `auth.token_from` decides.
+        token: who asks must send it, or a reader's; None: everybody may. `auth.token_from` decides.
+        readers: name -> token of those who may say what a slice is.
+        feedback: where that is kept; None: nowhere, and nothing is.
         max_bytes: largest slice; a study may have `BODY_SLICES` times as many.
         max_pending: slices worked on at once, from the head of a request to its answer; more get 429.
         deadline_s: for one request, its upload and its time in the queue included; after that 408 or 503.
@@ -85,17 +91,21 @@ def build_app(
         deadline_s=deadline_s,
         meter=meter or Meter(),
         token=token is not None,
+        feedback=feedback,
     )
-    guard = guarded(token, service.unauthorised)
+    readers = readers or {}
+    guard = guarded({"": token, **readers}, service.unauthorised) if token else Bare
+    readers_guard = guarded(readers, service.unauthorised, READER) if feedback else Bare
     for path, method, endpoint in (
         ("/predict", "POST", service.predict),
         ("/study", "POST", service.study),
+        ("/feedback", "POST", service.feedback),
         ("/model", "GET", service.facts),
         ("/metrics", "GET", service.metrics),
         ("/health", "GET", service.health),
         ("/ready", "GET", service.readiness),
     ):
-        route_class = Bare if path in OPEN else guard
+        route_class = Bare if path in OPEN else readers_guard if path == "/feedback" else guard
         app.router.add_api_route(path, endpoint, methods=[method], route_class_override=route_class, **DESCRIBED[path])
     add_page(app)
     describe(app, token=token is not None)
@@ -119,11 +129,12 @@ class _Service:
         deadline_s: float | None,
         meter: Meter,
         token: bool,
+        feedback: FeedbackFolder | None,
     ) -> None:
         self._decode, self._classify, self._explain, self._ready = decode, classify, explain, ready
         self._listeners = listeners
         self._max_bytes, self._places, self._deadline_s = max_bytes, places, deadline_s
-        self._meter, self._token = meter, token
+        self._meter, self._token, self._feedback = meter, token, feedback
         self._most_slices = min(MOST_SLICES, places.most or MOST_SLICES)
         self._facts = dict(model)
         digits = str(model["hash"])
@@ -168,6 +179,25 @@ class _Service:
         self._meter.request("study", answer["status"])
         return json_response(answer)
 
+    async def feedback(self, request: Request) -> Response:
+        """Keep what a reader says of a slice: a form with the slice again in `file` and its class in `label`."""
+        with self._meter.trouble("feedback"):
+            if self._feedback is None:
+                raise Problem(403, "feedback_off", OFF)
+            flags(request)
+            key_of(request)
+            self._must_be_ready()
+            async with turn(self._places, deadline_s=self._deadline_s) as mine:
+                opinion = await read_opinion(request, classes=self._feedback.classes, max_bytes=self._max_bytes)
+                mine.uploaded = True
+                question = await self._read(opinion.data)
+                prediction = await self._classify(question)  # heard by nobody: it was counted when it was asked about
+                outcome = await self._feedback.keep(request, opinion, question, prediction)
+                agrees = opinion.label == prediction.label
+                answer = {"status": outcome, "label": opinion.label, "agrees": agrees} | self._end(request)
+        self._meter.request("feedback", outcome)
+        return json_response(answer)
+
     async def facts(self, request: Request) -> Response:
         """Describe the model that answers here, and what it takes."""
         limits = {
@@ -175,8 +205,8 @@ class _Service:
             "max_study_bytes": BODY_SLICES * self._max_bytes,
             "max_slices": self._most_slices,
         }
-        explains = {"explains": self._explain is not None}
-        return json_response(self._facts | self._model | limits | explains | {"notice": NOTICE})
+        can = {"explains": self._explain is not None, "feedback": self._feedback is not None}
+        return json_response(self._facts | self._model | limits | can | {"notice": NOTICE})
 
     async def metrics(self, request: Request) -> Response:
         """Say what this replica has counted, in Prometheus' text format."""
@@ -197,17 +227,20 @@ class _Service:
 
     async def _ask(self, data: bytes) -> tuple[Question, Prediction]:
         started = perf_counter()
-        try:
-            question = await self._decode(data)
-        except DecoderDownError:
-            sentence = "The service cannot read files at the moment. Try again soon."
-            raise Problem(503, "decoder_down", sentence, retry_after_s=5) from None
+        question = await self._read(data)
         decoded = perf_counter()
         prediction = await self._classify(question)
         self._meter.slice(prediction, started=started, decoded=decoded)
         for listener in self._listeners:
             listener(question, prediction)
         return question, prediction
+
+    async def _read(self, data: bytes) -> Question:
+        try:
+            return await self._decode(data)
+        except DecoderDownError:
+            sentence = "The service cannot read files at the moment. Try again soon."
+            raise Problem(503, "decoder_down", sentence, retry_after_s=5) from None
 
     def _must_be_ready(self) -> None:
         if not self._ready():

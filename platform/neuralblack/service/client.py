@@ -41,9 +41,9 @@ class Client:
         answer = client.study(sorted(Path("patient").glob("*.png")))
         print(answer["label"], answer["disagreement"]["agreeing"])
 
-    Answers are those of /openapi.json. Asking changes nothing on the server, so every request may be repeated; it is
-    where the service is overloaded (429), not ready or too slow (503), or cannot be reached. A file's name is never
-    sent. Use one client in one thread.
+    Answers are those of /openapi.json. Asking changes nothing on the server, and what a reader says is kept once under
+    its key, so every request may be repeated; it is where the service is overloaded (429), not ready or too slow (503),
+    or cannot be reached. A file's name is never sent. Use one client in one thread.
     """
 
     def __init__(
@@ -100,12 +100,28 @@ class Client:
 
     def study(self, slices: Sequence[str | Path | bytes]) -> dict[str, Any]:
         """Get one verdict on the slices of one patient; raises InputError (no such file) or ServiceError."""
-        boundary = uuid4().hex  # no file holds it but by a miracle
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="slice"\r\n'
-        head += f"Content-Type: {MEDIA_TYPE}\r\n\r\n"
-        parts = [head.encode() + _content(slice_) + b"\r\n" for slice_ in slices]
-        body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
-        return self._ask("POST", "/study", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+        body, kind = _form([("file", _content(slice_)) for slice_ in slices])
+        return self._ask("POST", "/study", body, {"Content-Type": kind})
+
+    def feedback(
+        self, slice_: str | Path | bytes, label: str, *, patient: str | None = None, key: str | None = None
+    ) -> dict[str, Any]:
+        """Say what a slice is; it is on the service's disk when this returns. The token must be a reader's.
+
+        Args:
+            slice_: the slice again, because the service has not kept it: a file or its bytes.
+            label: one of the model's classes.
+            patient: whose it is; the service keeps only a keyed hash, and trains and tests on different patients by it.
+            key: the same for a repetition by your program, 8 to 64 letters and digits; none given: a new one, under
+                which this call repeats itself.
+
+        Raises:
+            InputError: no such file.
+            ServiceError: the service does not collect feedback, or does not take this.
+        """
+        fields = [("file", _content(slice_)), ("label", label.encode())]
+        body, kind = _form(fields + ([("patient", patient.encode())] if patient else []))
+        return self._ask("POST", "/feedback", body, {"Content-Type": kind, "Idempotency-Key": key or uuid4().hex})
 
     def model(self) -> dict[str, Any]:
         """Look up the facts of the model that answers; raises ServiceError."""
@@ -149,6 +165,17 @@ class Client:
         except BaseException:
             self._connection.close()  # half a conversation is of no use to the next request
             raise
+
+
+def _form(fields: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
+    """Write multipart/form-data, files in `file` without their names: the body, and its media type."""
+    boundary = uuid4().hex  # no file holds it but by a miracle
+    body = b""
+    for name, content in fields:
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"'
+        head += f'; filename="slice"\r\nContent-Type: {MEDIA_TYPE}' if name == "file" else ""
+        body += head.encode() + b"\r\n\r\n" + content + b"\r\n"
+    return body + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
 def _content(slice_: str | Path | bytes) -> bytes:

@@ -6,20 +6,24 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
-from neuralblack.service.answers import Answer, StudyAnswer, Trouble
+from neuralblack.service.answers import Answer, FeedbackAnswer, StudyAnswer, Trouble
 from neuralblack.service.auth import SCHEME
+from neuralblack.service.feedback import LABEL, PATIENT
 from neuralblack.service.uploads import FIELD
 
 WORK = (400, 401, 408, 413, 422, 429, 500, 503)
 MEANING = {
     400: "Nothing was sent, or a form that cannot be read.",
     401: "The token is missing or wrong.",
+    403: "The operator has not switched feedback on; nothing is kept.",
     408: "The upload did not arrive in time.",
+    409: "Another slice or class came under this Idempotency-Key.",
     413: "The upload is too large.",
     415: "The upload is of no kind this service reads.",
     422: "The file cannot be read as a slice, or a parameter does not fit.",
     429: "The service has as much to do as it can hold; Retry-After says when to come back.",
     500: "The service failed; its log says more under the request's id.",
+    507: "There is no room to keep it.",
     503: "The model is being loaded, or the answer would take too long; Retry-After says when to come back.",
 }
 RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
@@ -44,6 +48,28 @@ STUDY_BODY = {
                 "type": "object",
                 "required": [FIELD],
                 "properties": {FIELD: {"type": "array", "minItems": 1, "items": _FILE}},
+            }
+        }
+    },
+}
+
+
+FEEDBACK_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD, LABEL],
+                "properties": {
+                    FIELD: _FILE | {"description": "The slice again: the service has not kept it."},
+                    LABEL: {"type": "string", "description": "One of the model's classes."},
+                    PATIENT: {
+                        "type": "string",
+                        "maxLength": 128,
+                        "description": "Whose it is; only a keyed hash of it is kept.",
+                    },
+                },
             }
         }
     },
@@ -91,6 +117,22 @@ DESCRIBED: dict[str, dict[str, Any]] = {
         "responses": troubles(*WORK),
         "openapi_extra": {"requestBody": STUDY_BODY},
     },
+    "/feedback": {
+        "response_model": FeedbackAnswer,
+        "responses": troubles(*WORK, 403, 409, 415, 507),
+        "openapi_extra": {
+            "requestBody": FEEDBACK_BODY,
+            "parameters": [
+                {
+                    "name": "Idempotency-Key",
+                    "in": "header",
+                    "required": True,
+                    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{8,64}$"},
+                    "description": "Made by the client for what it says; a repetition under it is kept once.",
+                }
+            ],
+        },
+    },
     "/model": {"response_model": None, "responses": _object("Facts for people and pages.") | troubles(401, 500)},
     "/metrics": {
         "response_class": Response,
@@ -111,9 +153,11 @@ def describe(app: FastAPI, *, token: bool) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schema["components"]["securitySchemes"] = SCHEME
-            for operations in schema["paths"].values():
+            for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    if "401" in operation["responses"]:
+                    if path == "/feedback":
+                        operation["security"] = [{"reader": []}]
+                    elif "401" in operation["responses"]:
                         operation["security"] = [{"bearer": []}] if token else [{"bearer": []}, {}]
             app.openapi_schema = schema
         return app.openapi_schema

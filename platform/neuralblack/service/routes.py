@@ -11,12 +11,14 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from neuralblack.service.auth import has_token
+from neuralblack.service.auth import Holders, holder_of
 from neuralblack.service.problems import Problem
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 OPEN = ("/health", "/ready")  # and the page; every other route asks for the token
+TOKEN = "This service asks for a token: send it as the header “Authorization: Bearer TOKEN”."
+READER = "Only a reader may say what a slice is: send a reader's token as the header “Authorization: Bearer TOKEN”."
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -28,31 +30,28 @@ class Bare(APIRoute):
         return self.endpoint
 
 
-def guarded(token: str | None, refused: Callable[[str], None]) -> type[APIRoute]:
-    """Make routes that answer only who has `token`, and look at nothing but one header before.
+def guarded(holders: Holders, refused: Callable[[str], None], sentence: str = TOKEN) -> type[APIRoute]:
+    """Make routes that answer only who has one of the tokens, and look at nothing but one header before.
 
-    A class of routes and not a middleware: it belongs to the route, so no spelling of an address gets past it.
+    A class of routes and not a middleware: it belongs to the route, so no spelling of an address gets past it. The
+    request's `state.holder` says whose token it was.
 
     Args:
-        token: None: everybody may ask.
+        holders: whose tokens open the routes.
         refused: hears the path of a route that refused.
+        sentence: says what is missing.
     """
 
     class Guarded(Bare):
         def get_route_handler(self) -> Handler:
             handle, path = super().get_route_handler(), self.path
-            if token is None:
-                return handle
 
             async def check(request: Request) -> Response:
-                if not has_token(request.headers.get("authorization", ""), token):
+                holder = holder_of(request.headers.get("authorization", ""), holders)
+                if holder is None:
                     refused(path)
-                    raise Problem(
-                        401,
-                        "unauthorised",
-                        "This service asks for a token: send it as the header “Authorization: Bearer TOKEN”.",
-                        headers={"WWW-Authenticate": "Bearer"},
-                    )
+                    raise Problem(401, "unauthorised", sentence, headers={"WWW-Authenticate": "Bearer"})
+                request.state.holder = holder
                 return await handle(request)
 
             return check

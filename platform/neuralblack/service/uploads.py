@@ -24,6 +24,13 @@ async def read_upload(request: Request, *, max_bytes: int) -> bytes:
         data = await _form_file(request, max_bytes=max_bytes)
     else:
         data = b"".join([chunk async for chunk in _limited(request, max_bytes=max_bytes, of=max_bytes)])
+    return checked_upload(data, max_bytes=max_bytes)
+
+
+def checked_upload(data: bytes, *, max_bytes: int) -> bytes:
+    """Give back a file's bytes where they can be a slice; raises Problem 400, 413 or 415 as `read_upload`."""
+    if len(data) > max_bytes:
+        raise _too_large(max_bytes)
     if not data:
         raise Problem(400, "empty", f"The upload is empty. Send one slice as {KINDS}.")
     if not recognised(data):
@@ -39,10 +46,7 @@ async def _form_file(request: Request, *, max_bytes: int) -> bytes:
     file = form.get(FIELD)
     if not isinstance(file, UploadFile):
         raise Problem(400, "no_file", f"The form has no file in its field “{FIELD}”.")
-    data = await file.read()
-    if len(data) > max_bytes:
-        raise _too_large(max_bytes)
-    return data
+    return await file.read()
 
 
 async def read_form(request: Request, *, max_bytes: int, most: int) -> FormData:

@@ -4,7 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.e2e.page.fake_service import page_service
+from tests.e2e.page.fake_service import CLASSES, MODEL, SIZE, page_service
+from tests.service import READER_TOKEN
+
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.service.feedback import FeedbackFolder
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -25,6 +29,22 @@ def browser():
 def address():
     """Where the real app answers, over quick fakes."""
     with page_service() as url:
+        yield url
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where a service keeps feedback."""
+    (tmp_path / "kept").mkdir()
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def collecting(folder):
+    """Where the same app answers, and keeps feedback of one reader."""
+    readers = {"anna": READER_TOKEN}
+    kept = FeedbackFolder(folder, b"k" * 32, readers, tuple(CLASSES), MODEL["hash"], Preprocessing(size=SIZE))
+    with page_service(feedback=kept, readers=readers) as url:
         yield url
 
 

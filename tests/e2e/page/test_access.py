@@ -12,7 +12,8 @@ pytestmark = pytest.mark.e2e
 
 FILES = resources.files("neuralblack.service") / "page"
 
-TEXTS = """() => [...document.querySelectorAll("h1, h2, p, span, small, button, strong, label, output, li, summary")]
+TEXTS = """() => [
+      ...document.querySelectorAll("h1, h2, h3, p, span, small, button, strong, label, output, li, summary, select")]
     .filter(e => e.offsetParent && e.innerText)
     .map(e => {
       let ground = e;
@@ -20,7 +21,7 @@ TEXTS = """() => [...document.querySelectorAll("h1, h2, p, span, small, button, 
       return [e.innerText, getComputedStyle(e).color, getComputedStyle(ground).backgroundColor];
     })"""
 FAULTS = """() => {
-    const seen = [...document.querySelectorAll("input, button")].filter(e => e.offsetParent);
+    const seen = [...document.querySelectorAll("input, button, select")].filter(e => e.offsetParent);
     const named = e => e.innerText?.trim() || e.labels?.length || e.getAttribute("aria-label");
     const ids = [...document.querySelectorAll("[id]")].map(e => e.id);
     const points = [...document.querySelectorAll("[aria-labelledby], [aria-describedby]")]
@@ -57,7 +58,7 @@ def closed():
 
 
 @pytest.fixture
-def every_state(address, closed, tmp_path):
+def every_state(collecting, closed, tmp_path):
     """Lead a page through its states; yields each one's name."""
     scan = slice_file(tmp_path / "a rather long name of a file that somebody exported from a viewer.png")
     cat = slice_file(tmp_path / "cat.png", REFUSED)
@@ -65,11 +66,15 @@ def every_state(address, closed, tmp_path):
     broken = broken_file(tmp_path / "broken.png")
 
     def lead(page):
-        page.goto(address)
+        page.goto(collecting)
         page.wait_for_selector(".state.ready")
         yield "empty"
         choose(page, scan)
         yield "slice"
+        page.select_option("#label", "glioma")
+        page.click("#feedback button")
+        page.wait_for_selector("#reader-field:not([hidden])")
+        yield "feedback"
         page.check("#look")
         page.wait_for_selector("#heat-map:not([hidden])")
         yield "heat map"

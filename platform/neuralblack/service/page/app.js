@@ -1,6 +1,7 @@
 // The page: choose or drop slices, see what the model sees and what it says.
 
 import { answerOf, element, emptyBars, plural, quiet, slicesOf, studyOf } from "./answers.js";
+import { describeFeedback, offerFeedback } from "./feedback.js";
 import { Problem, ask, token } from "./server.js";
 import { offerHeat, setBusy, show } from "./viewer.js";
 
@@ -54,6 +55,7 @@ function begin(text, words) {
   name.textContent = name.title = text;
   again.hidden = false;
   study.hidden = true;
+  offerFeedback(null);
   show();
   answer.replaceChildren(quiet(words));
 }
@@ -104,11 +106,13 @@ async function lookAt(chosen, button, signal) {
   button.setAttribute("aria-current", "true");
   drop.scrollIntoView({ block: "nearest" });
   offerHeat(null);
+  offerFeedback(null);
   showSlice(chosen, await ask("predict?preview=true", { body: chosen, signal, waiting }), signal);
   name.textContent = name.title = chosen.name;
 }
 
 function showSlice(chosen, body, signal) {
+  offerFeedback(chosen);
   show(body.preview ? { address: body.preview, alt: "The slice as the model sees it" } : { words: "There is no picture of this file." });
   if (body.status === "refused" || facts?.explains === false) return;
   offerHeat((waiting) => ask("predict?explain=true&preview=true", { body: chosen, signal, waiting }).catch((error) => {
@@ -140,6 +144,7 @@ async function findModel(wait = 1000) {
       return askForToken(interrupted); // without being told so by a 401 first
     } else {
       facts = await ask("model");
+      describeFeedback(facts);
       setState("Model ready", true);
       model.textContent = `Model ${facts.name} · tells apart ${facts.classes.join(", ")}`;
       model.title = `SHA-256 of its manifest: ${facts.hash}`;

@@ -38,9 +38,9 @@ export const token = {
 
 // The answer to one question; `body` makes it a POST. Throws a Problem, or the signal's reason when that ended it.
 // `waiting(words, seconds)` is called every second while the server is busy, with 0 when it is asked again.
-export async function ask(path, { body, signal, waiting = () => {}, patienceMs = PATIENCE_MS } = {}) {
+export async function ask(path, { body, headers, signal, waiting = () => {}, patienceMs = PATIENCE_MS } = {}) {
   for (let left = TRIES - 1; ; left--) {
-    const answer = await send(path, body, signal, patienceMs);
+    const answer = await send(path, { body, headers, signal, patienceMs });
     if (answer.ok) return answer.content;
     if (left === 0 || answer.pauseS === null) throw sentence(answer);
     const words = answer.status === 429 ? "The service is busy." : "The service cannot answer at the moment.";
@@ -52,13 +52,13 @@ export async function ask(path, { body, signal, waiting = () => {}, patienceMs =
   }
 }
 
-async function send(path, body, signal, patienceMs) {
+async function send(path, { body, headers, signal, patienceMs }) {
   const patience = AbortSignal.timeout(patienceMs);
   try {
     const response = await fetch(path, {
       method: body ? "POST" : "GET",
       body,
-      headers: token.isKept() ? { Authorization: `Bearer ${kept}` } : {},
+      headers: { ...(token.isKept() && { Authorization: `Bearer ${kept}` }), ...headers },
       signal: signal ? AbortSignal.any([signal, patience]) : patience,
     });
     const content = await response.json().catch(() => null); // a proxy's own answer may be anything

@@ -1,0 +1,161 @@
+"""What readers said of slices: a file each, the prepared slice as a grey PNG with all the rest as JSON in its text.
+
+One file, so that nothing can be half there. It holds no name: the patient is a keyed hash, and neither the file's name
+nor anything else of the upload but its prepared pixels is kept. Those are a scan of a patient all the same.
+"""
+
+import hmac
+import json
+import os
+import unicodedata
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from pydantic import BaseModel, Field
+
+from neuralblack.config import checked
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.errors import InputError
+from neuralblack.files import no_space_is_said, sync_folder
+
+TEXT = "neuralblack"  # the key of the JSON in the PNG's text
+KEY = "NEURALBLACK_FEEDBACK_KEY"
+LEAST_KEY = 32  # characters: 128 bits in hex digits
+FIX = f"export {KEY}=$(openssl rand -hex 32), and keep it apart from the slices"
+
+
+class Said(BaseModel, frozen=True, extra="forbid"):
+    """What the model had answered; a refusal has neither label nor probability."""
+
+    status: Literal["ok", "refused"]
+    label: str | None = None
+    probability: float | None = Field(None, ge=0, le=1)
+
+
+class Feedback(BaseModel, frozen=True, extra="forbid"):
+    """What one reader said of one slice."""
+
+    format: Literal[1] = 1
+    at: datetime = Field(description="When it came, UTC.")
+    reader: str = Field(description="The name beside the reader's token.")
+    label: str = Field(description="What the reader says it is.")
+    answer: Said = Field(description="What the model said then.")
+    model: str = Field(pattern="^[0-9a-f]{64}$", description="The hash of the model that answered.")
+    patient: str | None = Field(pattern="^[0-9a-f]{32}$", description="Keyed hash; None where no patient was named.")
+    preprocessing: Preprocessing
+
+
+def key_from(environ: Mapping[str, str]) -> bytes:
+    """Read the key of patients' hashes; raises InputError where there is none, or a short one."""
+    key = environ.get(KEY, "").strip()
+    if len(key) < LEAST_KEY:
+        raise InputError(
+            f"environment {KEY}",
+            found=f"a key of {len(key)} characters" if key else "no key",
+            expected=f"at least {LEAST_KEY} characters that nobody can guess",
+            fix=FIX,
+        )
+    return key.encode()
+
+
+def keyed(key: bytes, text: str) -> str:
+    """Hash a text so that only who has the key can tell which text it was: HMAC-SHA-256, its first 32 hex digits.
+
+    Blanks around it, and other ways to write the same letters, make no difference.
+
+    >>> keyed(b"k", " p1 ") == keyed(b"k", "p1"), keyed(b"k", "p1") == keyed(b"l", "p1")
+    (True, False)
+    """
+    return hmac.digest(key, unicodedata.normalize("NFC", text.strip()).encode(), "sha256").hex()[:32]
+
+
+def write_feedback(
+    folder: Path, name: str, feedback: Feedback, pixels: NDArray[np.uint8]
+) -> Literal["kept", "repeated", "other"]:
+    """Keep what was said in FOLDER/NAME.png, on the disk when this returns.
+
+    Args:
+        folder: exists.
+        name: of what is said; it is kept once, whoever else writes the same at the same time.
+        feedback: what was said.
+        pixels: (S, S) uint8, prepared as `feedback.preprocessing` says.
+
+    Returns:
+        kept; repeated where the same was kept before; other where something else was, which stays.
+
+    Raises:
+        InputError: no space left.
+    """
+    path = folder / f"{name}.png"
+    temporary = folder / f".{name}.{uuid.uuid4().hex[:8]}"
+    text = PngInfo()
+    text.add_text(TEXT, feedback.model_dump_json())
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=text)
+    with no_space_is_said(folder):
+        try:
+            with temporary.open("xb") as file:
+                file.write(buffer.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # unlike a rename it never replaces: the first one stays
+        except FileExistsError:
+            before, kept = read_feedback(path)
+            same = (before.label, before.patient) == (feedback.label, feedback.patient)
+            return "repeated" if same and np.array_equal(kept, pixels) else "other"
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(folder)
+    return "kept"
+
+
+def read_feedback(path: Path) -> tuple[Feedback, NDArray[np.uint8]]:
+    """Read one file; raises InputError where it is not one that `write_feedback` wrote."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.load()
+            text, pixels = getattr(image, "text", {}).get(TEXT), np.asarray(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _none(path, f"a file that does not open ({type(error).__name__})") from None
+    if text is None:
+        raise _none(path, "a PNG with nothing said in it")
+    feedback = _parsed(path, text)
+    side = feedback.preprocessing.size
+    if pixels.dtype != np.uint8 or pixels.shape != (side, side):
+        raise _none(path, f"{pixels.dtype} pixels of shape {pixels.shape}")
+    return feedback, pixels
+
+
+def list_feedback(folder: Path) -> list[Path]:
+    """List what was said, in no particular order of time; raises InputError where there is no such folder."""
+    if not folder.is_dir():
+        raise InputError(
+            folder, found="no folder", expected="what `args: feedback` of the service names", fix="check the path"
+        )
+    return sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
+
+
+def pixels_hash(pixels: NDArray[np.uint8]) -> str:
+    """Hash a prepared slice; hex digits."""
+    return sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _parsed(path: Path, text: str) -> Feedback:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        raise _none(path, "a text that is no JSON") from None
+    return checked(Feedback, values, where=path)
+
+
+def _none(path: Path, found: str) -> InputError:
+    return InputError(path, found=found, expected="a slice that a reader sent", fix="take it out of the folder")

@@ -1,0 +1,74 @@
+"""A reader says on the page what a slice is; the page says whether the service keeps such slices."""
+
+import pytest
+from tests.e2e.page.fake_service import SIZE, slice_file
+from tests.e2e.page.looks import choose
+from tests.service import READER_TOKEN
+
+from neuralblack.data.feedback import list_feedback, read_feedback
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def page_with_slice(open_page, collecting, tmp_path):
+    page = open_page(collecting)
+    page.wait_for_selector(".state.ready")
+    choose(page, slice_file(tmp_path / "Jane Doe.png"))
+    return page
+
+
+def send(page, label="meningioma", patient="p1"):
+    page.select_option("#label", label)
+    page.fill("#patient", patient)
+    page.click("#feedback button")
+
+
+def said(page, words):
+    page.wait_for_function("words => document.getElementById('feedback-said').textContent.includes(words)", arg=words)
+
+
+def test_a_reader_says_what_a_slice_is_and_it_is_kept(page_with_slice, folder):
+    page = page_with_slice
+    assert page.input_value("#label") == ""  # nothing is suggested
+    send(page)
+    said(page, "Only a reader may say")
+    assert page.evaluate("document.activeElement.id") == "reader"
+
+    page.fill("#reader", READER_TOKEN)
+    page.keyboard.press("Enter")
+    said(page, "Kept as meningioma.")
+
+    assert page.is_hidden("#reader-field")
+    feedback, pixels = read_feedback(*list_feedback(folder))
+    assert (feedback.reader, feedback.label, feedback.answer.label) == ("anna", "meningioma", "glioma")
+    assert pixels.shape == (SIZE, SIZE)
+
+
+def test_the_same_again_is_kept_once_and_another_class_besides(page_with_slice, folder):
+    page = page_with_slice
+    send(page)
+    said(page, "Only a reader")
+    page.fill("#reader", READER_TOKEN)
+    for label, count in (("glioma", 1), ("glioma", 1), ("pituitary", 2)):
+        send(page, label)
+        said(page, f"Kept as {label}")
+        assert len(list_feedback(folder)) == count
+
+
+def test_without_a_class_nothing_is_sent(page_with_slice, folder):
+    page_with_slice.click("#feedback button")
+
+    said(page_with_slice, "Choose the class first.")
+    assert list_feedback(folder) == []
+
+
+def test_the_page_says_whether_slices_are_kept(page, page_with_slice, tmp_path):
+    choose(page, slice_file(tmp_path / "scan.png"))
+
+    assert page.inner_text("#keeping") == (
+        "Slices are read in memory, classified and forgotten. Their file names never leave this page."
+    )
+    assert page.is_hidden("#feedback")
+    assert "but for those that a reader sends feedback on" in page_with_slice.inner_text("#keeping")
+    assert page_with_slice.is_visible("#feedback")

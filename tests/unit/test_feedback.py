@@ -1,0 +1,234 @@
+"""What a reader says of a slice: who may, what is kept of it, and that it is kept once."""
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.service import MODEL, NO, READER_TOKEN, SLICE, Service, assert_problem, feedback_folder, png
+
+from neuralblack.data.feedback import key_from, keyed, list_feedback, read_feedback
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.errors import InputError
+from neuralblack.service.auth import readers_from
+from neuralblack.service.feedback import open_feedback
+
+TOKEN = "correct-horse-battery-staple"
+KEY = "0f" * 16
+
+
+def service(folder, **options):
+    kept = feedback_folder(folder)
+    return Service(**({"feedback": kept, "readers": kept.readers} | options))
+
+
+def say(to, *, label="glioma", patient="p1", key="key-0001", content=None, token=READER_TOKEN, **fields):
+    return to.request(
+        "POST",
+        "/feedback",
+        files={"file": ("Jane Doe.png", content or png(), "image/png")},
+        data={"label": label, "patient": patient} | fields,
+        headers={"Authorization": f"Bearer {token}", "Idempotency-Key": key},
+    )
+
+
+def test_what_a_reader_says_is_on_the_disk_with_the_slice_as_the_model_saw_it(tmp_path):
+    response = say(service(tmp_path))
+
+    assert response.status_code == 200
+    assert {"status": "kept", "label": "glioma", "agrees": False}.items() <= response.json().items()
+    [path] = list_feedback(tmp_path)
+    feedback, pixels = read_feedback(path)
+    assert np.array_equal(pixels, SLICE)
+    assert (feedback.reader, feedback.label, feedback.model) == ("anna", "glioma", MODEL["hash"])
+    assert (feedback.answer.label, feedback.answer.probability) == ("pituitary", 0.75)
+    assert feedback.patient == keyed(b"k" * 32, "p1")
+
+
+def test_neither_the_patient_nor_the_files_name_is_kept(tmp_path):
+    say(service(tmp_path), patient="Jane-Doe-1950")
+
+    [path] = tmp_path.iterdir()
+    assert b"Jane" not in path.read_bytes() and "Jane" not in path.name
+
+
+def test_a_repetition_under_the_same_key_is_kept_once(tmp_path):
+    to = service(tmp_path)
+
+    assert [say(to).json()["status"] for _ in range(3)] == ["kept", "repeated", "repeated"]
+    assert len(list_feedback(tmp_path)) == 1
+
+
+def test_of_many_at_once_under_one_key_one_is_kept(tmp_path):
+    to = service(tmp_path)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = [response.json()["status"] for response in threads.map(lambda _: say(to), range(24))]
+
+    assert sorted(answers) == ["kept", *["repeated"] * 23]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
+
+
+def test_something_else_under_the_same_key_is_refused_and_the_first_stays(tmp_path):
+    to = service(tmp_path)
+    say(to)
+
+    assert_problem(say(to, label="pituitary"), 409, "other_feedback", "Use a new one")
+    assert_problem(say(to, patient="p2"), 409, "other_feedback")
+    assert [read_feedback(path)[0].label for path in list_feedback(tmp_path)] == ["glioma"]
+
+
+def test_a_refused_slice_can_be_said_to_be_something(tmp_path):
+    async def refuse(question):
+        return NO
+
+    assert say(service(tmp_path, classify=refuse)).status_code == 200
+
+    feedback, _ = read_feedback(*list_feedback(tmp_path))
+    assert (feedback.answer.status, feedback.answer.label, feedback.label) == ("refused", None, "glioma")
+
+
+@pytest.mark.parametrize("token", [TOKEN, "wrong" * 5, ""], ids=["of-everybody", "wrong", "none"])
+def test_only_a_reader_may_say_it(token, tmp_path):
+    assert_problem(say(service(tmp_path, token=TOKEN), token=token), 401, "unauthorised", "reader")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_readers_token_opens_the_rest_too(tmp_path):
+    response = service(tmp_path, token=TOKEN).predict(
+        content=png(), headers={"Authorization": f"Bearer {READER_TOKEN}"}
+    )
+
+    assert response.status_code == 200
+
+
+def test_switched_off_it_keeps_nothing_and_says_so():
+    to = Service()
+
+    assert_problem(say(to), 403, "feedback_off", "keeps no feedback")
+    assert to.request("GET", "/model").json()["feedback"] is False
+
+
+def test_the_facts_say_that_it_is_on(tmp_path):
+    assert service(tmp_path).request("GET", "/model").json()["feedback"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "code"),
+    [
+        ({"label": "glioblastoma"}, 422, "unknown_label"),
+        ({"label": "no tumour"}, 422, "unknown_label"),  # a class, but not of this model
+        ({"key": ""}, 422, "no_key"),
+        ({"key": "short"}, 422, "no_key"),
+        ({"patient": "x" * 200}, 422, "invalid_request"),
+        ({"name": "Jane"}, 422, "invalid_request"),
+        ({"content": b"no picture"}, 415, "unsupported"),
+        ({"content": png() + b"\0" * 100_000}, 413, "too_large"),
+    ],
+    ids=["class", "other-class", "no-key", "short-key", "patient", "field", "kind", "size"],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_kept(options, status, code, tmp_path):
+    assert_problem(say(service(tmp_path), **options), status, code)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_counts_as_no_slice_that_was_asked_about(tmp_path):
+    heard = []
+    to = service(tmp_path, listeners=[lambda *slice_: heard.append(slice_)])
+
+    say(to)
+    say(to)
+
+    counted = to.request("GET", "/metrics").text
+    assert heard == [] and 'neuralblack_labels_total{label="pituitary"}' not in counted
+    assert 'neuralblack_requests_total{outcome="kept",route="feedback"} 1.0' in counted
+    assert 'neuralblack_requests_total{outcome="repeated",route="feedback"} 1.0' in counted
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    assert_problem(say(service(tmp_path)), 507, "no_room", "Tell the operator")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_on_the_disk_before_it_is_answered(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    assert say(service(tmp_path)).status_code == 200
+
+    assert [path.parent for path in synced] == [tmp_path, tmp_path.parent]  # the file, its folder
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: data.replace(b"anna", b"ann\0")])
+def test_a_damaged_file_is_named(damage, tmp_path):
+    say(service(tmp_path))
+    [path] = list_feedback(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+
+    with pytest.raises(InputError, match=path.name):
+        read_feedback(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("anna", "NAME=TOKEN"),
+        (f"Anna={TOKEN}", "small letters"),
+        ("anna=short", "5 characters"),
+        (f"anna={TOKEN} anna={TOKEN}x", "there twice"),
+        (f"anna={TOKEN} ben={TOKEN}", "a token twice"),
+    ],
+)
+def test_readers_that_cannot_be_told_apart_are_refused_without_repeating_a_token(value, words):
+    with pytest.raises(InputError, match="NEURALBLACK_READERS") as error:
+        readers_from({"NEURALBLACK_READERS": value})
+
+    assert words in str(error.value) and TOKEN not in str(error.value)
+
+
+def test_a_readers_token_is_not_everybodys():
+    with pytest.raises(InputError, match="a token twice"):
+        readers_from({"NEURALBLACK_READERS": f"anna={TOKEN}", "NEURALBLACK_TOKEN": TOKEN})
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"NEURALBLACK_FEEDBACK_KEY": KEY}, "no readers"),
+        ({"NEURALBLACK_READERS": f"anna={TOKEN}"}, "no key"),
+        ({"NEURALBLACK_READERS": f"anna={TOKEN}", "NEURALBLACK_FEEDBACK_KEY": "short"}, "5 characters"),
+    ],
+    ids=["no-readers", "no-key", "short-key"],
+)
+def test_a_folder_is_not_opened_without_readers_and_a_key(environ, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        open_feedback(
+            tmp_path / "new", environ, classes=("glioma",), model=MODEL["hash"], preprocessing=Preprocessing()
+        )
+
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    environ = {"NEURALBLACK_READERS": f"anna={TOKEN}", "NEURALBLACK_FEEDBACK_KEY": KEY}
+
+    with pytest.raises(InputError, match="cannot be written to"):
+        open_feedback(
+            tmp_path / "file" / "below",
+            environ,
+            classes=("glioma",),
+            model=MODEL["hash"],
+            preprocessing=Preprocessing(),
+        )
+
+
+def test_the_key_comes_from_the_environment():
+    assert key_from({"NEURALBLACK_FEEDBACK_KEY": f" {KEY}\n"}) == KEY.encode()
