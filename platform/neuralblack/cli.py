@@ -164,6 +164,66 @@ def train(
 
 
 @app.command()
+def feedback(
+    folder: Annotated[Path, typer.Argument(help="What the service kept: `args: feedback` of its configuration.")],
+    data: Annotated[Path, typer.Argument(help="The dataset that the champion was trained on.")],
+    out: Annotated[Path, typer.Option(help="A new dataset of both.")],
+) -> None:
+    """Join what readers said to a dataset: slices that are learnt from, and never validated or tested on.
+
+    Example: neuralblack feedback feedback data/slices --out data/with-feedback
+    """
+    from os import environ
+
+    from neuralblack.data.dataset import open_dataset
+    from neuralblack.data.describe import describe_dataset
+    from neuralblack.data.feedback import key_from
+    from neuralblack.data.join_feedback import join_feedback
+
+    joined = join_feedback(folder, open_dataset(data), out, key=key_from(environ))
+    print_rows(str(out), describe_dataset(joined))
+
+
+@app.command()
+def retrain(
+    data: Annotated[str, typer.Argument(help="A dataset of the champion's folds and more, as `feedback` writes.")],
+    run: Annotated[str, typer.Argument(help="The new run's folder; the same command again goes on.")],
+    report: Annotated[Path, typer.Option(help="A new folder for its evaluation.")],
+    registry: Registry = Path("registry"),
+    promote: Annotated[bool, typer.Option("--promote", help="Ask the gate at once, and promote what passes.")] = False,
+    workers: Workers = 1,
+    gpus: Gpus = False,
+    wait_for_nodes: Wait = 0,
+    set_: Set = [],
+) -> None:
+    """Train the champion on, with its own recipe, evaluate it, and offer it to the gate.
+
+    Example: neuralblack retrain data/with-feedback runs/second --report reports/second --set lr=1e-4
+    """
+    from neuralblack.cluster.retrain import retrain as retrain_champion
+    from neuralblack.evaluation.challenge import challenge
+
+    model, result = retrain_champion(
+        data=data,
+        run=run,
+        registry=registry,
+        report=report,
+        overrides=set_,
+        workers=workers,
+        gpus=gpus,
+        wait_s=wait_for_nodes,
+    )
+    print_results(f"{model.id} on {result['slices']} slices of {result['patients']} patients", result)
+    typer.echo(f"report {report / 'report.html'}")
+    if promote:
+        champion, judgement = challenge(Path(run), registry, evaluation=report)
+        print_checks(judgement.as_json())
+        typer.echo(f"champion {champion.id} in {champion.path}")
+    else:
+        typer.echo(f"not promoted; the gate: neuralblack promote {run} --evaluation {report} --registry {registry}")
+
+
+@app.command()
 def tune(
     data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
     run: Annotated[str, typer.Argument(help="The search's folder; the same command again goes on.")],

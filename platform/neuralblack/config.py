@@ -36,7 +36,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
 
     model: str = Field("resnet50", description="A key of neuralblack.models.table.MODELS.")
     weights: str = Field(
-        "imagenet", description="imagenet: the network's published weights; none: random; else the path of a file."
+        "imagenet",
+        description="imagenet: the network's published weights; none: random; else a file's path, published or of a "
+        "model folder.",
     )
     schedule: str | dict[int, int] = Field(
         "top-down",

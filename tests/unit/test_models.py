@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from neuralblack.errors import InputError
 from neuralblack.models import table, weights
@@ -88,3 +89,23 @@ def test_a_stored_slice_becomes_the_networks_input():
 
     assert inputs.shape == (2, 1, 224, 224)
     assert torch.allclose(inputs, torch.ones_like(inputs))
+
+
+@pytest.mark.parametrize(("classes", "head"), [(3, True), (4, False)], ids=["same-classes", "another-number"])
+def test_a_model_folders_weights_are_gone_on_from_with_the_head_where_it_fits(classes, head, tmp_path):
+    trained = build_model("resnet50", classes=3, seed=1)
+    save_file({key: value.contiguous() for key, value in trained.state_dict().items()}, tmp_path / "w.safetensors")
+
+    state = build_model("resnet50", classes=classes, weights=str(tmp_path / "w.safetensors"), seed=2).state_dict()
+
+    same = {key for key, value in trained.state_dict().items() if torch.equal(value, state[key])}
+    assert {key for key in state if not key.startswith("head")} <= same
+    assert ("head.2.weight" in same) is head
+
+
+def test_a_model_folders_weights_of_another_network_are_refused(tmp_path):
+    state = build_model("efficientnet_lite0", classes=3).state_dict()
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "w.safetensors")
+
+    with pytest.raises(InputError, match="tensors"):
+        build_model("resnet50", classes=3, weights=str(tmp_path / "w.safetensors"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuralblack.data.dataset import Dataset, hashed
+from neuralblack.data.dataset import LEARNT_ONLY, Dataset, hashed
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.splits import PARTS, folds_of, load_split, make_split, refuse_overlap
 from neuralblack.errors import InputError
@@ -64,6 +64,28 @@ def test_rows_in_no_fold_are_in_no_part_and_counted():
 
     assert not set(range(9)) & {*split.train, *split.validation, *split.test}
     assert split.manifest["left_out"]["in_no_fold"] == 9
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored-folds", "made-folds"])
+def test_what_is_only_learnt_from_is_in_the_training_part_whichever_folds_are(stored):
+    base = many(None if stored else 0)
+    more = [(f"f{number}", label) for number, label in enumerate(TUMOURS)]
+    dataset = dataset_of(
+        [*base.patients, *(patient for patient, _ in more)],
+        [*base.labels, *(label for _, label in more)],
+        [*base.folds, *[LEARNT_ONLY] * 3],
+    )
+    learnt = set(range(len(base), len(dataset)))
+
+    for train in (None, [1, 2]):
+        split = make_split(dataset, train=train, validation=[4], test=[5])
+        assert learnt <= set(split.train) and not learnt & {*split.validation, *split.test}
+        again = load_split(json.loads(json.dumps(split.manifest)), dataset)
+        assert all(np.array_equal(getattr(again, part), getattr(split, part)) for part in PARTS)
+        without = make_split(base, train=train, validation=[4], test=[5])
+        assert np.array_equal(split.test, without.test) and np.array_equal(split.validation, without.validation)
+    with pytest.raises(InputError):
+        make_split(dataset, train=None, validation=[4], test=[LEARNT_ONLY])
 
 
 def test_folds_are_made_by_patient_with_every_class_where_none_is_stored():

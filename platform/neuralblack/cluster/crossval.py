@@ -105,7 +105,7 @@ def _refuse_its_own(config: TrainConfig) -> None:
 
 def plan_of(config: TrainConfig, data: str, *, seeds: int) -> dict[str, TrainConfig]:
     """Name every run and give it its folds and seed; raises InputError where there are fewer than three folds."""
-    folds = sorted({int(fold) for fold in folds_of(open_dataset(data)) if fold})
+    folds = sorted({int(fold) for fold in folds_of(open_dataset(data)) if fold > 0})
     if len(folds) < LEAST_FOLDS:
         raise InputError(
             data, found=f"{len(folds)} folds", expected=f"at least {LEAST_FOLDS}", fix="prepare it with more patients"

@@ -28,13 +28,15 @@ KIND, FORMAT = "neuralblack dataset", 2  # 1: without the size that each slice c
 SLICES = "slices.arrow"
 SAMPLE = 20_000  # slices that something is fitted to, at most: their pixels are in memory
 NO_BOX = (-1, -1, -1, -1)
+LEARNT_ONLY = -1  # in place of a fold: learnt from, whichever folds are; never validated or tested on
 
 
 @dataclass(frozen=True)
 class Row:
     """What is stored beside one slice's pixels.
 
-    `box` is in stored pixels; `fold` 0 is in no fold; `shape` is the (height, width) that the slice came in.
+    `box` is in stored pixels; `fold` 0 is in no fold, LEARNT_ONLY in the training part whichever folds are; `shape` is
+    the (height, width) that the slice came in.
     """
 
     id: str
@@ -51,10 +53,10 @@ class Row:
 class Dataset:
     """An open dataset. N slices; the pixels are a read-only view of the mapped file, or fetched shard by shard.
 
-    `images` (N, S, S) uint8; `folds` (N,) int64, 0 in no fold; `boxes` (N, 4) int64 as x0, y0, x1, y1 in stored pixels,
-    half-open, -1 where there is none; `shapes` (N, 2) int64, the height and width each came in; `classes` are those
-    present, in the order of CLASSES. `hash` is that of slices.arrow: two datasets of one hash hold the same slices,
-    wherever they were made.
+    `images` (N, S, S) uint8; `folds` (N,) int64, 0 in no fold, or LEARNT_ONLY; `boxes` (N, 4) int64 as x0, y0, x1, y1
+    in stored pixels, half-open, -1 where there is none; `shapes` (N, 2) int64, the height and width each came in;
+    `classes` are those present, in the order of CLASSES. `hash` is that of slices.arrow: two datasets of one hash hold
+    the same slices, wherever they were made.
     """
 
     path: Path | Place

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from neuralblack.data.dataset import Dataset
+from neuralblack.data.dataset import LEARNT_ONLY, Dataset
 
 
 def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
@@ -38,11 +38,15 @@ def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
         ):
             if notes[key]:
                 rows.append(("near-duplicates", f"{len(notes[key]):,} {words}"))
+    if joined := facts.get("feedback"):
+        rows.append(("feedback", f"{joined['joined']:,} slices, joined to the dataset {joined['to'][:12]}"))
+        rows += [("feedback left out", f"{len(ids):,} {reason}") for reason, ids in joined["left_out"].items() if ids]
     return rows
 
 
 def _folds(dataset: Dataset) -> str:
-    if not dataset.folds.any():
-        return "none stored; made by patient when splitting"
     counts = sorted(Counter(dataset.folds.tolist()).items())
-    return ", ".join(f"{fold}: {count:,}" if fold else f"in no fold: {count:,}" for fold, count in counts)
+    words = {0: "in no fold", LEARNT_ONLY: "only learnt from"}
+    if max(counts)[0] <= 0:
+        words[0] = "none stored; made by patient when splitting"
+    return ", ".join(f"{words.get(fold, fold)}: {count:,}" for fold, count in counts)

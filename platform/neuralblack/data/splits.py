@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, hashed
+from neuralblack.data.dataset import LEARNT_ONLY, Dataset, hashed
 from neuralblack.errors import InputError
 from neuralblack.labels import CLASSES
 
@@ -31,24 +31,27 @@ class Split:
 
 
 def folds_of(dataset: Dataset, *, seed: int = 0, count: int = 5) -> NDArray[np.int64]:
-    """Return each row's fold, (N,) from 1; 0 is in no fold.
+    """Return each row's fold, (N,) from 1; 0 is in no fold, LEARNT_ONLY is learnt from whichever folds are.
 
     The stored folds are the author's or those of near-duplicate groups. Where no row has one, `count` are made by
-    scikit-learn's StratifiedGroupKFold: by patient, with the classes' shares kept as well as that allows, from `seed`.
+    scikit-learn's StratifiedGroupKFold: by patient, with the classes' shares kept as well as that allows, from `seed`;
+    rows that are only learnt from have no influence on them.
     """
-    if dataset.folds.any():
+    if _has_folds(dataset):
         return dataset.folds
-    patients = len(set(dataset.patients))
+    rows = np.flatnonzero(dataset.folds != LEARNT_ONLY)
+    labels, names = ([values[row] for row in rows] for values in (dataset.labels, dataset.patients))
+    patients = len(set(names))
     if patients < count:
         raise InputError(
             dataset.path, found=f"{patients} patients", expected=f"at least {count}, one for each fold", fix="add scans"
         )
     from sklearn.model_selection import StratifiedGroupKFold  # half a second, and most datasets bring their folds
 
-    folds = np.zeros(len(dataset), np.int64)
+    folds = dataset.folds.copy()
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    for number, (_, rows) in enumerate(splitter.split(folds, dataset.labels, dataset.patients), start=1):
-        folds[rows] = number
+    for number, (_, members) in enumerate(splitter.split(rows, labels, names), start=1):
+        folds[rows[members]] = number
     return folds
 
 
@@ -56,6 +59,8 @@ def make_split(
     dataset: Dataset, *, train: Sequence[int] | None, validation: Sequence[int], test: Sequence[int], seed: int = 0
 ) -> Split:
     """Split by folds: `train` None takes every fold that is in neither of the others. A part but train may be empty.
+
+    Rows that are only learnt from are in the training part, whichever folds are.
 
     Raises InputError where parts share a fold or a patient, a fold has no slices, or train has fewer than two classes.
     """
@@ -65,7 +70,8 @@ def make_split(
         train = [fold for fold in present if fold not in (*validation, *test)]
     wanted = {"train": sorted(set(train)), "validation": sorted(set(validation)), "test": sorted(set(test))}
     _check_folds(wanted, present)
-    rows = {part: np.flatnonzero(np.isin(folds, numbers)) for part, numbers in wanted.items()}
+    chosen = wanted | {"train": [*wanted["train"], LEARNT_ONLY]}
+    rows = {part: np.flatnonzero(np.isin(folds, numbers)) for part, numbers in chosen.items()}
     _check_apart({part: {dataset.patients[row] for row in rows[part]} for part in PARTS})
     classes = _classes(dataset, rows["train"])
     kept = {part: _of_classes(dataset, rows[part], classes) for part in PARTS}
@@ -95,7 +101,7 @@ def load_split(manifest: Mapping[str, Any], dataset: Dataset) -> Split:
         )
     _check_apart(parts)
     names = [hashed(patient) for patient in dataset.patients]
-    in_a_fold = dataset.folds > 0 if dataset.folds.any() else np.ones(len(dataset), bool)
+    in_a_fold = dataset.folds != 0 if _has_folds(dataset) else np.ones(len(dataset), bool)
     classes = tuple(name for name in CLASSES if name in manifest["classes"])
     rows = {}
     for part, patients in parts.items():
@@ -111,14 +117,25 @@ def load_split(manifest: Mapping[str, Any], dataset: Dataset) -> Split:
     return Split(rows["train"], rows["validation"], rows["test"], classes, dict(manifest))
 
 
-def refuse_overlap(manifest: Mapping[str, Any], dataset: Dataset, rows: Sequence[int] | NDArray[np.int64]) -> None:
+def refuse_overlap(
+    manifest: Mapping[str, Any],
+    dataset: Dataset,
+    rows: Sequence[int] | NDArray[np.int64],
+    *,
+    of: Sequence[str] = ("train", "validation"),
+) -> None:
     """Refuse to evaluate on patients a model was trained on or chosen by; raises InputError with how many.
 
     Patients are told by their hashed ids, so this works for another dataset of the same people too.
+
+    Args:
+        manifest: of the model's split.
+        dataset, rows: what shall be evaluated on.
+        of: the parts whose patients may not be there.
     """
     parts = _patients(manifest)
     asked = {hashed(dataset.patients[row]) for row in rows}
-    for part in ("train", "validation"):
+    for part in of:
         shared = asked & parts[part]
         if shared:
             raise InputError(
@@ -127,6 +144,10 @@ def refuse_overlap(manifest: Mapping[str, Any], dataset: Dataset, rows: Sequence
                 expected="patients the model has not seen and was not chosen by",
                 fix="evaluate on the test fold of its split, or on another dataset",
             )
+
+
+def _has_folds(dataset: Dataset) -> bool:
+    return bool((dataset.folds > 0).any())
 
 
 def _check_folds(wanted: Mapping[str, Sequence[int]], present: Sequence[int]) -> None:

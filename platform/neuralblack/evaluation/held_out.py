@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import Dataset, open_dataset, sample_of
+from neuralblack.data.dataset import LEARNT_ONLY, Dataset, open_dataset, sample_of
 from neuralblack.data.shards import by_shard
 from neuralblack.data.splits import Split, folds_of, load_split, refuse_overlap
 from neuralblack.errors import InputError
@@ -117,15 +117,16 @@ def _without_copies(
 def _rows(dataset: Dataset, manifest: dict[str, Any], folds: Sequence[int] | None) -> NDArray[np.int64]:
     of_row = folds_of(dataset, seed=manifest["seed"]) if folds or manifest["dataset"] == dataset.hash else None
     if of_row is None:
-        return np.arange(len(dataset))
+        return np.flatnonzero(dataset.folds != LEARNT_ONLY)
     wanted = folds or manifest["parts"]["test"]["folds"]
     rows = np.flatnonzero(np.isin(of_row, wanted))
-    missing = sorted(set(wanted) - set(of_row.tolist()) - {0})
+    present = sorted(fold for fold in set(of_row.tolist()) if fold > 0)
+    missing = sorted(set(wanted) - set(present) - {0})
     if missing or not len(rows):
         raise InputError(
             dataset.path,
             found=f"no slices in fold {', '.join(map(str, missing or wanted)) or 'any: the run has no test fold'}",
-            expected=f"folds among {', '.join(str(fold) for fold in sorted(set(of_row.tolist()) - {0}))}",
+            expected=f"folds among {', '.join(map(str, present))}",
             fix="--folds N, or train with --set test_folds=[N]",
         )
     return rows

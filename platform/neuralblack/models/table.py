@@ -114,7 +114,8 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
     Args:
         name: a key of MODELS.
         classes: outputs of the new head, which starts from small random weights.
-        weights: `imagenet`, `none`, or the path of a file in the published network's layout.
+        weights: `imagenet`, `none`, or the path of a file in the published network's layout, or of the weights of a
+            model folder; of those the head counts as well where it has as many classes.
         seed: of everything random in it.
 
     Returns:
@@ -128,12 +129,15 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
         head = nn.Linear(network.features, classes)
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
-    if weights != "none":
-        state = network.imagenet() if weights == "imagenet" else read_weights(weights)
+    state = {} if weights == "none" else network.imagenet() if weights == "imagenet" else read_weights(weights)
+    ours = _is_ours(state, published.state_dict(), nn.Sequential(network.stages(published, head)).state_dict())
+    if state and not ours:
         _load(published, state, network, where=weights)
     stem = getattr(published, network.stem)
     setattr(published, network.stem, _one_channel(stem))
     model = nn.Sequential(network.stages(published, head))
+    if ours:
+        _load_ours(model, state, where=weights)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -151,6 +155,25 @@ def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *
             fix="give a file of this network, or --set weights=none",
         )
     published.load_state_dict(taken, strict=False)
+
+
+def _is_ours(state: Mapping[str, Tensor], published: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Tell a model folder's weights, which are named by stages, from published ones, even where some are missing."""
+    return len(state.keys() & own.keys()) > len(state.keys() & published.keys())
+
+
+def _load_ours(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Load what a model folder holds of this network; the new head stays where the classes are of another number."""
+    own = model.state_dict()
+    other = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]
+    if set(state) != set(own) or any(not key.startswith("head.") for key in other):
+        raise InputError(
+            f"weights {where}",
+            found=f"a model folder's weights, of which {len(own) - len(other)} of {len(own)} tensors fit",
+            expected="those of the same network",
+            fix="--set model=NAME as on the model's card",
+        )
+    model.load_state_dict({key: value for key, value in state.items() if key not in other}, strict=False)
 
 
 def _one_channel(stem: nn.Module) -> nn.Module:

@@ -1,0 +1,150 @@
+"""Join what readers said to a dataset: slices that are learnt from, and never validated or tested on."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuralblack.data.dataset import LEARNT_ONLY, NO_BOX, Dataset, Row, open_dataset, write_dataset
+from neuralblack.data.duplicates import near_duplicates
+from neuralblack.data.feedback import Feedback, keyed, list_feedback, pixels_hash, read_feedback
+from neuralblack.data.patients import GROUP, is_named
+from neuralblack.errors import InputError
+from neuralblack.files import new_folder
+
+SOURCE = "feedback"
+OTHERWISE = "prepared otherwise than the dataset"
+DISAGREE = "of which readers say different things"
+REPLACED = "said anew by the same reader, or of the same slice"
+KNOWN = "of a patient of the dataset"
+COPY = "that are copies of slices of the dataset"
+PIECE = 1024  # slices written at a time
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Opinion:
+    """One reader's of one slice."""
+
+    name: str
+    feedback: Feedback
+    pixels: NDArray[np.uint8]
+    hash: str
+
+
+def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> Dataset:
+    """Write a dataset of all slices of another and of those that readers said something about.
+
+    The other's slices keep their ids, folds and order, so a model trained on the new one is judged by the same slices.
+    Left out, and listed in the manifest: slices of a patient of the dataset, and copies of its slices, because either
+    could have the same patient learnt from and tested on; those on which readers disagree; those of another size.
+
+    Args:
+        folder: what the service kept.
+        dataset: to which they are joined.
+        out: a new folder.
+        key: the service's, of patients' hashes.
+
+    Raises:
+        InputError: a file there is not the service's, no slice is left, or `out` exists.
+    """
+    if out.exists():
+        raise InputError(out, found="something there", expected="a new folder", fix="choose another --out")
+    if "feedback" in dataset.manifest:
+        raise InputError(
+            dataset.path,
+            found="a dataset with feedback in it",
+            expected="the one that it was joined to",
+            fix="join everything anew: the folder has all that was ever said",
+        )
+    opinions = [Opinion(path.stem, *_read(path)) for path in list_feedback(folder)]
+    kept, left_out = choose(opinions, dataset, key)
+    for reason, names in left_out.items():
+        if names:
+            log.info("left out: %d %s", len(names), reason)
+    if not kept:
+        raise InputError(
+            folder,
+            found=f"{len(opinions)} slices, none of which can be learnt from",
+            expected="at least one of a new patient on which readers agree",
+            fix="see the lines above",
+        )
+    facts = {
+        "sources": [
+            *dataset.manifest["sources"],
+            {"name": SOURCE, "kind": SOURCE, "files": len(kept), "fold_file_sha256": None, "ignored": []},
+        ],
+        "rejected": dataset.manifest["rejected"],
+        "duplicates": dataset.manifest["duplicates"],
+        "feedback": {"to": dataset.hash, "joined": len(kept), "left_out": left_out},
+    }
+    with new_folder(out) as target:
+        with (target / "pixels").open("wb") as file:
+            for at in range(0, len(dataset), PIECE):
+                file.write(np.ascontiguousarray(dataset.images[at : at + PIECE]).tobytes())
+            for opinion in kept:
+                file.write(opinion.pixels.tobytes())
+        write_dataset(target, [*_rows(dataset), *map(_row, kept)], target / "pixels", dataset.spec, facts)
+    return open_dataset(out)
+
+
+def choose(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tuple[list[Opinion], dict[str, list[str]]]:
+    """Choose what is learnt from, one opinion for each slice; the names of the others by reason."""
+    left_out: dict[str, list[str]] = {reason: [] for reason in (OTHERWISE, DISAGREE, REPLACED, KNOWN, COPY)}
+    patients = {keyed(key, patient) for patient in set(dataset.patients) if is_named(patient)}
+    slices: dict[str, dict[str, Opinion]] = {}  # hash of the pixels -> reader -> newest opinion
+    for opinion in sorted(opinions, key=lambda each: (each.feedback.at, each.name)):
+        if opinion.feedback.preprocessing != dataset.spec:
+            left_out[OTHERWISE].append(opinion.name)
+        elif opinion.feedback.patient in patients:
+            left_out[KNOWN].append(opinion.name)
+        else:
+            of_slice = slices.setdefault(opinion.hash, {})
+            if (older := of_slice.pop(opinion.feedback.reader, None)) is not None:
+                left_out[REPLACED].append(older.name)
+            of_slice[opinion.feedback.reader] = opinion
+    agreed: list[Opinion] = []
+    for of_slice in slices.values():
+        *others, newest = of_slice.values()
+        if len({each.feedback.label for each in of_slice.values()}) > 1:
+            left_out[DISAGREE] += [each.name for each in of_slice.values()]
+        else:
+            left_out[REPLACED] += [each.name for each in others]
+            agreed.append(newest)
+    known = near_duplicates((dataset.images[row] for row in range(len(dataset))), (each.pixels for each in agreed))
+    copies = {int(index) for index in known[:, 1]}
+    left_out[COPY] = [agreed[index].name for index in sorted(copies)]
+    return [each for index, each in enumerate(agreed) if index not in copies], left_out
+
+
+def _read(path: Path) -> tuple[Feedback, NDArray[np.uint8], str]:
+    feedback, pixels = read_feedback(path)
+    return feedback, pixels, pixels_hash(pixels)
+
+
+def _rows(dataset: Dataset) -> list[Row]:
+    return [
+        Row(
+            dataset.ids[row],
+            dataset.patients[row],
+            dataset.labels[row],
+            int(dataset.folds[row]),
+            dataset.sources[row],
+            dataset.source_hashes[row],
+            None if tuple(dataset.boxes[row]) == NO_BOX else tuple(dataset.boxes[row].tolist()),
+            (int(dataset.shapes[row, 0]), int(dataset.shapes[row, 1])),
+        )
+        for row in range(len(dataset))
+    ]
+
+
+def _row(opinion: Opinion) -> Row:
+    feedback = opinion.feedback
+    patient = f"{SOURCE}-{feedback.patient}" if feedback.patient else f"{GROUP}{SOURCE}-{opinion.hash[:12]}"
+    side = feedback.preprocessing.size  # the size that it came in was not kept
+    name, label = f"{SOURCE}/{opinion.name}", feedback.label
+    return Row(name, patient, label, LEARNT_ONLY, SOURCE, opinion.hash, None, (side, side))

@@ -1,0 +1,133 @@
+"""What readers said joins a dataset where it can be learnt from without touching what is tested."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from neuralblack.data.dataset import LEARNT_ONLY
+from neuralblack.data.describe import describe_dataset
+from neuralblack.data.feedback import Feedback, Said, keyed, write_feedback
+from neuralblack.data.join_feedback import COPY, DISAGREE, KNOWN, OTHERWISE, REPLACED, join_feedback
+from neuralblack.data.phantoms import Patient, draw_phantom
+from neuralblack.data.preprocessing import preprocess
+from neuralblack.data.splits import make_split
+from neuralblack.errors import InputError
+
+KEY = b"k" * 32
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+
+def head(dataset, seed):
+    """A prepared slice of a made-up head that is not in the dataset."""
+    phantom = draw_phantom(Patient.draw("glioma", seed=1000 + seed), "axial", size=96)
+    return preprocess(phantom.image, dataset.spec, where="a phantom")
+
+
+class Folder:
+    """What a service kept, said one after another."""
+
+    def __init__(self, path, dataset):
+        self.path, self.spec, self.count = path, dataset.spec, 0
+        path.mkdir()
+
+    def say(self, pixels, label="glioma", *, reader="anna", patient=None, spec=None):
+        self.count += 1
+        feedback = Feedback(
+            at=NOON + timedelta(minutes=self.count),
+            reader=reader,
+            label=label,
+            answer=Said(status="refused"),
+            model="0" * 64,
+            patient=keyed(KEY, patient) if patient else None,
+            preprocessing=spec or self.spec,
+        )
+        name = f"{self.count:032x}"
+        write_feedback(self.path, name, feedback, pixels)
+        return name
+
+
+@pytest.fixture
+def folder(dataset, tmp_path):
+    return Folder(tmp_path / "kept", dataset)
+
+
+def test_slices_join_behind_the_others_and_are_only_learnt_from(dataset, folder, tmp_path):
+    slices = [head(dataset, seed) for seed in range(3)]
+    for pixels, patient in zip(slices, ("new", "new", None), strict=True):
+        folder.say(pixels, patient=patient)
+
+    joined = join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)
+
+    count = len(dataset)
+    assert joined.ids[:count] == dataset.ids and np.array_equal(joined.folds[:count], dataset.folds)
+    assert np.array_equal(joined.images[:count], dataset.images) and np.array_equal(joined.boxes[:count], dataset.boxes)
+    assert np.array_equal(joined.images[count:], slices) and set(joined.folds[count:]) == {LEARNT_ONLY}
+    assert len(set(joined.patients[count:])) == 2 and joined.sources[count:] == ["feedback"] * 3
+    before, after = (make_split(each, train=None, validation=[2], test=[1]) for each in (dataset, joined))
+    assert np.array_equal(before.test, after.test) and np.array_equal(before.validation, after.validation)
+    assert set(after.train) - set(before.train) == {count, count + 1, count + 2}
+    rows = dict(describe_dataset(joined))
+    assert "only learnt from: 3" in rows["folds"] and rows["feedback"].startswith("3 slices")
+
+
+def test_what_could_leak_or_is_not_sure_is_left_out_and_listed(dataset, folder, tmp_path):
+    named = next(patient for patient in dataset.patients if not patient.startswith("group-"))
+    good = folder.say(head(dataset, 0))
+    names = {
+        KNOWN: [folder.say(head(dataset, 1), patient=named)],
+        COPY: [folder.say(dataset.images[0][:, ::-1])],
+        DISAGREE: [folder.say(head(dataset, 2), "glioma"), folder.say(head(dataset, 2), "pituitary", reader="ben")],
+        REPLACED: [folder.say(head(dataset, 3), "meningioma")],
+        OTHERWISE: [folder.say(head(dataset, 4), spec=dataset.spec.model_copy(update={"clip_percent": 1.0}))],
+    }
+    changed = folder.say(head(dataset, 3), "pituitary")
+
+    joined = join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)
+
+    assert joined.ids[len(dataset) :] == [f"feedback/{good}", f"feedback/{changed}"]
+    assert joined.labels[-1] == "pituitary"
+    assert joined.manifest["feedback"]["left_out"] == names
+    assert "1 that are copies of slices of the dataset" in [words for _, words in describe_dataset(joined)]
+
+
+def test_two_readers_who_agree_are_one_slice(dataset, folder, tmp_path):
+    for reader in ("anna", "ben"):
+        folder.say(head(dataset, 0), reader=reader)
+
+    assert len(join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)) == len(dataset) + 1
+
+
+def test_a_reader_who_changes_twice_counts_once(dataset, folder, tmp_path):
+    for label in ("glioma", "pituitary", "glioma"):
+        folder.say(head(dataset, 0), label)
+
+    assert join_feedback(folder.path, dataset, tmp_path / "out", key=KEY).labels[-1] == "glioma"
+
+
+def test_nothing_that_can_be_learnt_from_is_said_and_nothing_is_written(dataset, folder, tmp_path):
+    folder.say(dataset.images[0])
+
+    with pytest.raises(InputError, match="none of which"):
+        join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("case", ["no folder", "another picture", "out exists", "twice"])
+def test_what_cannot_be_joined_is_named(case, dataset, folder, tmp_path):
+    folder.say(head(dataset, 0))
+    path, base, out, words = folder.path, dataset, tmp_path / "out", case
+    if case == "no folder":
+        path = tmp_path / "nowhere"
+    elif case == "another picture":
+        (path / "other.png").write_bytes(b"no picture")
+        words = "other.png"
+    elif case == "out exists":
+        out.mkdir()
+        words = "something there"
+    else:
+        base = join_feedback(path, dataset, out, key=KEY)
+        out, words = tmp_path / "again", "with feedback in it"
+
+    with pytest.raises(InputError, match=words):
+        join_feedback(path, base, out, key=KEY)

@@ -1,0 +1,104 @@
+"""The champion is trained on with what readers said, judged on its own test folds, and offered to the gate."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.unit.test_join_feedback import KEY, Folder, head
+
+from neuralblack.cluster.retrain import recipe_of, retrain
+from neuralblack.config import TrainConfig
+from neuralblack.data.join_feedback import join_feedback
+from neuralblack.errors import InputError
+from neuralblack.evaluation.challenge import challenge
+from neuralblack.evaluation.metrics_file import read_metrics
+from neuralblack.inference.predictor import Predictor
+from neuralblack.models.table import build_model
+from neuralblack.registry.gate import Judgement
+from neuralblack.registry.model_folder import open_model
+from neuralblack.registry.promotion import promote
+from neuralblack.training.runs import train_here
+
+FIRST = TrainConfig(model="tiny", weights="none", epochs=2, batch_size=16, precision="fp32", schedule="all")
+
+
+@pytest.fixture
+def registry(dataset, tiny, tmp_path):
+    train_here(FIRST, data=dataset.path, run=tmp_path / "first")
+    promote(tmp_path / "first", tmp_path / "registry", Judgement(forced="a test"))
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+def joined(dataset, tmp_path):
+    folder = Folder(tmp_path / "kept", dataset)
+    for seed in range(4):
+        folder.say(head(dataset, seed), "glioma", patient=f"new {seed}")
+    return join_feedback(folder.path, dataset, tmp_path / "joined", key=KEY)
+
+
+def test_it_starts_at_the_champions_weights_and_is_judged_by_the_same_slices(dataset, registry, joined, tmp_path):
+    champion = open_model(tmp_path / "first" / "model")
+    config = recipe_of(champion, ["epochs=1", "lr=1e-6"])
+    started = build_model("tiny", classes=len(champion.classes), weights=config.weights, seed=config.seed)
+    assert all(
+        torch.equal(value, started.state_dict()[name])
+        for name, value in load_file(champion.path / "weights.safetensors").items()
+    )
+
+    model, result = retrain(
+        data=joined.path,
+        run=tmp_path / "second",
+        registry=registry,
+        report=tmp_path / "report",
+        overrides=["epochs=1", "lr=1e-6"],
+        workers=0,
+    )
+
+    assert model.hash == read_metrics(tmp_path / "report")["model"]["hash"] != champion.hash
+    assert model.split["parts"]["train"]["slices"] == champion.split["parts"]["train"]["slices"] + 4
+    assert model.split["parts"]["test"] == champion.split["parts"]["test"]
+    assert result["slices"] == champion.split["parts"]["test"]["slices"]
+    images = dataset.images[:8]
+    before, after = (Predictor(each, engine="eager-fp32").probabilities(images) for each in (champion, model))
+    assert abs(before - after).max() < 0.05  # at this learning rate it stays where it started
+
+
+def test_the_gate_decides_about_it_beside_the_champion(dataset, registry, joined, tmp_path):
+    with pytest.raises(InputError):
+        retrain(data=joined.path, run=tmp_path / "r", registry=tmp_path / "none", report=tmp_path / "x", workers=0)
+    model, _ = retrain(
+        data=joined.path,
+        run=tmp_path / "second",
+        registry=registry,
+        report=tmp_path / "report",
+        overrides=["epochs=1"],
+        workers=0,
+    )
+
+    with pytest.raises(InputError, match="no evaluation of the champion"):
+        challenge(tmp_path / "second", registry, evaluation=tmp_path / "report")
+    forced, judgement = challenge(tmp_path / "second", registry, evaluation=tmp_path / "report", force="a test")
+    assert forced.id == model.id and judgement.forced == "a test"
+
+
+@pytest.mark.parametrize("part", ["test_folds", "validation_folds"])
+def test_patients_that_the_champion_learnt_from_are_not_judged_by(part, registry, joined, tmp_path):
+    with pytest.raises(InputError, match="the model's train part"):
+        retrain(
+            data=joined.path,
+            run=tmp_path / "second",
+            registry=registry,
+            report=tmp_path / "report",
+            overrides=[f"{part}=[4]"],
+            workers=0,
+        )
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_dataset_of_other_classes_is_refused(registry, joined, monkeypatch, tmp_path):
+    folder = registry / "models" / (registry / "aliases" / "champion").read_text().strip()
+    monkeypatch.setattr("neuralblack.registry.model_folder.ModelFolder.classes", ("glioma", "pituitary"))
+    assert folder.exists()
+
+    with pytest.raises(InputError, match="those of the champion, glioma, pituitary"):
+        retrain(data=joined.path, run=tmp_path / "s", registry=registry, report=tmp_path / "x", workers=0)
