@@ -40,6 +40,15 @@ def elsewhere(dataset, predictor, tmp_path):
     return open_dataset(folder)
 
 
+def test_the_report_and_the_card_say_how_it_was_made_and_what_it_cost(dataset, predictor, tmp_path):
+    evaluate_held_out(predictor, dataset.path, tmp_path / "report", with_baselines=False)
+
+    for name in ("report.html", "README.md"):
+        words = (tmp_path / "report" / name).read_text()
+        assert "1 epoch in " in words and "worker-minutes" in words
+        assert "batch_size 16" in words and "from weights none" in words
+
+
 def test_its_own_test_part_has_baselines_a_ledger_and_heat_maps(predictor, dataset, tmp_path):
     found = evaluate_held_out(predictor, dataset.path, tmp_path / "out", closer=4, record_wise=True)
 

@@ -30,6 +30,7 @@ from neuralblack.data.splits import load_split
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import no_space_is_said, read_json
 from neuralblack.inference.reference import calibrate
+from neuralblack.registry.cost import Clock
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
 from neuralblack.training.checkpoints import MERIT, Pace, best_checkpoint, checkpoint_name, merit, save_state, sound
@@ -217,7 +218,9 @@ def _worker(settings: dict[str, Any]) -> None:
             dataset,
             split,
             group=group,
-            report=partial(_report, run=run, tracking=tracking, pace=Pace(config.epochs)),
+            report=partial(
+                _report, run=run, tracking=tracking, pace=Pace(config.epochs), clock=Clock(run, workers=group.size)
+            ),
             start=start_of(ray.train.get_checkpoint()),
             device=str(get_device()),
             sharing=Sharing.on_this_node(**settings["share"]) if settings["share"] else None,
@@ -226,13 +229,14 @@ def _worker(settings: dict[str, Any]) -> None:
         tracking.close()
 
 
-def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking, pace: Pace) -> None:
+def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking, pace: Pace, clock: Clock) -> None:
     """Report from every worker, because it is a barrier; rank 0 alone carries the state, where it is due."""
     name = checkpoint_name(state["epoch"])
     if ray.train.get_context().get_world_rank() > 0:
         ray.train.report(metrics, checkpoint_dir_name=name)
         return
     record_epoch(run, metrics)  # first: an epoch that is done again after a failure overwrites it
+    clock.lap(state["epoch"])
     tracking.epoch(metrics)
     said = metrics | {MERIT: merit(metrics)}
     if pace.due(metrics, history_of(run)):

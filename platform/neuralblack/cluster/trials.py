@@ -19,6 +19,7 @@ from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
 from neuralblack.errors import RunError
 from neuralblack.files import read_json, write_json
+from neuralblack.registry.cost import Clock
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
 from neuralblack.training.checkpoints import MERIT, SCORE, Pace, best_checkpoint, load_metrics, merit, save_state, sound
 from neuralblack.training.feature_cache import Sharing
@@ -62,6 +63,7 @@ def _train_alone(run: Path, given: dict[str, Any], settings: dict[str, Any]) -> 
 
     def report(metrics: Metrics, state: State) -> None:
         record_epoch(run, metrics)
+        clock.lap(state["epoch"])
         said = metrics | {MERIT: merit(metrics)}
         if not pace.due(metrics, history_of(run)):
             tune.report(said)
@@ -71,7 +73,7 @@ def _train_alone(run: Path, given: dict[str, Any], settings: dict[str, Any]) -> 
             tune.report(said, checkpoint=tune.Checkpoint.from_directory(folder))
 
     config = TrainConfig.model_validate(settings["config"] | given[PARAMS])
-    pace = Pace(config.epochs)
+    pace, clock = Pace(config.epochs), Clock(run)
     train(
         config,
         dataset,

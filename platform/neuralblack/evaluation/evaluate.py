@@ -21,6 +21,7 @@ from neuralblack.errors import InputError
 from neuralblack.evaluation.bootstrap import intervals
 from neuralblack.evaluation.closer import Explain, measure_pointing, measure_robustness, sample_of_classes
 from neuralblack.evaluation.leakage import alarms
+from neuralblack.evaluation.making import facts_of_making
 from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS, REPORT, VERSION
 from neuralblack.evaluation.model_card import CARD, write_card
 from neuralblack.evaluation.patients import VERDICT, VERDICTS, Slices
@@ -91,6 +92,7 @@ def evaluate(
     history: Sequence[Mapping[str, Any]] | None = None,
     split: Mapping[str, Any] | None = None,
     made: Mapping[str, Any] | None = None,
+    cost: str = "not recorded",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Classify the slices of `rows` and write what came out to the folder `out`, whole or not at all.
@@ -111,6 +113,7 @@ def evaluate(
         history: one dict for each epoch of training: epoch, train_loss, train_accuracy, loss, accuracy.
         split: the split's manifest, for the report's facts; without it the report claims nothing about training.
         made: the model folder's card.json; with it and `split` a model card is written beside the report.
+        cost: of the training, in words.
         progress: called with slices done and slices in all.
 
     Returns:
@@ -162,11 +165,20 @@ def evaluate(
     result["alarms"] = alarms(result)
     with new_folder(out) as folder:
         pq.write_table(_table(predictor, dataset, known, probabilities), folder / PREDICTIONS)
+        making = facts_of_making(made, split, history or (), cost=cost) if made and split else {}
         write_report(
-            folder / REPORT, result, dataset, known, probabilities, history=history, split=split, explain=explain
+            folder / REPORT,
+            result,
+            dataset,
+            known,
+            probabilities,
+            history=history,
+            split=split,
+            explain=explain,
+            making=making,
         )
         if made and split:
-            write_bytes(folder / CARD, write_card(result, made, split, history or ()).encode())
+            write_bytes(folder / CARD, write_card(result, made, split, making).encode())
         write_json(folder / METRICS, result)
     return result
 

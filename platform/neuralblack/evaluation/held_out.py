@@ -19,6 +19,7 @@ from neuralblack.evaluation.leakage import RECIPE, measure_ledger, measure_retra
 from neuralblack.evaluation.record_wise import retrain_with
 from neuralblack.inference.features import pooled_features
 from neuralblack.inference.predictor import Predictor
+from neuralblack.registry.cost import cost_of, said
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ def evaluate_held_out(
         history=predictor.folder.history,
         split=manifest,
         made=predictor.folder.card,
+        cost=said(cost_of(predictor.folder.path.parent)),
         progress=progress,
     )
 

@@ -4,7 +4,7 @@ The fields are those of Mitchell et al., 2019, "Model cards for model reporting"
 (its documentation: model cards, model-index), so that the numbers show where a model is kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -25,7 +25,7 @@ DATA = (
 
 
 def write_card(
-    result: Mapping[str, Any], made: Mapping[str, Any], split: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+    result: Mapping[str, Any], made: Mapping[str, Any], split: Mapping[str, Any], making: Mapping[str, str]
 ) -> str:
     """Write the card of a model, Markdown.
 
@@ -33,7 +33,7 @@ def write_card(
         result: what `evaluate` returns.
         made: the model folder's card.json: config, dataset, calibration, what it was made with.
         split: the split's manifest.
-        history: the training's epochs.
+        making: how it was made (`making.facts_of_making`).
 
     """
     head = yaml.safe_dump(_head(result, made), sort_keys=False, allow_unicode=True)
@@ -42,7 +42,7 @@ def write_card(
         _data(result, made, split),
         _numbers(result),
         _limits(result),
-        _making(made, split, history),
+        _making(making),
     )
     return f"---\n{head}---\n\n# {result['model']['name']}\n\n> {NOTICE}\n\n" + "\n\n".join(sections) + "\n"
 
@@ -145,15 +145,5 @@ def _limits(result: Mapping[str, Any]) -> str:
     return "## Known limits and leaks\n\n" + "\n".join(f"- {line}" for line in found)
 
 
-def _making(made: Mapping[str, Any], split: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
-    config = made["config"]
-    views = len(history) * split["parts"]["train"]["slices"]
-    facts = {
-        "network": f"{made['model']}, from weights `{config['weights']}`",
-        "seed": config["seed"],
-        "chosen by": made["chosen_by"],
-        "cost": f"{len(history)} epochs, {views:,} views of slices; {made['execution']}",
-        "made with": ", ".join(f"{name} {version}" for name, version in made["made_with"].items()),
-        "configuration": ", ".join(f"{name} {value}" for name, value in config.items() if name != "augmentation"),
-    }
-    return "## How it was made\n\n" + "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
+def _making(making: Mapping[str, str]) -> str:
+    return "## How it was made\n\n" + "\n".join(f"- **{name}**: {value}" for name, value in making.items())

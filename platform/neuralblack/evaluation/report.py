@@ -52,6 +52,7 @@ def write_report(
     history: Sequence[Mapping[str, Any]] | None = None,
     split: Mapping[str, Any] | None = None,
     explain: Explain | None = None,
+    making: Mapping[str, str] = {},
 ) -> None:
     """Write the report.
 
@@ -63,6 +64,7 @@ def write_report(
         history: the training's epochs, for the curves.
         split: the split's manifest.
         explain: draws the heat maps of the slices shown; none given: there are none.
+        making: how the model was made (`making.facts_of_making`).
     """
     sections = [
         doubts.alarm(result),
@@ -77,6 +79,7 @@ def write_report(
         doubts.gaze(result),
         _curves(history),
         _examples(result["classes"], dataset, rows, probabilities, explain),
+        _making(making),
         _facts(result, dataset, split),
     ]
     page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
@@ -249,6 +252,15 @@ def _examples(
     return "".join(parts)
 
 
+def _making(making: Mapping[str, str]) -> str:
+    return f"<h2>How it was made</h2>{_list(making)}" if making else ""
+
+
+def _list(facts: Mapping[str, str]) -> str:
+    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    return f'<div class="sheet"><dl>{lines}</dl></div>'
+
+
 def _facts(result: Mapping[str, Any], dataset: Dataset, split: Mapping[str, Any] | None) -> str:
     spec = dataset.spec
     facts = {
@@ -266,9 +278,8 @@ def _facts(result: Mapping[str, Any], dataset: Dataset, split: Mapping[str, Any]
             f"{len(ids):,} slices, a class this model does not have; in none of the numbers above "
             f"({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
         )
-    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
     return (
-        f'<h2>Data and split</h2><div class="sheet"><dl>{lines}</dl></div>'
+        f"<h2>Data and split</h2>{_list(facts)}"
         "<p class='soft'>Every slice's prediction is in predictions.parquet, every number in metrics.json, both beside "
         "this file.</p>"
     )

@@ -9,6 +9,7 @@ from neuralblack.data.describe import describe_dataset
 from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.errors import InputError
 from neuralblack.files import is_address, read_json
+from neuralblack.registry.cost import cost_of, said
 from neuralblack.registry.model_folder import ModelFolder, open_model
 from neuralblack.registry.run_folder import history_of, read_run
 
@@ -64,6 +65,7 @@ def describe_run(run: Path) -> Rows:
         ("dataset", facts["dataset"][:12]),
         *((name, _part(part)) for name, part in split["parts"].items()),
         ("epochs done", f"{len(epochs)} of {config.epochs}"),
+        ("cost", said(cost_of(run))),
     ]
     if "search" in facts:
         words = ", ".join(f"{name} in {space}" for name, space in facts["search"]["space"].items())

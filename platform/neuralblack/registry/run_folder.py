@@ -5,6 +5,7 @@ RUN/split.json    the split's manifest
 RUN/environment.json  versions of what computes, and the commit of this package
 RUN/epochs/N.json metrics of epoch N, written again where an epoch is done again
 RUN/metrics.jsonl the same, a line for each epoch
+RUN/cost.jsonl    seconds and workers of every epoch that was computed (see `registry.cost`)
 RUN/checkpoints/  states to go on from (Ray Train's folder)
 RUN/model/        the best epoch as a model folder, when the run is through
 RUN/.running      held by the process that works on it (see `hold_run`)
@@ -27,6 +28,7 @@ UNFINISHED = (  # what a run that was killed while it started may have left, and
     "environment.json",
     "log.txt",
     "trial.json",
+    "cost.jsonl",
 )
 
 

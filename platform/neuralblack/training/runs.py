@@ -16,6 +16,7 @@ from neuralblack.data.dataset import Dataset, open_dataset
 from neuralblack.data.splits import Split, make_split
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
+from neuralblack.registry.cost import Clock
 from neuralblack.registry.model_folder import ModelFolder, open_model, save_model
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
 from neuralblack.training.checkpoints import (
@@ -147,6 +148,7 @@ def train_here(
 
     def report(metrics: Metrics, state: State) -> None:
         record_epoch(run, metrics)  # first: an epoch that is done again after a failure overwrites it
+        clock.lap(state["epoch"])
         tracking.epoch(metrics)
         log.info("%s", epoch_line(metrics))
         if not pace.due(metrics, history_of(run)):
@@ -159,7 +161,7 @@ def train_here(
 
     with hold_run(run):
         start_run(run, config=config, split=split.manifest, in_process=True)
-        tracking, pace = Tracking(track, run, config), Pace(config.epochs)
+        tracking, pace, clock = Tracking(track, run, config), Pace(config.epochs), Clock(run)
         whole = sound(sorted(folder.glob("epoch_*")))
         for path in set(folder.glob("epoch_*")) - set(whole):
             shutil.rmtree(path)  # half deleted by a kill, or damaged: it must neither be the best nor the newest
