@@ -16,6 +16,7 @@ from neuralblack.terminal import (
     print_results,
     print_rows,
     print_runs,
+    print_shadow,
     print_trials,
     progress_bar,
 )
@@ -418,6 +419,43 @@ def promote(
     )
     print_checks(judgement.as_json())
     typer.echo(f"champion {model.id} in {model.path}")
+
+
+@app.command()
+def challenger(
+    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
+    registry: Registry = Path("registry"),
+) -> None:
+    """Make a run's model the challenger, which may answer behind the champion (`shadow:` in a service's configuration).
+
+    Example: neuralblack challenger runs/second --registry registry
+    """
+    from neuralblack.registry.aliases import CHALLENGER
+    from neuralblack.registry.gate import Judgement
+    from neuralblack.registry.promotion import promote as move
+
+    model = move(run, registry, Judgement(forced="nobody hears a challenger"), alias=CHALLENGER)
+    typer.echo(f"challenger {model.id} in {model.path}")
+
+
+@app.command()
+def shadow(
+    folder: Annotated[Path, typer.Argument(help="A challenger's folder below `shadow_records` of the service.")],
+    json: Annotated[bool, typer.Option("--json", help="All numbers as one JSON object.")] = False,
+) -> None:
+    """Sum up what a challenger said behind the champion.
+
+    Example: neuralblack shadow shadow/efficientnet_lite0-0123456789ab
+    """
+    from json import dumps
+
+    from neuralblack.evaluation.shadow import summarise_shadow
+
+    found = summarise_shadow(folder)
+    if json:
+        typer.echo(dumps(found))
+    else:
+        print_shadow(found)
 
 
 @app.command()

@@ -124,6 +124,25 @@ def print_checks(judgement: Mapping[str, Any]) -> None:
         _stdout().print(f"forced: {judgement['forced']}", markup=False)
 
 
+def print_shadow(found: Mapping[str, Any]) -> None:
+    """Print how far a challenger agrees with the champion, and where it does not."""
+    low, high = found["interval"]
+    title = f"{found['challenger']}: agrees on {found['agreeing']:.1%} of {found['slices']:,} slices"
+    table = Table(title=f"{title} ({low:.1%} to {high:.1%})", title_justify="left", caption_justify="left")
+    table.add_column("champion says", no_wrap=True)
+    for name in found["table"]:
+        table.add_column(escape(name), justify="right")
+    for name, row in found["table"].items():
+        table.add_row(escape(name), *(f"{count:,}" if count else "-" for count in row.values()))
+    _stdout().print(table)
+    refused = ", ".join(f"{who} {share:.1%}" for who, share in found["refused"].items())
+    difference = "-" if found["difference"] is None else f"{found['difference']:.3f}"
+    _stdout().print(f"refused: {refused}; a probability differs by {difference} on average at most; ", end="")
+    _stdout().print(f"from {found['first'][:16]} to {found['last'][:16]} UTC", soft_wrap=True)
+    if found["cut_off"]:
+        _stdout().print(f"{found['cut_off']} lines were cut off and are not counted.")
+
+
 def print_audit(entries: list[dict[str, Any]]) -> None:
     """Print the moves of a registry's names, oldest first: when, by whom, what, from which model to which, and why."""
     for entry in entries:

@@ -29,6 +29,7 @@ from neuralblack.service.batcher import Batcher
 from neuralblack.service.decoder import Decoder
 from neuralblack.service.feedback import FeedbackFolder, open_feedback
 from neuralblack.service.meter import Meter
+from neuralblack.service.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Classifier:
             ready=lambda: True,  # the constructor has loaded and warmed the model, or there is no replica
             model=facts(self.predictor),
             explain=explainer(self.predictor),
+            listeners=[shadow_of(self.args, meter)] if self.args.shadow else [],
             token=self.token,
             readers=self.readers,
             feedback=self.feedback,
@@ -92,7 +94,8 @@ def app(args: dict[str, Any]) -> serve.Application:
             fix="neuralblack serve CONFIG --resolved OUT.yaml, then serve deploy OUT.yaml",
         )
     resolved = checked(ServeArgs, args, where="args")
-    for name, path in (("registry", resolved.registry), ("feedback", resolved.feedback)):
+    paths = {"registry": resolved.registry, "feedback": resolved.feedback, "shadow_records": resolved.shadow_records}
+    for name, path in paths.items():
         if path is not None and not path.is_absolute():
             raise InputError(f"args {name}", found=path, expected="an absolute path", fix="as every node reaches it")
     deployment: Any = Classifier  # which is what the decorators have made of it
@@ -108,14 +111,7 @@ def threads_of(args: ServeArgs, cpus: float) -> int:
 
 def load_predictor(args: ServeArgs) -> Predictor:
     """Load and warm the model that `args` name; raises InputError naming the file that is missing or differs."""
-    predictor = Predictor.load(args.registry / "models" / args.model, engine=args.engine)
-    if predictor.hash != args.hash:
-        raise InputError(
-            args.registry / "models" / args.model,
-            found=f"the model of hash {predictor.hash[:12]}",
-            expected=args.hash[:12],
-            fix="promote its run again; files were exchanged",
-        )
+    predictor = _load(args, args.model, args.hash)
     for count in (1, 2, LiveOptions().max_batch_size):  # kernels are chosen at the first use of a shape
         predictor.probabilities(np.zeros((count, predictor.spec.size, predictor.spec.size), np.uint8))
     log.info("model %s is loaded and warm", predictor.name)
@@ -132,6 +128,31 @@ def feedback_of(args: ServeArgs, predictor: Predictor) -> FeedbackFolder | None:
         classes=predictor.classes,
         model=predictor.hash,
         preprocessing=predictor.spec,
+    )
+
+
+def _load(args: ServeArgs, model: str, expected: str) -> Predictor:
+    predictor = Predictor.load(args.registry / "models" / model, engine=args.engine)
+    if predictor.hash != expected:
+        raise InputError(
+            args.registry / "models" / model,
+            found=f"the model of hash {predictor.hash[:12]}",
+            expected=expected[:12],
+            fix="promote its run again; files were exchanged",
+        )
+    return predictor
+
+
+def shadow_of(args: ServeArgs, meter: Meter) -> Shadow:
+    """Let the challenger that `args` name answer behind this replica's model, into a file of this replica's own."""
+    assert args.shadow and args.shadow_hash and args.shadow_records, "resolve_config gives all three or none"
+    model, digits = args.shadow, args.shadow_hash
+    name = f"{get_runtime_context().get_actor_id()}.jsonl"
+    return Shadow(
+        lambda: _load(args, model, digits),
+        args.shadow_records / model / name,
+        busy=lambda: meter.pending() > 0,
+        count=meter.shadow,
     )
 
 

@@ -10,6 +10,7 @@ from neuralblack.config import checked
 from neuralblack.errors import InputError
 from neuralblack.files import write_bytes
 from neuralblack.registry.aliases import resolve
+from neuralblack.registry.model_folder import ModelFolder
 
 IMPORT_PATH = "neuralblack.cluster.serve:app"
 LOOPBACK = "127.0.0.1"
@@ -35,6 +36,15 @@ class ServeArgs(BaseModel, frozen=True, extra="forbid"):
     )
     deadline_s: float = Field(
         25, gt=0, description="From a request's arrival to its answer; a later one is 503, and not computed."
+    )
+    shadow: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9_]+-[0-9a-f]{12}$",
+        description="A challenger's id, which answers the same slices unheard; none given: nobody does.",
+    )
+    shadow_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="The hash of its manifest.")
+    shadow_records: Path | None = Field(
+        None, description="Folder on every node for what both said, without slices; needed where there is a shadow."
     )
     feedback: Path | None = Field(
         None,
@@ -77,9 +87,36 @@ def resolve_config(
         where = registry or Path(args.get("registry", "registry"))
         model = resolve(where.resolve(), str(args.get("model", "champion")))
         args.update(model=model.id, hash=model.hash, registry=str(where.resolve()))
-        if args.get("feedback"):
-            args["feedback"] = str(Path(args["feedback"]).resolve())
+        if args.get("shadow"):
+            challenger = resolve(where.resolve(), str(args["shadow"]))
+            _check_shadow(model, challenger, args, where=path)
+            args.update(shadow=challenger.id, shadow_hash=challenger.hash)
+        for name in ("feedback", "shadow_records"):
+            if args.get(name):
+                args[name] = str(Path(args[name]).resolve())
     return config
+
+
+def _check_shadow(champion: ModelFolder, challenger: ModelFolder, args: dict[str, Any], *, where: object) -> None:
+    """Refuse a challenger that cannot be asked the champion's slices, or whose answers would be lost."""
+    if not args.get("shadow_records"):
+        raise InputError(
+            f"{where} args shadow_records",
+            found="nothing",
+            expected="a folder for what champion and challenger say",
+            fix="shadow_records: DIR, or leave `shadow` out",
+        )
+    for what, ours, theirs in (
+        ("classes", champion.classes, challenger.classes),
+        ("preprocessing", champion.spec, challenger.spec),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"{where} args shadow",
+                found=f"{challenger.id} with the {what} {theirs}",
+                expected=f"those of {champion.id}, {ours}",
+                fix="a challenger that was trained on the champion's kind of dataset",
+            )
 
 
 def write_resolved(

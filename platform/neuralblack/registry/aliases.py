@@ -7,6 +7,7 @@ from neuralblack.files import write_bytes
 from neuralblack.registry.model_folder import ModelFolder, is_model_id, open_model
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"  # answers behind the champion, unheard
 LOCK = ".lock"  # in the registry; held by whoever changes it
 
 

@@ -47,6 +47,13 @@ class Meter:
         self._batches = Summary("neuralblack_batch_slices", "Slices in a forward pass.", registry=self.registry)
         self._batch_seconds = Summary("neuralblack_batch_seconds", "A forward pass.", registry=self.registry)
         self._pending = Gauge("neuralblack_pending", "Slices that are worked on.", registry=self.registry)
+        self._shadow = Counter(
+            "neuralblack_shadow_slices",
+            "Slices by whether the challenger behind this model agrees: agree, differ, dropped, failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.pending: Callable[[], float] = float  # slices that are worked on; none before `describe`
         self._info = Gauge(
             "neuralblack_model_info", "The model that answers; always 1.", ["name", "version"], registry=self.registry
         )
@@ -55,6 +62,7 @@ class Meter:
         """Say which model this is, and how to look up the slices that are worked on."""
         self._info.labels(name, version).set(1)
         self._pending.set_function(pending)
+        self.pending = pending
 
     def request(self, route: str, outcome: str) -> None:
         """Count a request."""
@@ -80,6 +88,10 @@ class Meter:
             self._labels.labels(prediction.label).inc()
         for reason in prediction.reasons:
             self._refusals.labels(reason.code).inc()
+
+    def shadow(self, outcome: str) -> None:
+        """Count a slice that the challenger was to answer; called from its thread as well."""
+        self._shadow.labels(outcome).inc()
 
     def batch(self, size: int, seconds: float) -> None:
         """Count a forward pass; called from the model's thread."""
