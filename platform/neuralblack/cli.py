@@ -13,6 +13,7 @@ from neuralblack.terminal import (
     print_checks,
     print_comparison,
     print_crossval,
+    print_drift,
     print_results,
     print_rows,
     print_runs,
@@ -456,6 +457,34 @@ def shadow(
         typer.echo(dumps(found))
     else:
         print_shadow(found)
+
+
+@app.command()
+def drift(
+    metrics: Annotated[list[str], typer.Argument(help="What /metrics said, files; or addresses of replicas to ask.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for drift.html and drift.json.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="All numbers as one JSON object.")] = False,
+) -> None:
+    """Compare the slices that a service was asked with those that its model learnt from.
+
+    Example: neuralblack drift http://127.0.0.1:8000 --out drift
+    """
+    from json import dumps
+    from os import environ
+
+    from neuralblack.evaluation.drift import in_words, measure_drift, write_drift
+    from neuralblack.service.client import metrics_of
+
+    found = measure_drift({where: metrics_of(where, token=environ.get("NEURALBLACK_TOKEN")) for where in metrics})
+    if out:
+        write_drift(found, out)
+    if json:
+        typer.echo(dumps(found))
+    else:
+        print_drift(found)
+        typer.echo(in_words(found))
+    if out and not json:
+        typer.echo(f"report {out / 'drift.html'}")
 
 
 @app.command()

@@ -143,6 +143,17 @@ def print_shadow(found: Mapping[str, Any]) -> None:
         _stdout().print(f"{found['cut_off']} lines were cut off and are not counted.")
 
 
+def print_drift(found: Mapping[str, Any]) -> None:
+    """Print each statistic's stability index, and what it means."""
+    table = Table(title=f"drift before {found['model']['name']}", title_justify="left")
+    for column in ("statistic", "slices", "stability index", "by chance up to", ""):
+        table.add_column(column, justify="right" if column not in ("statistic", "") else "left")
+    for name, one in found["statistics"].items():
+        by_chance = "-" if one["chance"] is None else f"{one['chance']:.3f}"
+        table.add_row(name, f"{one['slices']:,}", f"{one['index']:.3f}", by_chance, one["verdict"])
+    _stdout().print(table)
+
+
 def print_audit(entries: list[dict[str, Any]]) -> None:
     """Print the moves of a registry's names, oldest first: when, by whom, what, from which model to which, and why."""
     for entry in entries:

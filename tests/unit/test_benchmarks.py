@@ -283,7 +283,7 @@ def test_services_that_cannot_hold_so_many_clients_are_left_out():
     assert plan.cells_of(service) == [Cell("jpeg", 8)]
 
 
-@pytest.mark.parametrize("name", ["serve", "autoscale", "evaluate"])
+@pytest.mark.parametrize("name", ["serve", "autoscale", "evaluate", "drift"])
 def test_every_command_explains_itself(name):
     command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
 

@@ -27,6 +27,7 @@ from neuralblack.service.app import build_app
 from neuralblack.service.auth import readers_from, token_from
 from neuralblack.service.batcher import Batcher
 from neuralblack.service.decoder import Decoder
+from neuralblack.service.drift import Drift
 from neuralblack.service.feedback import FeedbackFolder, open_feedback
 from neuralblack.service.meter import Meter
 from neuralblack.service.shadow import Shadow
@@ -67,7 +68,7 @@ class Classifier:
             ready=lambda: True,  # the constructor has loaded and warmed the model, or there is no replica
             model=facts(self.predictor),
             explain=explainer(self.predictor),
-            listeners=[shadow_of(self.args, meter)] if self.args.shadow else [],
+            listeners=listeners(self.args, self.predictor, meter),
             token=self.token,
             readers=self.readers,
             feedback=self.feedback,
@@ -141,6 +142,13 @@ def _load(args: ServeArgs, model: str, expected: str) -> Predictor:
             fix="promote its run again; files were exchanged",
         )
     return predictor
+
+
+def listeners(args: ServeArgs, predictor: Predictor, meter: Meter) -> list[Drift | Shadow]:
+    """Make what hears each slice: drift, of a model that knows what to expect, and a challenger, where there is one."""
+    reference = predictor.folder.calibration.get("drift")
+    drift = [Drift(reference, meter)] if reference else []
+    return [*drift, *([shadow_of(args, meter)] if args.shadow else [])]
 
 
 def shadow_of(args: ServeArgs, meter: Meter) -> Shadow:

@@ -71,6 +71,29 @@ def robustness_chart(found: Mapping[str, Any]) -> str:
     return svg((13.2, 5.2), "Accuracy and calibration error over the strength of disturbances", draw)
 
 
+def drift_chart(statistics: Mapping[str, Any]) -> str:
+    """Draw what was expected and what came, bin by bin, one small chart for each statistic."""
+
+    def draw(figure: Any) -> None:
+        grid = figure.subplots(2, 3)
+        for axes in grid.flat[len(statistics) :]:
+            axes.axis("off")
+        for axes, (name, one) in zip(grid.flat, statistics.items(), strict=False):
+            places, total = np.arange(len(one["bins"])), max(1, one["slices"])
+            axes.bar(places - 0.2, one["expected"], 0.4, color=COLOURS[0], label="learnt from")
+            axes.bar(places + 0.2, [count / total for count in one["seen"]], 0.4, color=COLOURS[1], label="came")
+            plain(axes, f"{name}: {one['index']:.2f}")
+            axes.set_xticks(places, [f"≤ {each}" if _is_number(each) else each for each in one["bins"]], fontsize=7)
+            axes.tick_params(axis="x", rotation=55)
+        grid[0, 0].legend(frameon=False, fontsize=9)
+
+    return svg((13.2, 7.4), "Shares of slices expected and seen, for each statistic", draw)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("e-", "", 1).isdigit()
+
+
 def _roc(axes: Any, slices: Slices, classes: Sequence[str]) -> None:
     for index, name in enumerate(classes):
         positive = slices.labels == index

@@ -9,6 +9,7 @@ with eager fp32 wherever the model goes. They are scans of patients: whoever may
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuralblack.data.dataset import Dataset, class_numbers, sample_of
+from neuralblack.data.drift import REFUSED, fit_reference, statistics_of
 from neuralblack.data.shards import by_shard
 from neuralblack.data.slices import Prepared
 from neuralblack.data.splits import Split
@@ -90,6 +92,7 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     ]
     calibration = {
         "version": VERSION,
+        "drift": _expected(dataset, rows, after, refused, split.classes),
         "note": NOTE,
         "fitted_on": {"part": "validation", "slices": len(labels), "patients": len(set(patients.tolist()))},
         "temperature": temperature,
@@ -117,6 +120,22 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
         **{name: torch.from_numpy(values) for name, values in zip(CLOUD, cloud.arrays(), strict=True)},
     }
     return calibration, reference
+
+
+def _expected(
+    dataset: Dataset,
+    learnt: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    refused: Sequence[bool],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Describe slices that were learnt from, and the answers to those of the validation part."""
+    order = learnt[by_shard(learnt, len(dataset))]
+    answered = ~np.array(refused, bool)
+    said = probabilities[answered].argmax(1)
+    labels = {name: int((said == index).sum()) for index, name in enumerate(classes)}
+    statistics = [statistics_of(dataset.images[row]) for row in order]
+    return fit_reference(statistics, probabilities[answered].max(1), labels | {REFUSED: int((~answered).sum())})
 
 
 def load_gate(folder: ModelFolder) -> Gate:

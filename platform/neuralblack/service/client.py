@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, RunError
+from neuralblack.files import is_address
 
 TRY_AGAIN = (429, 503)  # overloaded; being loaded, or too slow this time
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
@@ -127,6 +128,17 @@ class Client:
         """Look up the facts of the model that answers; raises ServiceError."""
         return self._ask("GET", "/model")
 
+    def metrics(self) -> str:
+        """Fetch what one replica has counted, in Prometheus' text format; raises ServiceError."""
+        try:
+            status, headers, content = self._once("GET", "/metrics", b"", {})
+        except (OSError, http.client.HTTPException) as error:
+            sentence = f"The service cannot be reached ({type(error).__name__})."
+            raise ServiceError(0, "unreachable", sentence, "") from error
+        if status != 200:
+            raise _error(status, headers, content)
+        return content.decode()
+
     def ready(self) -> bool:
         """Say whether a slice sent now would be classified; asks once."""
         try:
@@ -165,6 +177,22 @@ class Client:
         except BaseException:
             self._connection.close()  # half a conversation is of no use to the next request
             raise
+
+
+def metrics_of(where: str, *, token: str | None) -> str:
+    """Read metrics from a file, or ask a service at an http address.
+
+    Raises:
+        InputError: no such file.
+        RunError: the service does not answer.
+    """
+    if not is_address(where):
+        return _content(where).decode("utf-8", "replace")
+    with Client(where, token=token) as client:
+        try:
+            return client.metrics()
+        except ServiceError as error:
+            raise RunError(f"{where}: {error}") from None
 
 
 def _form(fields: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:

@@ -5,7 +5,7 @@ add them up.
 """
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -53,6 +53,22 @@ class Meter:
             ["outcome"],
             registry=self.registry,
         )
+        names = ["statistic", "bin"]
+        self._inputs = Counter(
+            "neuralblack_input_slices", "Slices in the bins of what was learnt from.", names, registry=self.registry
+        )
+        self._expected = Gauge(
+            "neuralblack_input_expected_share", "Share of what was learnt from.", names, registry=self.registry
+        )
+        self._reference = Gauge(
+            "neuralblack_input_reference", "Slices that the shares are of.", ["statistic"], registry=self.registry
+        )
+        self._drift = Gauge(
+            "neuralblack_drift_psi",
+            "Population stability index of the last slices of this replica; NaN while they are few.",
+            ["statistic"],
+            registry=self.registry,
+        )
         self.pending: Callable[[], float] = float  # slices that are worked on; none before `describe`
         self._info = Gauge(
             "neuralblack_model_info", "The model that answers; always 1.", ["name", "version"], registry=self.registry
@@ -88,6 +104,17 @@ class Meter:
             self._labels.labels(prediction.label).inc()
         for reason in prediction.reasons:
             self._refusals.labels(reason.code).inc()
+
+    def expect(self, statistic: str, shares: Mapping[str, float], *, slices: int, index: Callable[[], float]) -> None:
+        """Show what is expected of a statistic, bin by bin, of how many slices, and how to compute its index."""
+        for bin_, share in shares.items():
+            self._expected.labels(statistic, bin_).set(share)
+        self._reference.labels(statistic).set(slices)
+        self._drift.labels(statistic).set_function(index)
+
+    def input(self, statistic: str, bin_: str) -> None:
+        """Count a slice in a statistic's bin."""
+        self._inputs.labels(statistic, bin_).inc()
 
     def shadow(self, outcome: str) -> None:
         """Count a slice that the challenger was to answer; called from its thread as well."""

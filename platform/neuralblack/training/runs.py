@@ -108,7 +108,7 @@ def finish_run(
                 Path(folder) / "model", state["model"], card=card, spec=dataset.spec, split=split.manifest, history=[]
             )
             calibration, reference = calibrate(draft, dataset, split)
-        card["calibration"] = {name: value for name, value in calibration.items() if name != "gate"}
+        card["calibration"] = {name: value for name, value in calibration.items() if name not in ("gate", "drift")}
     model = save_model(
         run / "model",
         state["model"],
