@@ -431,11 +431,9 @@ def challenger(
 
     Example: neuralblack challenger runs/second --registry registry
     """
-    from neuralblack.registry.aliases import CHALLENGER
-    from neuralblack.registry.gate import Judgement
-    from neuralblack.registry.promotion import promote as move
+    from neuralblack.registry.promotion import name_challenger
 
-    model = move(run, registry, Judgement(forced="nobody hears a challenger"), alias=CHALLENGER)
+    model = name_challenger(run, registry)
     typer.echo(f"challenger {model.id} in {model.path}")
 
 

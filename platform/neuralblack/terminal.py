@@ -139,6 +139,8 @@ def print_shadow(found: Mapping[str, Any]) -> None:
     difference = "-" if found["difference"] is None else f"{found['difference']:.3f}"
     _stdout().print(f"refused: {refused}; a probability differs by {difference} on average at most; ", end="")
     _stdout().print(f"from {found['first'][:16]} to {found['last'][:16]} UTC", soft_wrap=True)
+    if len(found["champions"]) > 1:
+        _stdout().print(f"It answered behind {len(found['champions'])} champions: {', '.join(found['champions'])}.")
     if found["cut_off"]:
         _stdout().print(f"{found['cut_off']} lines were cut off and are not counted.")
 

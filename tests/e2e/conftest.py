@@ -23,7 +23,7 @@ from neuralblack.labels import CLASSES
 from neuralblack.models.table import build_model
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import save_model
-from neuralblack.registry.promotion import promote
+from neuralblack.registry.promotion import name_challenger, promote
 
 CONFIGS = Path(__file__).parents[2] / "serve_configs"
 START_S, STOP_S = 180, 90  # deadlines on a machine that does other things as well
@@ -110,18 +110,23 @@ def starting():
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory):
-    """A registry whose champion is an untrained Lite0: its answers are nonsense, and always the same."""
+    """A registry whose champion is an untrained Lite0: its answers are nonsense, and always the same.
+
+    Its challenger has the same weights, and another card.
+    """
     folder = tmp_path_factory.mktemp("registry")
     config = TrainConfig(model="efficientnet_lite0", weights="none")
-    save_model(
-        folder / "trained",
-        build_model(config.model, classes=len(CLASSES), seed=3).state_dict(),
-        card={"classes": list(CLASSES), "config": config.model_dump(mode="json")},
-        spec=Preprocessing(size=256),
-        split={},
-        history=[],
-    )
-    promote(folder / "trained", folder / "registry", Judgement(forced="a test"))
+    for name in ("champion", "challenger"):
+        save_model(
+            folder / name,
+            build_model(config.model, classes=len(CLASSES), seed=3).state_dict(),
+            card={"classes": list(CLASSES), "config": config.model_dump(mode="json"), "chosen_by": name},
+            spec=Preprocessing(size=256),
+            split={},
+            history=[],
+        )
+    promote(folder / "champion", folder / "registry", Judgement(forced="a test"))
+    name_challenger(folder / "challenger", folder / "registry")
     return folder / "registry"
 
 

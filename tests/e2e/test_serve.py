@@ -117,11 +117,11 @@ def test_nothing_listens_on_another_interface_than_loopback(service):
 
 
 def collecting(config, folder):
-    """The configuration with feedback switched on, and the champion behind itself; what is kept is below `folder`."""
+    """The configuration with feedback switched on, and a challenger; what is kept is below `folder`."""
     content = yaml.safe_load(config.read_text())
     content["applications"][0]["args"] |= {
         "feedback": str(folder / "kept"),
-        "shadow": "champion",
+        "shadow": "challenger",
         "shadow_records": str(folder / "shadow"),
     }
     (folder / "collecting.yaml").write_text(yaml.safe_dump(content))
@@ -159,7 +159,7 @@ def test_a_second_service_beside_the_first_answers_and_leaves_nothing_behind_but
     while 'shadow_slices_total{outcome="agree"} 1.0' not in httpx.get(f"{second.url}/metrics").text:
         assert time.monotonic() < deadline, "the challenger has not answered"
         time.sleep(0.1)
-    assert summarise_shadow(tmp_path / "shadow" / resolve(registry, "champion").id)["agreeing"] == 1.0
+    assert summarise_shadow(tmp_path / "shadow" / resolve(registry, "challenger").id)["agreeing"] == 1.0
     for _ in range(1100):  # Serve keeps up to a thousand lines back before it writes them: push ours out
         httpx.get(f"{second.url}/health")
     written = {path: path.read_bytes() for root in (folder, tmp_path) for path in root.rglob("*") if path.is_file()}

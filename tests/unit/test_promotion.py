@@ -17,10 +17,10 @@ from neuralblack.evaluation.compare import compare, paired
 from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS
 from neuralblack.inference.predictor import Predictor
-from neuralblack.registry.aliases import CHAMPION, alias_now, resolve
+from neuralblack.registry.aliases import CHALLENGER, CHAMPION, alias_now, resolve
 from neuralblack.registry.audit import AUDIT, read_audit
 from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
-from neuralblack.registry.promotion import check_audit, promote, roll_back
+from neuralblack.registry.promotion import check_audit, name_challenger, promote, roll_back
 from neuralblack.training.runs import train_here
 
 SHORT = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=16, precision="fp32")
@@ -115,6 +115,20 @@ def test_a_roll_back_to_a_damaged_model_is_refused_and_the_champion_stays(runs, 
 
     assert alias_now(tmp_path, CHAMPION) == second
     assert len(check_audit(tmp_path)) == 2
+
+
+def test_a_challenger_is_named_beside_a_champion_and_is_another_model(runs, tmp_path):
+    with pytest.raises(InputError, match="no champion"):
+        name_challenger(runs[1][0], tmp_path)
+    champion = promote(runs[0][0], tmp_path, FORCED).id
+    with pytest.raises(InputError, match=f"found the champion, {champion}"):
+        name_challenger(runs[0][0], tmp_path)
+
+    challenger = name_challenger(runs[1][0], tmp_path).id
+
+    assert name_challenger(runs[1][0], tmp_path).id == challenger == resolve(tmp_path, CHALLENGER).id
+    assert alias_now(tmp_path, CHAMPION) == champion
+    assert [entry["action"] for entry in check_audit(tmp_path)] == ["promote", "challenge"]
 
 
 def _without(lines):

@@ -1,6 +1,9 @@
 """A challenger behind the champion: it is asked what the champion answered, and never stands in its way."""
 
 import json
+import logging
+import resource
+import signal
 import threading
 
 import numpy as np
@@ -15,7 +18,7 @@ from neuralblack.cluster.serve_config import check_schema, resolve_config
 from neuralblack.errors import InputError
 from neuralblack.evaluation.shadow import summarise_shadow
 from neuralblack.service.meter import Meter
-from neuralblack.service.shadow import Shadow
+from neuralblack.service.shadow import Shadow, append_line
 
 OTHER = Prediction(label="glioma", probabilities={"glioma": 0.6, "pituitary": 0.4})
 
@@ -46,7 +49,7 @@ def shadow(folder, answers, counted, *, busy=lambda: False, **options):
             raise answer
         return [answer]
 
-    return Shadow(lambda: ask, folder / "m" / "one.jsonl", busy=busy, count=counted, **options)
+    return Shadow(lambda: ask, folder / "m" / "one.jsonl", champion="c", busy=busy, count=counted, **options)
 
 
 def test_what_both_say_is_written_down_and_counted(tmp_path):
@@ -60,7 +63,7 @@ def test_what_both_say_is_written_down_and_counted(tmp_path):
     assert records[1]["champion"] == {"status": "ok", "label": "pituitary", "probability": 0.75}
     assert records[1]["challenger"] == {"status": "ok", "label": "glioma", "probability": 0.6}
     assert records[1]["difference"] == pytest.approx(0.35) and records[2]["difference"] is None
-    assert set(records[0]) == {"at", "champion", "challenger", "difference"}  # nothing that tells which slice
+    assert set(records[0]) == {"model", "at", "champion", "challenger", "difference"}  # nothing that tells which slice
 
 
 def test_what_does_not_fit_is_dropped_and_the_caller_never_waits(tmp_path):
@@ -70,7 +73,7 @@ def test_what_does_not_fit_is_dropped_and_the_caller_never_waits(tmp_path):
         free.wait(30)
         return [YES]
 
-    behind = Shadow(lambda: ask, tmp_path / "one.jsonl", busy=lambda: False, count=counted, waiting=4)
+    behind = Shadow(lambda: ask, tmp_path / "one.jsonl", champion="c", busy=lambda: False, count=counted, waiting=4)
     for _ in range(12):  # this returns although the challenger answers nothing
         behind(None, YES)
 
@@ -80,13 +83,30 @@ def test_what_does_not_fit_is_dropped_and_the_caller_never_waits(tmp_path):
     assert counted.wait(12).count("agree") == 12 - dropped
 
 
-def test_its_failures_are_counted_and_the_next_slice_is_asked(tmp_path):
+def test_its_failures_are_counted_said_once_for_each_kind_and_the_next_slice_is_asked(tmp_path, caplog):
     counted = Counted()
-    behind = shadow(tmp_path, [KeyError("x"), YES], counted)
-    for _ in range(2):
+    behind = shadow(tmp_path, [KeyError("x"), KeyError("x"), ValueError("x"), YES], counted)
+    for _ in range(4):
         behind(None, YES)
 
-    assert counted.wait(2) == ["failed", "agree"]
+    assert counted.wait(4) == ["failed", "failed", "failed", "agree"]
+    assert [each.args[0] for each in caplog.records if each.levelno >= logging.WARNING] == ["KeyError", "ValueError"]
+
+
+def test_what_a_full_disk_cut_off_is_taken_back(tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    append_line(tmp_path / "one.jsonl", "1" * 50)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (80, limit[1]))
+    try:
+        with pytest.raises(OSError, match="29 of 51 bytes"):
+            append_line(tmp_path / "one.jsonl", "2" * 50)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    append_line(tmp_path / "one.jsonl", "3")
+
+    assert (tmp_path / "one.jsonl").read_text() == "1" * 50 + "\n3\n"
 
 
 def test_a_challenger_that_does_not_load_costs_the_champion_nothing(tmp_path):
@@ -94,7 +114,7 @@ def test_a_challenger_that_does_not_load_costs_the_champion_nothing(tmp_path):
         raise InputError("model", found="another hash", expected="this one", fix="promote it again")
 
     counted = Counted()
-    behind = Shadow(load, tmp_path / "one.jsonl", busy=lambda: False, count=counted)
+    behind = Shadow(load, tmp_path / "one.jsonl", champion="c", busy=lambda: False, count=counted)
     behind(None, YES)
 
     assert counted.wait(1) == ["failed"]
@@ -129,7 +149,7 @@ def test_records_are_summed_up_over_replicas(tmp_path):
 
     found = summarise_shadow(folder)
 
-    assert (found["slices"], found["agreeing"], found["cut_off"]) == (8, 0.5, 1)
+    assert (found["slices"], found["agreeing"], found["cut_off"], found["champions"]) == (8, 0.5, 1, ["c"])
     assert found["interval"] == pytest.approx([0.2152, 0.7848], abs=1e-4)  # Wilson's, of 4 in 8, by hand
     assert found["table"]["pituitary"] == {"glioma": 2, "pituitary": 4, "refused": 2}
     assert found["refused"] == {"champion": 0.0, "challenger": 0.25}
@@ -142,9 +162,9 @@ def test_records_are_summed_up_over_replicas(tmp_path):
 def test_what_is_no_record_is_named(case, tmp_path):
     folder, words = tmp_path / "m", {"nowhere": "no records", "above": "m", "empty": "no slice", "other": "line 2"}
     folder.mkdir()
-    lines = {"empty": "", "other": '{"at": "x", "difference": null, "champion": {"label": null}, "challenger": '}
+    lines = {"empty": "", "other": '{"model": "c", "at": "x", "difference": null, "champion": {"label": null}, '}
     if case in lines:
-        good = '{"at":"x","difference":null,"champion":{"label":null},"challenger":{"label":null}}\n'
+        good = '{"model":"c","at":"x","difference":null,"champion":{"label":null},"challenger":{"label":null}}\n'
         (folder / "one.jsonl").write_text("" if case == "empty" else f"{good}not ours\n{good}")
 
     with pytest.raises(InputError, match=words[case]):
@@ -186,3 +206,10 @@ def test_the_challenger_is_resolved_to_its_hash(tmp_path, monkeypatch):
 def test_a_challenger_that_cannot_be_compared_is_refused(challenger, args, words, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=words):
         with_shadow(tmp_path, monkeypatch, challenger, **args)
+
+
+def test_a_challenger_that_has_become_the_champion_answers_behind_nobody(tmp_path, monkeypatch, caplog):
+    config = with_shadow(tmp_path, monkeypatch, Model("a"), shadow_records=str(tmp_path / "records"))
+
+    assert "shadow" not in config["applications"][0]["args"] and "answers already" in caplog.text
+    check_schema(config, where="shadow.yaml")

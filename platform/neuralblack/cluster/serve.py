@@ -159,6 +159,7 @@ def shadow_of(args: ServeArgs, meter: Meter) -> Shadow:
     return Shadow(
         lambda: _load(args, model, digits),
         args.shadow_records / model / name,
+        champion=args.model,
         busy=lambda: meter.pending() > 0,
         count=meter.shadow,
     )

@@ -1,5 +1,6 @@
 """Serve's YAML, resolved: the alias becomes a model's id and hash, so that all replicas have the same model."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from neuralblack.errors import InputError
 from neuralblack.files import write_bytes
 from neuralblack.registry.aliases import resolve
 from neuralblack.registry.model_folder import ModelFolder
+from neuralblack.registry.promotion import refuse_unlike
+
+log = logging.getLogger(__name__)
 
 IMPORT_PATH = "neuralblack.cluster.serve:app"
 LOOPBACK = "127.0.0.1"
@@ -88,17 +92,21 @@ def resolve_config(
         model = resolve(where.resolve(), str(args.get("model", "champion")))
         args.update(model=model.id, hash=model.hash, registry=str(where.resolve()))
         if args.get("shadow"):
-            challenger = resolve(where.resolve(), str(args["shadow"]))
-            _check_shadow(model, challenger, args, where=path)
-            args.update(shadow=challenger.id, shadow_hash=challenger.hash)
+            _resolve_shadow(args, model, where=path)
         for name in ("feedback", "shadow_records"):
             if args.get(name):
                 args[name] = str(Path(args[name]).resolve())
     return config
 
 
-def _check_shadow(champion: ModelFolder, challenger: ModelFolder, args: dict[str, Any], *, where: object) -> None:
-    """Refuse a challenger that cannot be asked the champion's slices, or whose answers would be lost."""
+def _resolve_shadow(args: dict[str, Any], champion: ModelFolder, *, where: object) -> None:
+    """Write the challenger's id and hash into `args`, or take it out where it has become the champion meanwhile."""
+    challenger = resolve(Path(args["registry"]), str(args["shadow"]))
+    if challenger.id == champion.id:
+        log.warning("%s answers already, so nothing answers behind it: name a challenger", champion.id)
+        del args["shadow"]
+        return
+    refuse_unlike(champion, challenger, where=f"{where} args shadow")
     if not args.get("shadow_records"):
         raise InputError(
             f"{where} args shadow_records",
@@ -106,17 +114,7 @@ def _check_shadow(champion: ModelFolder, challenger: ModelFolder, args: dict[str
             expected="a folder for what champion and challenger say",
             fix="shadow_records: DIR, or leave `shadow` out",
         )
-    for what, ours, theirs in (
-        ("classes", champion.classes, challenger.classes),
-        ("preprocessing", champion.spec, challenger.spec),
-    ):
-        if ours != theirs:
-            raise InputError(
-                f"{where} args shadow",
-                found=f"{challenger.id} with the {what} {theirs}",
-                expected=f"those of {champion.id}, {ours}",
-                fix="a challenger that was trained on the champion's kind of dataset",
-            )
+    args.update(shadow=challenger.id, shadow_hash=challenger.hash)
 
 
 def write_resolved(

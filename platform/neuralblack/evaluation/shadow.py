@@ -23,11 +23,11 @@ def summarise_shadow(folder: Path) -> dict[str, Any]:
         folder: of one challenger, below the service's `shadow_records`.
 
     Returns:
-        challenger: its id; slices: how many both answered; agreeing: the share with the same label, or refused by both,
-        and interval, its 95% interval (Wilson, 1927), too narrow where slices are of few patients; table: champion's
-        label -> challenger's -> slices; refused: the share that each refuses; difference: the mean of the largest
-        differences of a probability, None where none was answered by both; first, last: when, UTC; cut_off: lines that
-        a kill left half written.
+        challenger: its id; champions: those that it answered behind, ids; slices: how many both answered; agreeing:
+        the share with the same label, or refused by both, and interval, its 95% interval (Wilson, 1927), too narrow
+        where slices are of few patients; table: champion's label -> challenger's -> slices; refused: the share that
+        each refuses; difference: the mean of the largest differences of a probability, None where none was answered by
+        both; first, last: when, UTC; cut_off: lines that a kill left half written.
 
     Raises:
         InputError: no records, several challengers, or a line that is none of ours.
@@ -56,6 +56,7 @@ def summarise_shadow(folder: Path) -> dict[str, Any]:
     times = sorted(each["at"] for each in records)
     return {
         "challenger": folder.name,
+        "champions": sorted({each["model"] for each in records}),
         "slices": len(records),
         "agreeing": agreeing / len(records),
         "interval": [interval.low, interval.high],
@@ -79,7 +80,8 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], int]:
             return found, 1
         try:
             record = json.loads(line)
-            record["at"], record["difference"], record["champion"]["label"], record["challenger"]["label"]
+            record["model"], record["at"], record["difference"]
+            record["champion"]["label"], record["challenger"]["label"]
         except (ValueError, KeyError, TypeError):
             raise InputError(
                 f"{file}, line {number}",

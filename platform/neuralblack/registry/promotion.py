@@ -12,7 +12,7 @@ from pathlib import Path
 
 from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, lock, new_folder
-from neuralblack.registry.aliases import CHAMPION, LOCK, alias_now, point_alias, resolve
+from neuralblack.registry.aliases import CHALLENGER, CHAMPION, LOCK, alias_now, point_alias, resolve
 from neuralblack.registry.audit import AUDIT, add_entry, earlier, read_audit
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
@@ -58,7 +58,6 @@ def promote(
             expected="; ".join(check.expected for check in failed) or "a judgement",
             fix="train a better one, or --force 'REASON', which is written into the audit",
         )
-    target = registry / "models" / source.id
     registry.mkdir(parents=True, exist_ok=True)
     with lock(registry / LOCK):
         before = alias_now(registry, alias)
@@ -69,19 +68,48 @@ def promote(
                 expected=f"{expected or 'none'}, beside which this model was judged",
                 fix="promote again: it is then judged beside the new one",
             )
-        if _is_copy(target, source):
-            log.info("%s is in the registry already", source.id)
-        else:
-            if target.exists():
-                log.warning("%s in the registry is damaged; it is copied again", source.id)
-            _copy(source, target)
-        model = open_model(target)
+        model = _take_in(source, registry)
         if evaluation:
             with new_folder(registry / "evaluations" / source.id) as folder:
                 shutil.copytree(evaluation, folder, dirs_exist_ok=True)
         if before != source.id:
             _move(registry, alias, before, source.id, action="promote", **judgement.as_json())
     return model
+
+
+def name_challenger(run: Path, registry: Path) -> ModelFolder:
+    """Copy a run's model into the registry and name it the challenger, which may answer behind the champion, unheard.
+
+    Raises:
+        InputError: there is no champion, it is this model, or it was trained on another kind of dataset; or something
+            is damaged.
+
+    """
+    source, champion = open_model(model_path(run)), resolve(registry, CHAMPION)
+    if source.id == champion.id:
+        raise InputError(run, found=f"the champion, {source.id}", expected="another model", fix="name another run")
+    refuse_unlike(champion, source, where=run)
+    with lock(registry / LOCK):
+        before = alias_now(registry, CHALLENGER)
+        model = _take_in(source, registry)
+        if before != source.id:
+            _move(registry, CHALLENGER, before, source.id, action="challenge")
+    return model
+
+
+def refuse_unlike(champion: ModelFolder, challenger: ModelFolder, *, where: object) -> None:
+    """Refuse a challenger that cannot be asked the champion's slices, or whose answers cannot be compared."""
+    for what, ours, theirs in (
+        ("classes", champion.classes, challenger.classes),
+        ("preprocessing", champion.spec, challenger.spec),
+    ):
+        if ours != theirs:
+            raise InputError(
+                where,
+                found=f"{challenger.id} with the {what} {theirs}",
+                expected=f"those of the champion {champion.id}, {ours}",
+                fix="a challenger that was trained on the champion's kind of dataset",
+            )
 
 
 def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
@@ -127,6 +155,18 @@ def check_audit(registry: Path) -> list[dict[str, object]]:
 def _move(registry: Path, alias: str, before: str | None, after: str, *, action: str, **facts: object) -> None:
     add_entry(registry, {"action": action, "alias": alias, "before": before, "after": after, **facts})
     point_alias(registry, alias, after)
+
+
+def _take_in(source: ModelFolder, registry: Path) -> ModelFolder:
+    """Copy a model into the registry, unless it is there already, whole; the caller holds the registry's lock."""
+    target = registry / "models" / source.id
+    if _is_copy(target, source):
+        log.info("%s is in the registry already", source.id)
+    else:
+        if target.exists():
+            log.warning("%s in the registry is damaged; it is copied again", source.id)
+        _copy(source, target)
+    return open_model(target)
 
 
 def _is_copy(target: Path, source: ModelFolder) -> bool:

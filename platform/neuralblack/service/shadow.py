@@ -34,6 +34,7 @@ class Shadow:
         load: Callable[[], Ask],
         records: Path,
         *,
+        champion: str,
         busy: Callable[[], bool],
         count: Callable[[str], None],
         waiting: int = WAITING,
@@ -43,11 +44,12 @@ class Shadow:
         Args:
             load: makes what answers slices, in that thread, so that threads which it starts come last as well.
             records: the file that gets a JSON line for each slice, of labels and probabilities; its folder is made.
+            champion: the id of the model whose answers are heard, for the records.
             busy: whether live slices are pending.
             count: hears agree, differ, dropped or failed, of each slice; may be called from two threads.
             waiting: slices that wait at most.
         """
-        self._load, self._records, self._busy, self._count = load, records, busy, count
+        self._load, self._records, self._champion, self._busy, self._count = load, records, champion, busy, count
         self._queue: Queue[tuple[Question, Prediction]] = Queue(waiting)
         threading.Thread(target=self._work, name="shadow", daemon=True).start()
 
@@ -60,17 +62,18 @@ class Shadow:
 
     def _work(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LAST)
-        ask, pause = self._started(), threading.Event()
+        ask, pause, said = self._started(), threading.Event(), set[str]()
         while True:
             question, live = self._queue.get()
             began = perf_counter()
             try:
                 (other,) = ask([question])
-                with self._records.open("a") as file:
-                    file.write(json.dumps(record(live, other)) + "\n")
+                append_line(self._records, json.dumps({"model": self._champion} | record(live, other)))
                 self._count("agree" if _said(live) == _said(other) else "differ")
             except Exception as error:  # the challenger's mistakes are nobody's trouble, and are counted
-                log.warning("the challenger failed: %s", type(error).__name__)
+                kind = type(error).__name__
+                log.log(logging.DEBUG if kind in said else logging.WARNING, "the challenger failed: %s", kind)
+                said.add(kind)
                 self._count("failed")
             if self._busy():
                 pause.wait((perf_counter() - began) * (1 / SHARE - 1))
@@ -99,6 +102,21 @@ def record(live: Prediction, other: Prediction) -> dict[str, Any]:
         difference = max(abs(share - other.probabilities[name]) for name, share in live.probabilities.items())
     at = datetime.now(UTC).replace(microsecond=0).isoformat()
     return {"at": at, "champion": _answer(live), "challenger": _answer(other), "difference": difference}
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file of this process's own, whole or not at all: what a full disk cut off is taken back."""
+    content = line.encode() + b"\n"
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(content)
+        except OSError:
+            file.truncate(end)
+            raise
+        if written != len(content):
+            file.truncate(end)
+            raise OSError(f"{written} of {len(content)} bytes were written")
 
 
 def _answer(prediction: Prediction) -> dict[str, Any]:
