@@ -268,11 +268,14 @@ def crossval(
     data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
     run: Annotated[str, typer.Argument(help="A folder for all runs; the same command again does what is missing.")],
     seeds: Annotated[int, typer.Option(min=1, help="Runs for each fold, with seeds 0, 1, ...")] = 1,
+    refit: Annotated[bool, typer.Option(help="Then fit each again on every fold but the tested one.")] = True,
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,
     set_: Set = [],
 ) -> None:
     """Test every fold once with every seed, runs side by side on whatever the cluster has, and write one table.
+
+    An epoch is chosen on the fold behind the tested one; then the same configuration is fitted on all the others, too.
 
     Example: neuralblack crossval data/slices runs/crossval --seeds 3 --gpus --set epochs=12
     """
@@ -280,7 +283,7 @@ def crossval(
     from neuralblack.config import TrainConfig, with_overrides
 
     config = with_overrides(TrainConfig(), set_)
-    table = cross_validate(config, data=data, run=run, seeds=seeds, gpus=gpus, wait_s=wait_for_nodes)
+    table = cross_validate(config, data=data, run=run, seeds=seeds, refit=refit, gpus=gpus, wait_s=wait_for_nodes)
     print_crossval(table)
     typer.echo(f"table {Path(run) / PAGE}")
 

@@ -81,7 +81,10 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds weights, shuffling and augmentation, on every worker.")
     train_folds: tuple[int, ...] | None = Field(None, description="Folds to learn from; none given: all the others.")
-    validation_folds: tuple[int, ...] = Field((2,), description="Folds to choose epochs and trials on.")
+    validation_folds: tuple[int, ...] = Field(
+        (2,),
+        description="Folds to choose epochs and trials on; []: nothing is chosen or calibrated, the last epoch counts.",
+    )
     test_folds: tuple[int, ...] = Field((1,), description="Folds that nothing is chosen on; `evaluate` uses them once.")
     augmentation: AugmentationConfig = Field(AugmentationConfig(), description="The views of a training slice.")
     augmentation_strength: float = Field(

@@ -64,17 +64,22 @@ def print_runs(runs: list[dict[str, Any]], fields: list[str]) -> None:
 
 
 def print_crossval(table: dict[str, Any]) -> None:
-    """Print a cross-validation's table."""
-    shown = Table(title="cross-validation, test folds", title_justify="left")
-    for column in ("", "accuracy", "macro-F1", "log loss", "calibration error"):
-        shown.add_column(column, justify="right" if column else "left")
-    rows = {f"fold {run['fold']}, seed {run['seed']}": run for run in table["runs"]}
-    rows |= {f"mean of {len(table['runs'])} runs": table["mean"], "standard deviation": table["sd"]}
-    rows |= {"all slices pooled": table["pooled"], "patients": table["patients"]}
-    for name, numbers in rows.items():
-        values = [numbers[key] for key in ("accuracy", "macro_f1", "log_loss", "ece")]
-        shown.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
-    _stdout().print(shown)
+    """Print a cross-validation's table, with the refitted models' below it."""
+    titles = {"cross-validation, test folds": table}
+    if "refitted" in table:
+        titles["refitted on every fold but the tested one"] = table["refitted"]
+    for title, one in titles.items():
+        shown = Table(title=title, title_justify="left")
+        for column in ("", "accuracy", "balanced", "macro-F1", "MCC", "log loss", "calibration error"):
+            shown.add_column(column, justify="right" if column else "left")
+        rows = {f"fold {run['fold']}, seed {run['seed']}": run for run in one["runs"]}
+        rows |= {f"mean of {len(one['runs'])} runs": one["mean"], "standard deviation": one["sd"]}
+        rows |= {"all slices pooled": one["pooled"], "patients": one["patients"]}
+        for name, numbers in rows.items():
+            keys = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "ece")
+            values = [numbers[key] for key in keys]
+            shown.add_row(name, *("-" if value is None else f"{value:.3f}" for value in values))
+        _stdout().print(shown)
 
 
 def print_results(title: str, result: dict[str, Any]) -> None:

@@ -69,6 +69,7 @@ def started(lines: str) -> list[int]:
     return sorted(int(number) for number in re.findall(r"trial (\d+) of 3 starts: ", lines))
 
 
+@pytest.mark.soak
 def test_a_search_that_was_killed_goes_on_with_the_same_command(tmp_path):
     scans, data, run = (tmp_path / name for name in ("scans", "data", "search"))
     neuralblack("phantoms", scans, "--patients", 20, "--slices", 1, "--size", 64)

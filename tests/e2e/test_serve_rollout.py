@@ -196,6 +196,7 @@ def test_a_replica_killed_under_load_costs_no_request(kills, cluster, deployed, 
     assert lost(load) == []
 
 
+@pytest.mark.soak
 def test_a_request_that_kills_its_replica_is_sent_once_more_and_the_third_replica_stays(cluster, deployed, bodies):
     cluster.await_that(lambda: len(cluster.running()) == 3)
     with Load(cluster.url, bodies, token=TOKEN) as load:

@@ -296,6 +296,7 @@ def classifying_under(pid: int) -> int | None:
 
 
 @pytest.mark.ray
+@pytest.mark.soak
 def test_neither_a_killed_run_nor_a_killed_worker_costs_or_doubles_a_slice(scans, model, start, tmp_path):
     pictures, source, out = sorted(scans.rglob("*.png")), tmp_path / "many", tmp_path / "out"
     source.mkdir()

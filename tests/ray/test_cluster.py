@@ -22,6 +22,7 @@ from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import read_json, sha256
 from neuralblack.models.table import MODELS
+from neuralblack.registry.model_folder import open_model
 from neuralblack.registry.run_folder import history_of, start_run
 from neuralblack.training.checkpoints import best_checkpoint, load_state
 from neuralblack.training.runs import check_run
@@ -115,6 +116,7 @@ def test_killed_workers_cost_neither_an_epoch_nor_a_bit_of_the_weights(cluster, 
     assert weights_of(run) == weights_of(tmp_path / "whole")
 
 
+@pytest.mark.soak
 def test_the_same_command_goes_on_before_a_flipped_bit_and_is_refused_where_no_checkpoint_is_whole(
     cluster, dataset, tiny, tmp_path, monkeypatch, caplog
 ):
@@ -272,6 +274,7 @@ def test_what_fails_in_a_worker_is_one_line(cluster, dataset, tiny, tmp_path):
         fit_workers(config, data=dataset.path, run=run, workers=1, each=each, max_failures=0)
 
 
+@pytest.mark.soak
 def test_a_full_disk_stops_a_run_in_words_and_the_same_command_goes_on_when_there_is_room(
     cluster, dataset, tiny, tmp_path
 ):
@@ -338,7 +341,7 @@ def test_a_space_with_a_value_that_a_run_would_refuse_is_refused(tiny, name, val
 
 def test_a_cross_validation_tests_every_fold_and_does_only_what_is_missing(cluster, dataset, tiny, tmp_path):
     config = CONFIG.model_copy(update={"epochs": 1})
-    table = cross_validate(config, data=dataset.path, run=tmp_path / "run")
+    table = cross_validate(config, data=dataset.path, run=tmp_path / "run", refit=False)
 
     assert [run["fold"] for run in table["runs"]] == sorted(set(dataset.folds.tolist()))
     assert table["pooled"]["count"] == len(dataset)
@@ -347,7 +350,14 @@ def test_a_cross_validation_tests_every_fold_and_does_only_what_is_missing(clust
     before = kept.stat().st_mtime_ns
     shutil.rmtree(tmp_path / "run" / "fold2-seed0")
 
-    assert cross_validate(config, data=dataset.path, run=tmp_path / "run") == table
+    whole = cross_validate(config, data=dataset.path, run=tmp_path / "run")
+    assert {name: each for name, each in whole.items() if name != "refitted"} == table
+    assert [run["fold"] for run in whole["refitted"]["runs"]] == [run["fold"] for run in table["runs"]]
+    assert whole["refitted"]["runs"][0]["log_loss"] != table["runs"][0]["log_loss"]
+    first, again = (open_model(tmp_path / "run" / name / "model") for name in ("fold1-seed0", "refit-fold1-seed0"))
+    parts = again.split["parts"]
+    assert parts["train"]["folds"] == [2, 3, 4, 5] and not parts["validation"]["slices"]
+    assert again.calibration["temperature"] == first.calibration["temperature"] and "gate" not in again.calibration
     assert kept.stat().st_mtime_ns == before
     shutil.rmtree(tmp_path / "run" / "fold2-seed0")
     (tmp_path / "run" / "fold2-seed0").mkdir()

@@ -60,7 +60,7 @@ def test_help_needs_neither_torch_nor_ray():
         (["model=resnet51"], ["found 'resnet51'", "resnet50, efficientnet_lite0"]),
         (["weights=/nowhere.pth"], ["/nowhere.pth", "no such file"]),
         (["test_folds=[2]"], ["fold 2"]),
-        (["validation_folds=[]"], ["validation folds: found []"]),
+        (["validation_folds=[9]"], ["validation folds: found 9", "1, 2, 3, 4, 5"]),
         (["clip_norm=.inf"], ["--set clip_norm: found inf", "less than or equal to 1000000"]),
         (["lr.x=1"], ["found the field 'lr.x'", "one of", "label_smoothing"]),
         (["test_folds=[9]"], ["test folds: found 9", "1, 2, 3, 4, 5"]),

@@ -1,15 +1,23 @@
-"""The table of a cross-validation, against numbers worked out by hand."""
+"""Cross-validation: its table against numbers worked out by hand, and runs that hold nothing out."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from neuralblack.cli import app
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.evaluation.crossval_table import markdown, table_of
+from neuralblack.evaluation.held_out import evaluate_held_out
+from neuralblack.inference.predictor import Predictor
+from neuralblack.inference.quantize import quantize
+from neuralblack.inference.reference import calibrate
+from neuralblack.training.runs import train_here
 
 CLASSES = ("glioma", "meningioma")
+SHORT = TrainConfig(model="tiny", weights="none", epochs=3, batch_size=16, precision="fp32", lr=0.02)
 
 
 def write(path, rows):
@@ -88,3 +96,21 @@ def test_a_seed_or_fold_that_every_run_sets_itself_is_refused(tmp_path):
 
     with pytest.raises(InputError, match=r"--set seed: found 3; .*--seeds"):
         cross_validate(TrainConfig(seed=3), data=tmp_path, run=tmp_path)
+
+
+def test_where_nothing_is_held_out_the_last_epoch_is_the_model_and_it_is_not_calibrated(dataset, tiny, tmp_path):
+    everything = SHORT.model_copy(update={"train_folds": (2, 3, 4, 5), "validation_folds": ()})
+    model = train_here(everything, data=dataset.path, run=tmp_path / "run", calibrate=calibrate)
+
+    assert [set(epoch) & {"macro_f1", "accuracy", "loss"} for epoch in model.history] == [set()] * 3
+    assert model.card["validation"]["epoch"] == 2 and "nothing was held out" in model.card["chosen_by"]
+    assert model.calibration == {}
+    said = CliRunner().invoke(app, ["describe", str(tmp_path / "run")]).stdout
+    assert "none on validation" in said
+    assert "by the end of the schedule" in CliRunner().invoke(app, ["describe", str(tmp_path / "run" / "model")]).stdout
+    assert "3/3" in CliRunner().invoke(app, ["runs", str(tmp_path)]).stdout
+    found = evaluate_held_out(Predictor(model), dataset.path, tmp_path / "report")
+    assert found["slices"] == model.split["parts"]["test"]["slices"]
+    assert "Loss and accuracy after each epoch" in (tmp_path / "report" / "report.html").read_text()
+    with pytest.raises(InputError, match="no validation part"):
+        quantize(tmp_path / "run", dataset.path)

@@ -8,7 +8,7 @@ from ray import tune
 from neuralblack.cluster.halving import STOPPED, Halving, rungs_of
 from neuralblack.cluster.space import DEFAULT_SPACE, check_space, drawn, schedules_of, with_fixed
 from neuralblack.cluster.trials import standard_error
-from neuralblack.cluster.tune import points_of
+from neuralblack.cluster.tune import points_of, tune_on_cluster
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.search_pictures import importance, scale
@@ -190,3 +190,10 @@ def test_a_trial_that_failed_is_not_trained_again_by_the_same_command_but_by_the
     with pytest.raises(ZeroDivisionError):
         trial("third", ZeroDivisionError())  # a bug is tried again, and shown as it is
     trial("third", None)
+
+
+def test_a_search_needs_something_to_choose_on(dataset, tmp_path):
+    with pytest.raises(InputError, match=r"validation_folds: found \[\]; expected folds to choose trials on"):
+        tune_on_cluster(
+            TrainConfig().model_copy(update={"validation_folds": ()}), data=dataset.path, run=tmp_path / "run"
+        )

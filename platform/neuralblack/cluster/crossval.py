@@ -20,15 +20,17 @@ from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS
 from neuralblack.files import read_json, write_bytes, write_json
 from neuralblack.inference.predictor import Predictor
-from neuralblack.inference.reference import calibrate
+from neuralblack.inference.reference import borrow, calibrate
+from neuralblack.registry.model_folder import open_model
 from neuralblack.registry.run_folder import hold_run, start_run
-from neuralblack.training.runs import check_run, train_here
+from neuralblack.training.runs import Calibrate, check_run, train_here
 
 log = logging.getLogger(__name__)
 
 LEAST_FOLDS = 3  # one to test on, one to choose on, one to learn from
 RETRIES = 3  # of a run whose process died; it goes on from its checkpoint
 TABLE, PAGE = "crossval.json", "crossval.md"
+REFIT = "refit-"  # before a run's name: the same configuration on every fold but the tested one
 
 
 def cross_validate(
@@ -37,23 +39,28 @@ def cross_validate(
     data: str | Path,
     run: str | Path,
     seeds: int = 1,
+    refit: bool = True,
     gpus: bool = False,
     wait_s: float = 0,
 ) -> dict[str, Any]:
     """Train and test folds x seeds runs, and write one table of them.
 
     In run (k, s) fold k is tested, fold k+1 chooses the epoch (the first behind the last), and the others are learnt
-    from, with seed s. Each is an ordinary run in RUN/fold<k>-seed<s>, with its evaluation in test/.
+    from, with seed s. Each is an ordinary run in RUN/fold<k>-seed<s>, with its evaluation in test/. Then the same
+    configuration, with nothing left to choose, is fitted again on every fold but k, in RUN/refit-fold<k>-seed<s>: its
+    last epoch is tested, with the temperature of the run that held fold k+1 out.
 
     Args:
         config: what all runs share, but for folds and seed, which it sets itself.
         data, run: folders on every node. The same command again goes on where it stopped.
         seeds: 0, 1, ... so many.
+        refit: also fit again on every fold but the tested one. Leaving it out at first and giving it later is possible.
         gpus: one GPU for each run; without, one CPU.
         wait_s: how long the autoscaler may take to bring a first node.
 
     Returns:
-        What `crossval_table.table_of` says; also in RUN/crossval.json, and for people in RUN/crossval.md.
+        What `crossval_table.table_of` says, and with `refit` the same of the refitted models as "refitted"; also in
+        RUN/crossval.json, and for people in RUN/crossval.md.
 
     Raises:
         InputError: something that can be mended, said before a run starts where possible.
@@ -78,16 +85,23 @@ def cross_validate(
         await_resources(each, 1, wait_s=wait_s)
         with hold_run(run):
             start_run(run, config=config, split=split.manifest, crossval={"seeds": seeds, "runs": sorted(plan)})
-            _run_all(plan, data=data, run=run, each=each)
-    rounds = [
-        {"seed": one.seed, "fold": one.test_folds[0], "predictions": run / name / "test" / PREDICTIONS}
+            _run_all(plan, data=data, run=run, each=each, refit=refit)
+    table = table_of(_rounds(plan, run), split.classes)
+    title = f"{config.model}, {len(plan)} runs on {len(dataset):,} slices"
+    page = markdown(table, title=title)
+    if refit:
+        again = table["refitted"] = table_of(_rounds(plan, run, prefix=REFIT), split.classes)
+        page += "\n" + markdown(again, title=f"Refitted on every fold but the tested one, {len(plan)} runs")
+    write_json(run / TABLE, table)
+    write_bytes(run / PAGE, page.encode())
+    return table
+
+
+def _rounds(plan: dict[str, TrainConfig], run: Path, *, prefix: str = "") -> list[dict[str, Any]]:
+    return [
+        {"seed": one.seed, "fold": one.test_folds[0], "predictions": run / f"{prefix}{name}" / "test" / PREDICTIONS}
         for name, one in plan.items()
     ]
-    table = table_of(rounds, split.classes)
-    write_json(run / TABLE, table)
-    title = f"{config.model}, {len(plan)} runs on {len(dataset):,} slices"
-    write_bytes(run / PAGE, markdown(table, title=title).encode())
-    return table
 
 
 def _refuse_its_own(config: TrainConfig) -> None:
@@ -124,10 +138,10 @@ def plan_of(config: TrainConfig, data: str, *, seeds: int) -> dict[str, TrainCon
     }
 
 
-def _run_all(plan: dict[str, TrainConfig], *, data: str, run: Path, each: dict[str, float]) -> None:
+def _run_all(plan: dict[str, TrainConfig], *, data: str, run: Path, each: dict[str, float], refit: bool) -> None:
     """Run what is missing, as many at a time as there is room for; RunError with the first failure at the end."""
     task = ray.remote(num_cpus=each["CPU"], num_gpus=each["GPU"], max_retries=RETRIES)(_round)
-    waiting = {task.remote(one.model_dump(), str(data), str(run / name)): name for name, one in plan.items()}
+    waiting = {task.remote(one.model_dump(), str(data), str(run), name, refit): name for name, one in plan.items()}
     failures: dict[str, str] = {}
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
@@ -144,14 +158,24 @@ def _run_all(plan: dict[str, TrainConfig], *, data: str, run: Path, each: dict[s
         raise RunError(f"{len(failures)} of {len(plan)} runs failed; the first, {name}: {said}")
 
 
-def _round(config: dict[str, Any], data: str, run: str) -> dict[str, Any]:
-    """Train and test one run; what is there already is not done again."""
+def _round(config: dict[str, Any], data: str, run: str, name: str, refit: bool) -> dict[str, Any]:
+    """Train and test one run, and its refitted one; what is there already is not done again."""
     torch.set_num_threads(1)
-    folder = Path(run)
+    chosen = TrainConfig.model_validate(config)
+    found = _tested(chosen, Path(data), Path(run) / name, calibrate=calibrate)
+    if refit:
+        model = open_model(Path(run) / name / "model")
+        folds = (*(chosen.train_folds or ()), *chosen.validation_folds)
+        whole = chosen.model_copy(update={"train_folds": folds, "validation_folds": ()})
+        _tested(whole, Path(data), Path(run) / f"{REFIT}{name}", calibrate=lambda *_: (borrow(model), {}))
+    return found
+
+
+def _tested(config: TrainConfig, data: Path, folder: Path, *, calibrate: Calibrate) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    train_here(TrainConfig.model_validate(config), data=data, run=folder, calibrate=calibrate)
+    train_here(config, data=data, run=folder, calibrate=calibrate)
     predictor = Predictor.load(folder, engine="eager-fp32")
     measured = folder / "test" / METRICS
     if not measured.exists() or read_json(measured)["model"]["hash"] != predictor.hash:
-        evaluate_held_out(predictor, Path(data), folder / "test", folds=None, with_baselines=False)
+        evaluate_held_out(predictor, data, folder / "test", folds=None, with_baselines=False)
     return {name: read_json(measured)[name] for name in ("accuracy", "macro_f1")}

@@ -81,6 +81,10 @@ def tune_on_cluster(
     """
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     space = dict(DEFAULT_SPACE if space is None else space)
+    if not config.validation_folds:
+        raise InputError(
+            "--set validation_folds", found="[]", expected="folds to choose trials on", fix="--set validation_folds=[N]"
+        )
     dataset, split = check_run(config, data=data)
     check_space(config, space)
     points = points_of(search, space, trials=trials, seed=config.seed)

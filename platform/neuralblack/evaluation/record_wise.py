@@ -14,7 +14,7 @@ from neuralblack.data.splits import Split
 from neuralblack.evaluation.leakage import Retrain
 from neuralblack.models.execution import choose_execution
 from neuralblack.models.table import build_model, network_of
-from neuralblack.training.checkpoints import SCORE
+from neuralblack.training.checkpoints import merit
 from neuralblack.training.loop import Metrics, State
 from neuralblack.training.pixels import Pixels
 from neuralblack.training.recipe import classify, train
@@ -28,12 +28,12 @@ def retrain_with(config: TrainConfig, dataset: Dataset, classes: tuple[str, ...]
     def retrain(
         learnt: NDArray[np.int64], validation: NDArray[np.int64], asked: NDArray[np.int64]
     ) -> NDArray[np.floating]:
-        best: dict[str, Any] = {SCORE: -1.0}
+        best: dict[str, Any] = {"merit": -1.0}
 
         def keep_best(metrics: Metrics, state: State) -> None:
-            log.info("record-wise, epoch %d of %d: %s %.3f", state["epoch"] + 1, config.epochs, SCORE, metrics[SCORE])
-            if metrics[SCORE] > best[SCORE]:
-                best.update({SCORE: metrics[SCORE], "model": deepcopy(state["model"])})
+            log.info("record-wise, epoch %d of %d", state["epoch"] + 1, config.epochs)
+            if merit(metrics) > best["merit"]:
+                best.update({"merit": merit(metrics), "model": deepcopy(state["model"])})
 
         split = Split(learnt, validation, asked, classes, manifest={})
         train(config, dataset, split, report=keep_best)

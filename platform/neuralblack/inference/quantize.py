@@ -57,6 +57,10 @@ def quantize(path: Path, data: str | Path, *, calibration: int = CALIBRATION) ->
             folder.path, found="a model in a registry", expected="a run", fix="quantise the run, then promote it"
         )
     split = load_split(folder.split, dataset)
+    if not len(split.validation):
+        raise InputError(
+            path, found="no validation part", expected="slices to compare int8 with fp32 on", fix="train with one"
+        )
     rows = np.random.default_rng(0).choice(split.train, min(calibration, len(split.train)), replace=False)
     model = quantised(folder, dataset.images[rows])
     facts = _measure(folder, Compiled(model, "int8"), dataset, split)

@@ -57,11 +57,14 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     Args:
         folder: the model, not calibrated yet.
         dataset: of which it was trained.
-        split: its parts; the validation part is not empty.
+        split: its parts; of an empty validation part nothing can be measured.
 
     Returns:
         What calibration.json and reference.safetensors hold.
     """
+    if not len(split.validation):
+        log.info("nothing was held out: not calibrated, and only pictures in colour and blank ones will be refused")
+        return {}, {}
     engine = build_engine(folder, name="eager-fp32", device="cpu")
     validation = sample_of(split.validation, dataset)
     log.info("calibrating on %d validation slices", len(validation))
@@ -120,6 +123,17 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
         **{name: torch.from_numpy(values) for name, values in zip(CLOUD, cloud.arrays(), strict=True)},
     }
     return calibration, reference
+
+
+def borrow(source: ModelFolder) -> dict[str, Any]:
+    """Take over temperature and prediction sets of the same recipe's model that did hold patients out.
+
+    Returns:
+        What calibration.json holds: without a gate, whose limits are of that network's features, and without what is
+        expected of answers.
+    """
+    names = ("version", "temperature", "prediction_set")
+    return {"borrowed_from": source.id, **{name: source.calibration[name] for name in names}}
 
 
 def _expected(

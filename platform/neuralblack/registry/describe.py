@@ -45,7 +45,7 @@ def describe_model(model: ModelFolder) -> Rows:
         ("classes", ", ".join(model.classes)),
         ("network", _recipe(config)),
         ("chosen", f"epoch {validation['epoch'] + 1} of {config.epochs}, by the {model.card['chosen_by']}"),
-        ("validation", ", ".join(f"{name} {validation[name]:.3f}" for name in ("macro_f1", "accuracy", "loss"))),
+        ("validation", _validation(validation)),
         *((name, _part(part)) for name, part in parts.items()),
         *_calibration(model.calibration),
         ("preprocessing", f"version {model.spec.version}, {model.spec.size} x {model.spec.size} pixels"),
@@ -72,7 +72,7 @@ def describe_run(run: Path) -> Rows:
         rows.append(("search", f"{facts['search']['trials']} trials over {words}"))
     if epochs:
         last = epochs[-1]
-        rows.append(("last epoch", f"accuracy {last['accuracy']:.3f}, macro-F1 {last['macro_f1']:.3f} on validation"))
+        rows.append(("last epoch", f"{_validation(last)} on validation"))
     model = open_model(run / "model").id if (run / "model").exists() else "none yet; the same command goes on"
     return [*rows, ("model", model)]
 
@@ -81,7 +81,11 @@ def _calibration(calibration: dict[str, Any]) -> Rows:
     """Say how sure a model may sound, with the error that its temperature was not fitted to."""
     if not calibration:
         return [("calibration", "none: probabilities are the network's own, and nothing is refused but colour")]
-    ece, sets, gate = calibration["ece"], calibration["prediction_set"], calibration["gate"]
+    sets = calibration["prediction_set"]
+    if "borrowed_from" in calibration:
+        sure = f"temperature {calibration['temperature']:.2f}, of {calibration['borrowed_from']}: nothing was held out"
+        return [("calibration", sure), ("prediction sets", f"{sets['coverage']:.0%} coverage, of the same")]
+    ece, gate = calibration["ece"], calibration["gate"]
     fair = "n/a" if ece["after_cross_fitted"] is None else f"{ece['after_cross_fitted']:.3f}"
     sure = f"temperature {calibration['temperature']:.2f}, ECE {ece['before']:.3f} before, {fair} after"
     return [
@@ -89,6 +93,11 @@ def _calibration(calibration: dict[str, Any]) -> Rows:
         ("prediction sets", f"{sets['coverage']:.0%} coverage, {sets['mean_size']:.2f} classes on average"),
         ("gate", f"refuses {gate['refused']:.1%} of validation" if gate["limits"] else "none but colour and blank"),
     ]
+
+
+def _validation(metrics: dict[str, float]) -> str:
+    names = [name for name in ("macro_f1", "accuracy", "loss") if name in metrics]
+    return ", ".join(f"{name} {metrics[name]:.3f}" for name in names) or "none"
 
 
 def _recipe(config: TrainConfig) -> str:

@@ -48,7 +48,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
 def _read(run: Path) -> Run:
     facts, history = read_run(run), history_of(run)
     config = checked(TrainConfig, facts["config"], where=run / "run.json")
-    best = max(history, key=lambda epoch: (epoch[SCORE], -epoch["loss"]), default=None)
+    held_out = [epoch for epoch in history if SCORE in epoch]
+    best = max(held_out, key=lambda epoch: (epoch[SCORE], -epoch["loss"]), default=None)
     return {
         "name": run.name,
         "path": str(run),

@@ -39,7 +39,8 @@ class Pace:
             history: the run's epochs; those before this one count.
 
         """
-        best = all(merit(metrics) >= merit(each) for each in history if each["epoch"] < metrics["epoch"])
+        earlier = [each for each in history if each["epoch"] < metrics["epoch"]]
+        best = SCORE in metrics and all(merit(metrics) >= merit(each) for each in earlier)
         late = self._clock() - self._saved >= EVERY_S
         if best or late or metrics["epoch"] + 1 >= self._epochs:
             self._saved = self._clock()
@@ -50,9 +51,13 @@ class Pace:
 def merit(metrics: Mapping[str, Any]) -> float:
     """Order epochs, the best highest: by score; of equals, the one with the lower loss. One number, as Ray wants it.
 
+    Where nothing was held out to choose on, the last epoch is the best.
+
     >>> merit({"macro_f1": 0.9, "loss": 4}) < merit({"macro_f1": 0.9, "loss": 3}) < merit({"macro_f1": 1, "loss": 9})
     True
     """
+    if SCORE not in metrics:
+        return float(metrics["epoch"])
     return float(metrics[SCORE] - 1e-9 * metrics["loss"])
 
 

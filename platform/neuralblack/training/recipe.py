@@ -174,7 +174,12 @@ def validation(
     behind: FrozenStages,
     group: OneProcess,
 ) -> Validate:
-    """Make the function that measures a model on the validation part, each slice exactly once over all workers."""
+    """Make the function that measures a model on the validation part, each slice exactly once over all workers.
+
+    Of an empty part it says nothing.
+    """
+    if not len(split.validation):
+        return lambda frozen, learning: {}
     execution = behind.execution
     rows, labels = split.validation, class_numbers(dataset, split.validation, split.classes)
 

@@ -54,12 +54,12 @@ def check_run(config: TrainConfig, *, data: str | Path) -> tuple[Dataset, Split]
         test=config.test_folds,
         seed=config.seed,
     )
-    if not len(split.validation):
+    if config.validation_folds and not len(split.validation):
         raise InputError(
             "validation folds",
             found=f"{list(config.validation_folds)}, without a slice of the training part's classes",
             expected="slices to choose epochs and trials on",
-            fix="--set validation_folds=[N]",
+            fix="--set validation_folds=[N], or [] to choose nothing",
         )
     check(config, classes=len(split.classes))
     return dataset, split
@@ -85,16 +85,21 @@ def finish_run(
     best: Path,
     history: list[dict[str, Any]],
     calibrate: Calibrate | None = None,
-    chosen_by: str = f"highest {SCORE} on the validation folds",
+    chosen_by: str | None = None,
 ) -> ModelFolder:
-    """Make the best checkpoint the run's model folder, calibrated on the validation part where `calibrate` is given."""
+    """Make the best checkpoint the run's model folder, calibrated on the validation part where `calibrate` is given.
+
+    `chosen_by` is how, for its card; none given: as `checkpoints.merit` orders epochs.
+    """
+    held_out = len(split.validation) > 0
+    by_merit = f"highest {SCORE} on the validation folds" if held_out else "end of the schedule: nothing was held out"
     metrics, state = load_metrics(best), load_state(best)
     card = {
         "model": config.model,
         "classes": list(split.classes),
         "config": config.model_dump(mode="json"),
         "validation": metrics,
-        "chosen_by": chosen_by,
+        "chosen_by": chosen_by or by_merit,
         "dataset": {"hash": dataset.hash, "slices": len(dataset), "classes": list(dataset.classes)},
         **state["made"],
         "made_with": {"neuralblack": neuralblack.__version__, "torch": torch.__version__},
@@ -119,8 +124,11 @@ def finish_run(
         calibration=calibration,
         reference=reference,
     )
-    best_epoch, score, accuracy = epoch_number(metrics), metrics[SCORE], metrics["accuracy"]
-    log.info("the best epoch is %d: %s %.3f, accuracy %.3f", best_epoch, SCORE, score, accuracy)
+    if held_out:
+        best_epoch, score, accuracy = epoch_number(metrics), metrics[SCORE], metrics["accuracy"]
+        log.info("the best epoch is %d: %s %.3f, accuracy %.3f", best_epoch, SCORE, score, accuracy)
+    else:
+        log.info("epoch %d, the last, is the model: nothing was held out to choose on", epoch_number(metrics))
     return model
 
 
@@ -132,6 +140,8 @@ def epoch_number(metrics: Metrics) -> int:
 def epoch_line(metrics: Metrics) -> str:
     """Say an epoch in one line."""
     train = f"train loss {metrics['train_loss']:.4f} accuracy {metrics['train_accuracy']:.3f}"
+    if SCORE not in metrics:
+        return f"epoch {epoch_number(metrics):3d}  {train}  no validation"
     validation = f"validation loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.3f}"
     return f"epoch {epoch_number(metrics):3d}  {train}  {validation} macro-F1 {metrics['macro_f1']:.3f}"
 
