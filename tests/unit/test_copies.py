@@ -8,6 +8,7 @@ import pytest
 from neuralblack.data.splits import make_split
 from neuralblack.errors import InputError
 from neuralblack.evaluation.copies import find_copies, refuse_copies
+from neuralblack.evaluation.subsets import learnt_of_sources
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,7 @@ def elsewhere(dataset, rows, change=lambda image: image, **more):
         ids=[f"elsewhere/{row}" for row in rows],
         patients=[f"somebody {row}" for row in rows],
         labels=pick(dataset.labels),
+        sources=pick(dataset.sources),
         source_hashes=[f"other {row}" for row in rows],
         **more,
     )
@@ -77,3 +79,16 @@ def test_copies_are_refused_by_name_with_the_way_out(dataset):
         refuse_copies(dataset, np.arange(7), 60)
     assert dataset.ids[0] in str(caught.value) and "..." in str(caught.value)
     refuse_copies(dataset, np.arange(0), 60)
+
+
+def test_sources_are_the_same_where_they_share_a_file_whatever_they_are_called(dataset, split):
+    first = dataset.sources[split.train[0]]
+    count = sum(dataset.sources[row] == first for row in split.train)
+    other = elsewhere(dataset, split.test)
+    other.sources[:] = ["there"] * len(other)
+
+    assert learnt_of_sources(dataset, split.train, other) == {"there": 0}
+    other.source_hashes[4] = next(
+        digest for digest, name in zip(dataset.source_hashes, dataset.sources, strict=True) if name == first
+    )
+    assert learnt_of_sources(dataset, split.train, other) == {"there": count}

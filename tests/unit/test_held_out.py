@@ -55,6 +55,8 @@ def test_its_own_test_part_has_baselines_a_ledger_and_heat_maps(predictor, datas
     assert set(found["baselines"]) == {"majority class", "size only", "frame only", "1-NN on thumbnails", PROBE}
     assert set(found["record_wise"]) == {*found["baselines"], "the model"}
     assert found["copies"] == {"looked_for": True, "left_out": []}
+    learnt = predictor.folder.split["parts"]["train"]["slices"]
+    assert sum(one["learnt"] for one in found["by_source"].values()) == learnt
     assert found["robustness"]["slices"] == 4 and found["pointing"]
     assert "under heat for" in (tmp_path / "out/report.html").read_text("utf-8")
 
@@ -69,6 +71,7 @@ def test_copies_among_another_datasets_slices_are_refused_or_left_out_and_listed
     found = evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", trained_on=dataset.path, skip_copies=True)
     assert found["copies"] == {"looked_for": True, "left_out": elsewhere.ids[-2:]}
     assert found["slices"] == len(elsewhere) - 2 and PROBE in found["baselines"]
+    assert found["by_source"]["e"]["learnt"] == 0 and "no tumour" in found["by_source"]["e"]["sensitivity"]
     assert (elsewhere.boxes == NO_BOX).all() and found["pointing"] is None
 
 
@@ -76,6 +79,8 @@ def test_without_what_was_learnt_from_the_report_says_what_was_not_looked_for(pr
     found = evaluate_held_out(predictor, elsewhere.path, tmp_path / "out")
 
     assert found["copies"]["looked_for"] is False and found["baselines"] == {} == found["record_wise"]
+    assert found["by_source"]["e"]["learnt"] is None
+    assert "<td>not known</td>" in (tmp_path / "out/report.html").read_text("utf-8")
     assert "--trained-on" in caplog.text and "were not looked for" in (tmp_path / "out/report.html").read_text("utf-8")
 
 

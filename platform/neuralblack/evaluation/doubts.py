@@ -73,14 +73,16 @@ def parts(result: Mapping[str, Any]) -> str:
     for name, one in result["by_source"].items():
         found = "".join(f"<td>{percent(one['sensitivity'].get(label))}</td>" for label in result["classes"])
         lines.append(
-            f'<tr><th scope="row">{escape(name)}</th><td>{one["slices"]:,}</td><td>{percent(one["accuracy"])}</td>'
-            f"{found}</tr>"
+            f'<tr><th scope="row">{escape(name)}</th><td>{one["slices"]:,}</td>'
+            f"<td>{'not known' if one['learnt'] is None else format(one['learnt'], ',')}</td>"
+            f"<td>{percent(one['accuracy'])}</td>{found}</tr>"
         )
     heads = "".join(f'<th scope="col">found of<br>{escape(name)}</th>' for name in result["classes"])
     return (
         f"<h2>Tumours alone, and source by source</h2>{said}<p class='soft'>A class that comes from a source of its "
-        "own can be told by the look of the source. Only slices from elsewhere show whether it was.</p>"
+        "own can be told by the look of the source. Only sources that it learnt nothing from show whether it was.</p>"
         '<div class="sheet"><table><thead><tr><th scope="col">source</th><th scope="col">slices</th>'
+        '<th scope="col">learnt from it</th>'
         f'<th scope="col">accuracy</th>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
 

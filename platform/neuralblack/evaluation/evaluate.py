@@ -87,6 +87,7 @@ def evaluate(
     baselines: Mapping[str, dict[str, Any]] = {},
     record_wise: Mapping[str, Mapping[str, float]] = {},
     copies: Mapping[str, Any] = {"looked_for": False, "left_out": []},
+    learnt: Mapping[str, int] | None = None,
     closer: int = 0,
     explain: Explain | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
@@ -108,6 +109,7 @@ def evaluate(
         baselines: name -> `metrics.summarise` of the same slices, shown beside the result.
         record_wise: name -> accuracy and macro_f1 of a baseline, or of the recipe, where patients are mixed.
         copies: as `metrics_file.Copies` says.
+        learnt: slices that were learnt from, of each source in `dataset`; None: not known.
         closer: on how many slices at most to measure what `closer` measures.
         explain: draws heat maps; none given: the report has none, and where the model looks is not measured.
         history: one dict for each epoch of training: epoch, train_loss, train_accuracy, loss, accuracy.
@@ -158,7 +160,7 @@ def evaluate(
         "baselines": dict(baselines),
         "record_wise": dict(record_wise),
         "tumour_only": tumour_only(slices, predictor.classes),
-        "by_source": by_source(slices, [dataset.sources[row] for row in known], predictor.classes),
+        "by_source": by_source(slices, [dataset.sources[row] for row in known], predictor.classes, learnt=learnt),
         "copies": dict(copies),
         **_closer(predictor, dataset, known, slices, explain, most=closer),
     }

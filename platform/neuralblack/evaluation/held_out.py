@@ -17,6 +17,7 @@ from neuralblack.evaluation.copies import find_copies, refuse_copies
 from neuralblack.evaluation.evaluate import evaluate
 from neuralblack.evaluation.leakage import RECIPE, measure_ledger, measure_retrained
 from neuralblack.evaluation.record_wise import retrain_with
+from neuralblack.evaluation.subsets import learnt_of_sources
 from neuralblack.inference.features import pooled_features
 from neuralblack.inference.predictor import Predictor
 from neuralblack.registry.cost import cost_of, said
@@ -65,8 +66,10 @@ def evaluate_held_out(
     baselines: dict[str, dict[str, Any]] = {}
     together: dict[str, dict[str, float]] = {}
     copies: dict[str, Any] = {"looked_for": False, "left_out": []}
+    learnt: dict[str, int] | None = None
     if source:
         split = load_split(manifest, source)
+        learnt = learnt_of_sources(source, split.train, dataset)
         rows, copies = _without_copies(source, split, dataset, rows, skip=skip_copies)
         if with_baselines:
             train, test = (known_part(*part, predictor.classes) for part in ((source, split.train), (dataset, rows)))
@@ -90,6 +93,7 @@ def evaluate_held_out(
         baselines=baselines,
         record_wise=together,
         copies=copies,
+        learnt=learnt,
         closer=closer,
         explain=predictor.explain,
         history=predictor.folder.history,

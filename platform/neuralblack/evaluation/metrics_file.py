@@ -9,7 +9,7 @@ from neuralblack.config import checked
 from neuralblack.errors import InputError
 from neuralblack.files import read_json
 
-VERSION = 3
+VERSION = 4
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -127,6 +127,7 @@ class OneSource(BaseModel, extra="forbid"):
     """The slices of one source alone; sensitivity to the classes that it has."""
 
     slices: Count
+    learnt: Annotated[Count | None, Field(description="Slices of this source that were learnt from; None: not known.")]
     accuracy: Share
     sensitivity: dict[str, Share]
 

@@ -4,11 +4,14 @@
 over all classes. So a model that knows the class is also measured where it is not the answer.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from neuralblack.data.dataset import Dataset
 from neuralblack.evaluation.bootstrap import intervals
 from neuralblack.evaluation.patients import Slices
 from neuralblack.labels import NO_TUMOUR
@@ -41,12 +44,43 @@ def tumour_only(slices: Slices, classes: Sequence[str]) -> dict[str, Any] | None
     }
 
 
-def by_source(slices: Slices, sources: Sequence[str], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Count each source by itself: slices, accuracy, and the sensitivity to each class that it has slices of."""
+def by_source(
+    slices: Slices, sources: Sequence[str], classes: Sequence[str], *, learnt: Mapping[str, int] | None
+) -> dict[str, dict[str, Any]]:
+    """Count each source by itself: slices, accuracy, and the sensitivity to each class that it has slices of.
+
+    Also `learnt`, the slices of the same source that the model learnt from (`learnt_of_sources`); None: not known. The
+    sensitivity to "no tumour" in a source with none is the one that another hospital may hope for.
+    """
     found = {}
     for source in sorted(set(sources)):
         rows = np.flatnonzero(np.array(sources) == source)
         one = summarise(slices.labels[rows], slices.probabilities[rows], classes)
         sensitivity = {name: each["sensitivity"] for name, each in one["per_class"].items() if each["slices"]}
-        found[source] = {"slices": len(rows), "accuracy": one["accuracy"], "sensitivity": sensitivity}
+        found[source] = {
+            "slices": len(rows),
+            "learnt": None if learnt is None else learnt.get(source, 0),
+            "accuracy": one["accuracy"],
+            "sensitivity": sensitivity,
+        }
     return found
+
+
+def learnt_of_sources(source: Dataset, learnt: NDArray[np.int64], judged: Dataset) -> dict[str, int]:
+    """Count for each source of the judged dataset how many slices of the same source were learnt from.
+
+    Sources of two datasets are the same where they share a file, by its hash, whatever they are called.
+
+    Args:
+        source, learnt: the dataset that the model learnt from, and which rows of it.
+        judged: a dataset, the same or another.
+
+    """
+    counts = Counter(source.sources[row] for row in learnt)
+    owners: dict[str, set[str]] = {}
+    for name, digest in zip(source.sources, source.source_hashes, strict=True):
+        owners.setdefault(digest, set()).add(name)
+    same: dict[str, set[str]] = {}
+    for name, digest in zip(judged.sources, judged.source_hashes, strict=True):
+        same.setdefault(name, set()).update(owners.get(digest, ()))
+    return {name: sum(counts[each] for each in theirs) for name, theirs in same.items()}
