@@ -56,6 +56,9 @@ def test_it_starts_at_the_champions_weights_and_is_judged_by_the_same_slices(dat
 
     assert model.hash == read_metrics(tmp_path / "report")["model"]["hash"] != champion.hash
     assert model.split["parts"]["train"]["slices"] == champion.split["parts"]["train"]["slices"] + 4
+    assert model.split["learnt_only"] == 4 and "learnt_only" not in champion.split
+    for name in ("report.html", "README.md"):
+        assert "4 slices of the training part" in (tmp_path / "report" / name).read_text("utf-8")
     assert model.split["parts"]["test"] == champion.split["parts"]["test"]
     assert result["slices"] == champion.split["parts"]["test"]["slices"]
     images = dataset.images[:8]

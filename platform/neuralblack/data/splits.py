@@ -20,7 +20,8 @@ class Split:
     """Rows of a dataset in three parts, each (n,) int64 in ascending order, with no patient in two of them.
 
     `classes` are those of the training part, in the order of CLASSES; rows of other classes are in no part. `manifest`
-    is JSON and rebuilds the split (`load_split`); its patients are hashed.
+    is JSON and rebuilds the split (`load_split`); its patients are hashed. `learnt_only`, where it is there, says
+    how many slices of the training part are in no fold.
     """
 
     train: NDArray[np.int64]
@@ -86,6 +87,9 @@ def make_split(
             **{f"{part}_of_other_classes": len(rows[part]) - len(kept[part]) for part in PARTS[1:]},
         },
     }
+    learnt_only = int(np.count_nonzero(folds[kept["train"]] == LEARNT_ONLY))
+    if learnt_only:
+        manifest["learnt_only"] = learnt_only
     return Split(kept["train"], kept["validation"], kept["test"], classes, manifest)
 
 

@@ -95,9 +95,11 @@ def _data(result: Mapping[str, Any], made: Mapping[str, Any], split: Mapping[str
         folds = ", ".join(map(str, part["folds"])) or "-"
         lines.append(f"| {name} | {folds} | {part['slices']:,} | {len(part['patients']):,} | {counts} |")
     table = "\n".join(lines)
+    fed = split.get("learnt_only")
+    said = f"{fed:,} slices of the training part are in no fold, such as readers' feedback. " if fed else ""
     return (
-        f"## Data\n\n{DATA}\n\n{table}\n\nParts are of different patients; dataset {made['dataset']['hash'][:12]}, the "
-        f"judged slices {result['dataset']['hash'][:12]}."
+        f"## Data\n\n{DATA}\n\n{table}\n\n{said}Parts are of different patients; "
+        f"dataset {made['dataset']['hash'][:12]}, the judged slices {result['dataset']['hash'][:12]}."
     )
 
 

@@ -273,6 +273,8 @@ def _facts(result: Mapping[str, Any], dataset: Dataset, split: Mapping[str, Any]
         folds = ", ".join(map(str, part["folds"])) or "none"
         text = f"{part['slices']:,} slices of {len(part['patients']):,} patients ({per_class})"
         facts[f"{name} part"] = f"folds {folds}: {text}" if part["slices"] else "empty"
+    if split and "learnt_only" in split:
+        facts["only learnt from"] = f"{split['learnt_only']:,} slices of the training part, such as readers' feedback"
     for label, ids in result["left_out"].items():
         facts[f"left out: {label}"] = (
             f"{len(ids):,} slices, a class this model does not have; in none of the numbers above "
