@@ -1,5 +1,8 @@
 """Networks: stages are the published forward pass, one channel stands for three, weights are whole or refused."""
 
+import logging
+import re
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -38,13 +41,34 @@ def test_lite0_brings_its_imagenet_weights_from_the_package():
     assert torch.equal(model.layer4[2].weight, state["_conv_head.weight"])
 
 
-def test_resnet50_takes_a_file_with_foreign_prefixes_and_classifier(tmp_path):
-    state = {f"module.{key}": value for key, value in MODELS["resnet50"].build().state_dict().items()}
+CHILDREN = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc"]
+
+
+@pytest.mark.parametrize(
+    ("rename", "left"),
+    [
+        (lambda key: key, "fc.bias, fc.weight"),
+        (lambda key: f"module.{key}", "fc.bias, fc.weight"),
+        (lambda key: f"module.backbone.{key}", "fc.bias, fc.weight"),
+        (lambda key: None if key.startswith("fc.") else f"backbone.{key}", "none"),
+        (
+            lambda key: None if key.startswith("fc.") else re.sub(r"^\w+", lambda m: str(CHILDREN.index(m[0])), key),
+            "none",
+        ),
+    ],
+    ids=["published", "DDP", "DDP and backbone", "no classifier", "RadImageNet: numbered, no classifier"],
+)
+def test_resnet50_takes_a_file_in_the_layouts_that_go_round_and_says_what_it_took(rename, left, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    published = MODELS["resnet50"].build().state_dict()
+    state = {rename(key): value for key, value in published.items() if rename(key)}
     torch.save({"state_dict": state}, tmp_path / "weights.pth")
 
     model = build_model("resnet50", classes=2, weights=str(tmp_path / "weights.pth"))
 
-    assert torch.equal(model.layer1[0].conv1.weight, state["module.layer1.0.conv1.weight"])
+    assert torch.equal(model.layer1[0].conv1.weight, published["layer1.0.conv1.weight"])
+    assert torch.equal(model.stem[0].weight, published["conv1.weight"].sum(1, keepdim=True))
+    assert f"all 265 tensors of the backbone; left: {left}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ its weights are summed over RGB, which equals showing the same slice three times
 (difference 3e-7, FACTS of 2026-11).
 """
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from neuralblack.errors import InputError
 from neuralblack.models import torchvision_cpu
 from neuralblack.models.weights import efficientnet_lite0_imagenet, read_weights, resnet50_imagenet
+
+log = logging.getLogger(__name__)
 
 Stages = OrderedDict[str, nn.Module]
 
@@ -142,8 +145,14 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
 
 
 def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *, where: str) -> None:
-    """Load the backbone; the classifier of the file is not used. Anything missing or misshapen is refused."""
+    """Load the backbone; the classifier of the file is not used. Anything missing or misshapen is refused.
+
+    A file may number the published network's children in their order instead of naming them, as RadImageNet's
+    ResNet-50 does (Mei et al., 2022): `0` is conv1, `4` is layer1.
+    """
     own = published.state_dict()
+    names = [name for name, _ in published.named_children()]
+    state = {_named(key, names): value for key, value in state.items()}
     wanted = {key for key in own if not key.startswith(network.head + ".") and "num_batches_tracked" not in key}
     taken = {key: value for key, value in state.items() if key in wanted and value.shape == own[key].shape}
     if len(taken) < len(wanted):
@@ -154,7 +163,19 @@ def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *
             expected="all of them, by the published network's names",
             fix="give a file of this network, or --set weights=none",
         )
+    others = sorted(key for key in state if key not in taken and "num_batches_tracked" not in key)
+    log.info("weights %s: all %d tensors of the backbone; left: %s", where, len(taken), ", ".join(others) or "none")
     published.load_state_dict(taken, strict=False)
+
+
+def _named(key: str, children: Sequence[str]) -> str:
+    """Name the child that a key begins with, where it is a number.
+
+    >>> _named("1.weight", ["conv1", "bn1"]), _named("bn1.weight", ["conv1", "bn1"])
+    ('bn1.weight', 'bn1.weight')
+    """
+    first, dot, rest = key.partition(".")
+    return f"{children[int(first)]}{dot}{rest}" if first.isdecimal() and int(first) < len(children) else key
 
 
 def _is_ours(state: Mapping[str, Tensor], published: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
