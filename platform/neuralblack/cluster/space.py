@@ -22,7 +22,7 @@ DEFAULT_SPACE: dict[str, Any] = {
     "schedule": tune.choice(["head-only", "probe-then-all", "top-down", "top-down-slowly", "all"]),
     "weight_decay": tune.loguniform(1e-3, 1e-1),
     "label_smoothing": tune.uniform(0.0, 0.1),
-    "loss": tune.choice(["cross-entropy", "focal"]),
+    "loss": tune.choice(["cross-entropy", "focal", "log-sigmoid"]),
     "augmentation_strength": tune.choice([0.5, 1.0, 1.5]),  # few values: trials of one strength share their views
 }
 GRID = "grid_search"  # the key that tune.grid_search makes

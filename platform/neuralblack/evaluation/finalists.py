@@ -44,6 +44,7 @@ def _probabilities(config: TrainConfig, state: dict[str, Any], dataset: Dataset,
         rows,
         network=network,
         execution=execution,
+        loss=config.loss,
     )
     probabilities: NDArray[np.float64] = shares.double().cpu().numpy()
     return probabilities

@@ -47,6 +47,7 @@ def retrain_with(config: TrainConfig, dataset: Dataset, classes: tuple[str, ...]
             torch.as_tensor(asked),
             network=network_of(config.model),
             execution=execution,
+            loss=config.loss,
         )
         return shares.float().cpu().numpy()
 

@@ -24,7 +24,19 @@ def focal(logits: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
     return (1 - sure) ** FOCUS * cross_entropy(logits, labels, smoothing=smoothing)
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"cross-entropy": cross_entropy, "focal": focal}
+def log_sigmoid(logits: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
+    """One class against the rest, K times: the sum of K binary cross-entropies in nats.
+
+    (B, K) logits, (B,) int64 labels -> (B,) float32: -logsigmoid(z) for the class and -logsigmoid(-z) for each other;
+    targets are smoothed as those of cross-entropy.
+    """
+    count = logits.shape[1]
+    targets = nn.functional.one_hot(labels, count) * (1 - smoothing) + smoothing / count
+    return nn.functional.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none").sum(1)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross-entropy": cross_entropy, "focal": focal, "log-sigmoid": log_sigmoid}
+ONE_AGAINST_REST = ("log-sigmoid",)
 
 
 def loss_of(name: str) -> Callable[..., Tensor]:
@@ -34,6 +46,19 @@ def loss_of(name: str) -> Callable[..., Tensor]:
     return LOSSES[name]
 
 
+def scores(logits: Tensor, *, loss: str) -> Tensor:
+    """Turn a head's outputs into what all else calls logits: (B, K) -> (B, K) float32, whose softmax a loss means.
+
+    Of one against the rest that is logsigmoid(z), so that probabilities are sigmoids, scaled to the sum of 1.
+    """
+    return nn.functional.logsigmoid(logits.float()) if loss in ONE_AGAINST_REST else logits.float()
+
+
+def scoring(head: nn.Module, *, loss: str) -> nn.Module:
+    """Let a trained head give `scores`, with the same weights under the same names."""
+    return nn.Sequential(*head.children(), nn.LogSigmoid()) if loss in ONE_AGAINST_REST else head
+
+
 def probabilities(logits: Tensor) -> Tensor:
-    """Softmax, which both losses mean: (B, K) -> (B, K) float32 that sum to 1."""
+    """Softmax of `scores`: (B, K) -> (B, K) float32 that sum to 1."""
     return torch.softmax(logits.float(), dim=1)

@@ -20,6 +20,7 @@ from neuralblack.config import TrainConfig, checked
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, new_folder, read_json, write_json, write_manifest
+from neuralblack.models.heads import scoring
 from neuralblack.models.table import build_model
 
 WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
@@ -106,9 +107,10 @@ def open_model(path: Path) -> ModelFolder:
 
 
 def load_weights(folder: ModelFolder) -> nn.Sequential:
-    """Build the network of a checked folder with its weights, in eval mode, on the CPU."""
+    """Build the network of a checked folder with its weights, in eval mode, on the CPU; it gives `heads.scores`."""
     model = build_model(folder.config.model, classes=len(folder.classes))
     model.load_state_dict(load_file(folder.path / WEIGHTS))
+    model[-1] = scoring(model[-1], loss=folder.config.loss)
     return model.eval()
 
 

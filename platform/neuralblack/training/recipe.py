@@ -12,7 +12,7 @@ from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
 from neuralblack.models.compiler import need_compiler
 from neuralblack.models.execution import Execution, choose_execution, repeatable_convolutions
-from neuralblack.models.heads import loss_of, probabilities
+from neuralblack.models.heads import loss_of, probabilities, scores
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import Network, build_model, network_of
 from neuralblack.training.batches import AHEAD, Batches, part_of
@@ -99,7 +99,9 @@ def train(
                 config,
                 execution=execution,
                 batch_norm=batch_norm_of(config),
-                validate=validation(pixels, dataset, split, network=network, behind=behind, group=group),
+                validate=validation(
+                    pixels, dataset, split, network=network, loss=config.loss, behind=behind, group=group
+                ),
                 report=report,
                 group=group,
                 start=start,
@@ -128,6 +130,7 @@ def classify(
     *,
     network: Network,
     execution: Execution,
+    loss: str,
     frozen: nn.Sequential | None = None,
     behind: FrozenStages | None = None,
     batch: int = 64,
@@ -138,6 +141,7 @@ def classify(
         stages: of the network, in eval mode, on the device; all of them, or those behind `frozen`.
         pixels, rows: which slices.
         network, execution: input size and device.
+        loss: that it was trained with, which says what its outputs mean.
         frozen, behind: stages before, and who runs them; none given: there are none.
         batch: slices at a time.
 
@@ -153,7 +157,7 @@ def classify(
             pixels.ahead(rows[number * batch : (number + 2 * AHEAD) * batch])
         inputs = slices(part) if frozen is None or behind is None else behind(frozen, part, SLICES, slices)
         with execution.autocast():
-            found.append(probabilities(stages(inputs)))
+            found.append(probabilities(scores(stages(inputs), loss=loss)))
     whole = torch.cat(found)
     return torch.empty_like(whole).index_copy_(0, order.to(whole.device), whole)
 
@@ -171,6 +175,7 @@ def validation(
     split: Split,
     *,
     network: Network,
+    loss: str,
     behind: FrozenStages,
     group: OneProcess,
 ) -> Validate:
@@ -194,6 +199,7 @@ def validation(
                 torch.as_tensor(rows[mine]),
                 network=network,
                 execution=execution,
+                loss=loss,
                 frozen=frozen,
                 behind=behind,
             )
