@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -101,6 +101,32 @@ def shard(
     with progress_bar("writing shards") as progress:
         write_shards(dataset, out, slices=slices, progress=progress)
     typer.echo(f"{len(dataset):,} slices in {-(-len(dataset) // slices):,} shards in {out}")
+
+
+@app.command()
+def export(
+    data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    layout: Annotated[Literal["class-folders"], typer.Option(help="A folder for each class.")] = "class-folders",
+    crop: Annotated[Literal["none", "roi"], typer.Option(help="roi: cut to the outlined tumour.")] = "none",
+    margin: Annotated[float, typer.Option(min=0, max=5, help="Around the tumour, a share of its longer side.")] = 0.1,
+) -> None:
+    """Write a dataset as PNG files in a folder for each class, with slices.csv of patients and folds, for other tools.
+
+    Example: neuralblack export data/slices images --crop roi
+    """
+    from neuralblack.cluster.environment import shared_dataset
+    from neuralblack.data.dataset import open_dataset
+    from neuralblack.data.export import export as write
+
+    dataset = open_dataset(shared_dataset(data))
+    with progress_bar("writing slices") as progress:
+        counts = write(dataset, out, roi=crop == "roi", margin=margin, progress=progress)
+    each = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    typer.echo(f"{counts.total():,} slices in {out}: {each}")
+    left_out = len(dataset) - counts.total()
+    if left_out:
+        typer.echo(f"{left_out:,} slices without an outlined tumour are left out")
 
 
 @app.command()

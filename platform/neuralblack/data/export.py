@@ -1,0 +1,98 @@
+"""A prepared dataset as an image database that other tools read: a folder for each class, a PNG for each slice."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from neuralblack.data.dataset import Dataset
+from neuralblack.data.shards import by_shard
+from neuralblack.data.slices import Box
+from neuralblack.errors import InputError
+from neuralblack.files import new_folder
+
+TABLE = "slices.csv"
+COLUMNS = ("file", "id", "label", "patient", "fold", "source")
+MARGIN = 0.1  # around a tumour's box, as a share of its longer side
+
+
+def export(
+    dataset: Dataset,
+    out: Path,
+    *,
+    roi: bool = False,
+    margin: float = MARGIN,
+    progress: Callable[[int, int], None] | None = None,
+) -> Counter[str]:
+    """Write every slice as OUT/<class>/<id>.png, (S, S) or the crop's shape, 8 bit grey, and OUT/slices.csv of all.
+
+    Args:
+        dataset: what to write, as it was prepared: upright, square, grey values stretched.
+        out: a new folder; it appears when it is whole.
+        roi: cut to the outlined tumour, a square no smaller than its box with `margin`; slices without a box are left
+            out, and with them all of "no tumour".
+        margin: around the box, as a share of its longer side.
+        progress: called with slices done and slices in all.
+
+    Returns:
+        How many slices were written of each class.
+
+    Raises:
+        InputError: `out` is there already, or no slice has a box to cut to.
+
+    """
+    if out.exists():
+        raise InputError(out, found="something there already", expected="a new folder", fix="choose another name")
+    rows = np.flatnonzero(dataset.boxes[:, 0] >= (0 if roi else -1))
+    if not len(rows):
+        raise InputError(
+            dataset.path, found="no slice with an outlined tumour", expected="some to cut to", fix="leave --crop out"
+        )
+    names = _names(dataset)
+    with new_folder(out) as folder:
+        for label in {dataset.labels[row] for row in rows}:
+            (folder / _plain(label)).mkdir()
+        for done, row in enumerate(rows[by_shard(rows, len(dataset))].tolist(), start=1):
+            pixels = np.asarray(dataset.images[row])
+            if roi:
+                x0, y0, x1, y1 = around(tuple(dataset.boxes[row].tolist()), margin, side=len(pixels))
+                pixels = pixels[y0:y1, x0:x1]
+            Image.fromarray(np.ascontiguousarray(pixels)).save(folder / names[row])
+            if progress:
+                progress(done, len(rows))
+        with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for row in rows.tolist():
+                about = (dataset.labels[row], dataset.patients[row], dataset.folds[row], dataset.sources[row])
+                writer.writerow([names[row], dataset.ids[row], *about])
+    return Counter(dataset.labels[row] for row in rows)
+
+
+def around(box: Box, margin: float, *, side: int) -> Box:
+    """Widen a box by `margin` of its longer side and make it square, moved rather than cut at the slice's edge.
+
+    >>> around((10, 10, 30, 20), 0.1, side=100), around((0, 90, 10, 100), 0.5, side=100)
+    ((8, 3, 32, 27), (0, 80, 20, 100))
+    """
+    x0, y0, x1, y1 = box
+    longer = max(x1 - x0, y1 - y0)
+    size = min(side, longer + 2 * round(margin * longer))
+    left, top = ((low + high - size) // 2 for low, high in ((x0, x1), (y0, y1)))
+    left, top = (min(max(0, low), side - size) for low in (left, top))
+    return left, top, left + size, top + size
+
+
+def _names(dataset: Dataset) -> list[str]:
+    """Name each slice's file after its id, with its number where two ids are spelt alike."""
+    plain = [f"{_plain(label)}/{_plain(id_)}" for label, id_ in zip(dataset.labels, dataset.ids, strict=True)]
+    counts = Counter(name.casefold() for name in plain)  # some file systems know no capitals
+    return [f"{name}{f'~{row}' if counts[name.casefold()] > 1 else ''}.png" for row, name in enumerate(plain)]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "slice"
