@@ -316,7 +316,7 @@ def crossval(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model folder or a run.")],
+    model: Annotated[Path, typer.Argument(help="A run, a model folder, or a model of the registry, such as champion.")],
     data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html, README.md, metrics.json, predictions.parquet.")],
     folds: Annotated[
@@ -334,6 +334,7 @@ def evaluate(
     record_wise: Annotated[
         bool, typer.Option(help="Also train this recipe on a split by records, to show what a leak would add.")
     ] = False,
+    registry: Registry = Path("registry"),
     engine: Engine = "auto",
 ) -> None:
     """Measure a model on patients that it was not chosen on, and write a report.
@@ -342,8 +343,9 @@ def evaluate(
     """
     from neuralblack.evaluation.held_out import evaluate_held_out
     from neuralblack.inference.predictor import Predictor
+    from neuralblack.registry.aliases import named_model
 
-    predictor = Predictor.load(model, engine=engine)
+    predictor = Predictor.load(named_model(model, registry), engine=engine)
     with progress_bar("classifying") as progress:
         result = evaluate_held_out(
             predictor,
@@ -378,7 +380,9 @@ def compare(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Slices: PNG, JPEG, TIFF, .mat, DICOM or NIfTI.")],
-    model: Annotated[Path | None, typer.Option(help="A model folder or a run; none given: the champion.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A run, a model folder, an id or challenger; none given: champion.")
+    ] = None,
     registry: Registry = Path("registry"),
     engine: Engine = "auto",
     json: Annotated[
@@ -392,10 +396,10 @@ def predict(
     from json import dumps
 
     from neuralblack.inference.predictor import Predictor
-    from neuralblack.registry.aliases import CHAMPION, resolve
+    from neuralblack.registry.aliases import CHAMPION, named_model, resolve
     from neuralblack.service.answers import NOTICE
 
-    path = model if model else resolve(registry, CHAMPION).path
+    path = named_model(model, registry) if model else resolve(registry, CHAMPION).path
     predictor = Predictor.load(path, engine=engine)
     for image in images:
         answer = predictor.file(image)

@@ -5,13 +5,18 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from neuralblack.cli import app
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import NO_BOX, Row, open_dataset, write_dataset
 from neuralblack.data.splits import load_split
 from neuralblack.errors import InputError
 from neuralblack.evaluation.held_out import evaluate_held_out
+from neuralblack.evaluation.metrics_file import METRICS, read_metrics
 from neuralblack.inference.predictor import Predictor
+from neuralblack.registry.gate import Judgement
+from neuralblack.registry.promotion import promote
 from neuralblack.training.runs import train_here
 
 SHORT = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=16, precision="fp32")
@@ -82,6 +87,23 @@ def test_without_what_was_learnt_from_the_report_says_what_was_not_looked_for(pr
     assert found["by_source"]["e"]["learnt"] is None
     assert "<td>not known</td>" in (tmp_path / "out/report.html").read_text("utf-8")
     assert "--trained-on" in caplog.text and "were not looked for" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+def test_the_champion_is_judged_elsewhere_by_its_name(predictor, dataset, elsewhere, tmp_path):
+    registry, out = tmp_path / "registry", tmp_path / "out"
+    promote(tmp_path / "run", registry, Judgement(forced="a test"))
+
+    def evaluate(name):
+        words = ["evaluate", name, elsewhere.path, "--out", out, "--registry", registry, "--trained-on", dataset.path]
+        return CliRunner().invoke(app, [str(word) for word in [*words, "--skip-copies"]])
+
+    for name in ("champion", predictor.folder.id):
+        assert evaluate(name).exit_code == 0
+        found = read_metrics(out)
+        assert found["model"]["hash"] == predictor.hash and found["copies"]["left_out"] == elsewhere.ids[-2:]
+        assert found["slices"] == len(elsewhere) - 2 and PROBE in found["baselines"]
+        assert {path.name for path in out.iterdir()} == {"report.html", "README.md", METRICS, "predictions.parquet"}
+    assert "no challenger" in str(evaluate("challenger").exception)
 
 
 def test_what_needs_the_runs_own_dataset_says_so(predictor, dataset, elsewhere, tmp_path):

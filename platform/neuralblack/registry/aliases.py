@@ -47,3 +47,14 @@ def resolve(registry: Path, name: str) -> ModelFolder:
             fix="promote its run again; files were exchanged",
         )
     return folder
+
+
+def named_model(path: Path, registry: Path) -> Path:
+    """Let people name a model of the registry where a path is meant: `champion`, `challenger` or an id.
+
+    A path that exists is that path, whatever it is called. Raises InputError where the registry has no such model.
+    """
+    name = str(path)
+    if path.exists() or not (name in (CHAMPION, CHALLENGER) or is_model_id(name)):
+        return path
+    return resolve(registry, name).path
