@@ -34,6 +34,7 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
                     )
             plain(axes, name)
             axes.set_xlabel("epoch")
+            axes.set_xlim(0.5, max((row["epoch"] for row in history), default=0) + 1.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if axes.lines and name == "loss":  # one legend for both
                 axes.legend(frameon=False)

@@ -39,7 +39,7 @@ def ledger(result: Mapping[str, Any]) -> str:
     lines = []
     for name, one in {result["model"]["name"]: result, **result["baselines"]}.items():
         mixed = result["record_wise"].get(RECIPE if one is result else name)
-        width = 90 * (one["accuracy"] or 0)
+        width = 48 * (one["accuracy"] or 0)
         bar = f'<td class="bar"><i style="width: {width:.0f}px"></i>{percent(one["accuracy"])}</td>'
         gap = f"{100 * (mixed['accuracy'] - one['accuracy']):+.1f}" if mixed else "-"
         found = "".join(f"<td>{percent(each['sensitivity'])}</td>" for each in one["per_class"].values())
