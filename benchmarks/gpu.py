@@ -143,8 +143,8 @@ class Trainer:
         epoch = 0
         while True:
             for batch in self._batches(epoch, self._frozen):
-                if len(batch[1]) == self._batch:
-                    yield batch
+                if len(batch.labels) == self._batch:
+                    yield batch.inputs, batch.labels, batch.weights
             epoch += 1
 
     def data(self) -> None:

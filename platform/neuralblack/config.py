@@ -56,6 +56,13 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     warmup_epochs: float = Field(1.0, ge=0, le=10_000, description="Epochs of linear warm-up before the cosine decay.")
     clip_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are scaled down to this total norm.")
     loss: str = Field("cross-entropy", description="cross-entropy; focal; or log-sigmoid, one class against the rest.")
+    guidance: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Weight of a loss term that asks the class activation map to lie in the tumour's box; 0: none. It "
+        "counts in epochs in which the last stage before the head learns: else there is no map to move.",
+    )
     label_smoothing: float = Field(0.05, ge=0, lt=1, description="Share of the target spread over all classes.")
     class_weights: Literal["balanced", "none"] = Field(
         "balanced", description="balanced: a slice weighs the inverse of its class's share; none: 1."

@@ -74,7 +74,7 @@ def check_space(config: TrainConfig, space: Space) -> None:
         for value in _edges(name, domain):
             tried = checked(TrainConfig, config.model_dump() | {name: value}, where="search space")
             schedule_of(tried.schedule)
-            if name in ("model", "weights", "loss"):
+            if name in ("model", "weights", "loss", "guidance"):
                 check(tried, classes=2)
 
 

@@ -48,17 +48,32 @@ def augment(unit: Tensor, images: Tensor, *, epoch: int, seed: int, config: Augm
         (B, 1, S, S) float32 in 0..1.
 
     """
+    unit = moved(unit, images, epoch=epoch, seed=seed, config=config)
+    gain = 1 + _draw(config.gain, seed, images, epoch, 5)
+    gamma = 1 + _draw(config.gamma, seed, images, epoch, 6)
+    return (unit.clamp(0, 1) ** gamma[:, None, None, None] * gain[:, None, None, None]).clamp(0, 1)
+
+
+def moved(unit: Tensor, images: Tensor, *, epoch: int, seed: int, config: AugmentationConfig) -> Tensor:
+    """Turn, scale, shift and mirror as the view of each slice is, and leave intensities: for masks as well.
+
+    The arguments are those of `augment`; what comes from outside the picture is 0.
+    """
 
     def draw(k: int, reach: float) -> Tensor:
-        return (2 * uniform(seed, images, epoch, k) - 1) * reach
+        return _draw(reach, seed, images, epoch, k)
 
     angle, scale = draw(0, math.radians(config.rotate_degrees)), 1 + draw(1, config.scale)
     shift_x, shift_y = draw(2, 2 * config.shift), draw(3, 2 * config.shift)  # grid_sample's image is 2 wide
     mirror = torch.where(uniform(seed, images, epoch, 4) < config.flip, -1.0, 1.0)
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     rows = [torch.stack([mirror * cos, mirror * -sin, shift_x], 1), torch.stack([sin, cos, shift_y], 1)]
-    if config.rotate_degrees or config.scale or config.shift or config.flip:
-        grid = nn.functional.affine_grid(torch.stack(rows, 1), list(unit.shape), align_corners=False)
-        unit = nn.functional.grid_sample(unit, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    gain, gamma = 1 + draw(5, config.gain), 1 + draw(6, config.gamma)
-    return (unit.clamp(0, 1) ** gamma[:, None, None, None] * gain[:, None, None, None]).clamp(0, 1)
+    if not (config.rotate_degrees or config.scale or config.shift or config.flip):
+        return unit
+    grid = nn.functional.affine_grid(torch.stack(rows, 1), list(unit.shape), align_corners=False)
+    return nn.functional.grid_sample(unit, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _draw(reach: float, seed: int, images: Tensor, epoch: int, k: int) -> Tensor:
+    """Draw one number per image from -reach to reach: (B,) float32."""
+    return (2 * uniform(seed, images, epoch, k) - 1) * reach

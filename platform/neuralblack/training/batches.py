@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +14,22 @@ from neuralblack.data.shards import places_of
 from neuralblack.models.execution import Execution
 from neuralblack.models.inputs import normalise, to_unit
 from neuralblack.models.table import Network
-from neuralblack.training.augmentation import augment
+from neuralblack.training.augmentation import augment, moved
 from neuralblack.training.frozen import FrozenStages
+from neuralblack.training.guidance import rasterised
 from neuralblack.training.pixels import Pixels
 
 BLOCKS = 8  # drawn for a window
 AHEAD = 256  # batches whose shards are fetched while earlier ones are trained on
 
-Batch = tuple[Tensor, Tensor, Tensor]
+
+class Batch(NamedTuple):
+    """One rank's part of a global batch, on the device."""
+
+    inputs: Tensor  # (B, C, H, W), what the frozen stages say
+    labels: Tensor  # (B,) int64
+    weights: Tensor  # (B,) float32
+    boxes: Tensor | None = None  # (B, 1, S, S) float32, how much of each pixel of the view the tumour's box covers
 
 
 class Batches:
@@ -37,6 +46,7 @@ class Batches:
         config, network, execution: numbers, input size and device.
         rank, size: this worker among all.
         behind: runs the frozen stages, in batches of `part_of` slices; none given: nothing is shared.
+        boxes: (N, 4) of the dataset in shares of the side, for guidance; none given: a batch has none.
 
     """
 
@@ -53,12 +63,14 @@ class Batches:
         rank: int = 0,
         size: int = 1,
         behind: FrozenStages | None = None,
+        boxes: NDArray[np.floating] | None = None,
     ) -> None:
         self._config, self._network, self._execution = config, network, execution
         self._behind = behind or FrozenStages(execution, size=part_of(config.batch_size, len(rows), size))
         self._rank, self._size = rank, size
         self._pixels, self._rows = pixels, torch.as_tensor(rows)
         self._places = places_of(slices)[rows]
+        self._boxes = None if boxes is None else torch.as_tensor(boxes)
         self._labels = torch.as_tensor(labels)
         self._weights = class_weights(self._labels, config.class_weights)
 
@@ -67,7 +79,7 @@ class Batches:
         return -(-len(self._rows) // self._config.batch_size)
 
     def __call__(self, epoch: int, frozen: nn.Sequential) -> Iterator[Batch]:
-        """Yield what `frozen` says, (B, C, H, W), labels (B,) int64 and weights (B,) float32, on the device.
+        """Yield what `frozen` says of views with their labels, weights and, for guidance, boxes.
 
         Without frozen stages that is the view itself, (B, 1, size, size) float32.
         """
@@ -79,8 +91,10 @@ class Batches:
             part, real = whole[self._rank :: self._size], 1.0
             if not len(part):
                 part, real = whole[:1], 0.0
-            inputs = self._behind(frozen, self._rows[part], epoch, partial(self.views, epoch=epoch))
-            yield inputs, self._labels[part].to(device), (self._weights[part] * real).to(device)
+            rows, weights = self._rows[part], self._weights[part] * real
+            inputs = self._behind(frozen, rows, epoch, partial(self.views, epoch=epoch))
+            boxes = None if self._boxes is None else self._moved_boxes(self._boxes[rows], rows, epoch)
+            yield Batch(inputs, self._labels[part].to(device), weights.to(device), boxes)
 
     def shared(self) -> float:
         """Say which share of the slices since the last call another trial had brought through the frozen stages."""
@@ -104,6 +118,12 @@ class Batches:
         unit = to_unit(self._pixels(rows), self._network.size)
         unit = augment(unit, rows.to(device), epoch=epoch, seed=config.seed, config=config.views)
         return normalise(unit, self._network).contiguous(memory_format=torch.channels_last)
+
+    def _moved_boxes(self, boxes: Tensor, rows: Tensor, epoch: int) -> Tensor:
+        """Show the boxes as the views of this epoch show their slices."""
+        config, device = self._config, self._execution.device
+        masks = rasterised(boxes.to(device), self._network.size)
+        return moved(masks, rows.to(device), epoch=epoch, seed=config.seed, config=config.views)
 
 
 def part_of(batch_size: int, slices: int, workers: int) -> int:

@@ -15,6 +15,7 @@ from neuralblack.models.execution import Execution
 from neuralblack.models.heads import loss_of
 from neuralblack.training.batches import Batch
 from neuralblack.training.group import OneProcess
+from neuralblack.training.guidance import Guided, misplaced
 from neuralblack.training.unfreezing import depth_at, schedule_of, set_learning, split_at, stage_groups
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def fit(
 
     Args:
         model: on its device, not wrapped; its children are the stages, first to last.
-        batches: what the frozen stages say of views, labels (B,) int64, weights (B,) float32, on the device.
+        batches: what the frozen stages say of views, labels, weights, and boxes where there is guidance.
         config: the run's numbers.
         execution: the device and the number format of autocast.
         batch_norm: `eval` or `local`, what statistics do in learning stages.
@@ -69,6 +70,7 @@ def fit(
     optimizer = torch.optim.AdamW(groups, fused=True)  # skips what has no gradient: one optimizer for every depth
     peaks = [each["lr"] for each in groups]
     first, depth, frozen, learning_stages, net = 0, 0, nn.Sequential(), nn.Sequential(), nn.Module()
+    guided = False
     if start:
         first = start["epoch"] + 1
         model.load_state_dict(start["model"])
@@ -82,11 +84,15 @@ def fit(
             # that learn go in: the others need no graph, and nothing of them is sent.
             depth, at = now, max(0, len(model) - now)
             frozen, learning_stages = split_at(model, at)
-            net = group.wrap(compiled(learning_stages) if config.compile else learning_stages)
+            guided = config.guidance > 0 and len(learning_stages) > 1  # below the head alone lie maps that don't move
+            whole = Guided(learning_stages) if guided else learning_stages
+            net = group.wrap(compiled(whole) if config.compile else whole)
             log.info("epoch %d: the last %d of %d stages learn", epoch + 1, min(now, len(model)), len(model))
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         totals, sums = torch.zeros(4, device=execution.device), torch.zeros(steps, device=execution.device)
-        for step, (inputs, labels, weights) in enumerate(with_advice(batches(epoch, frozen), config.batch_size)):
+        astray = torch.zeros((), device=execution.device)
+        for step, batch in enumerate(with_advice(batches(epoch, frozen), config.batch_size)):
+            inputs, labels, weights, boxes = batch
             share = rate_at(epoch * steps + step, steps=steps, config=config)
             for each, peak in zip(optimizer.param_groups, peaks, strict=True):
                 each["lr"] = peak * share
@@ -94,9 +100,14 @@ def fit(
             everywhere = group.sum(weights.sum())
             with said_what_fits(learning_stages, inputs, execution, group):
                 with execution.autocast():
-                    logits = net(inputs)
+                    found = net(inputs)
+                logits, maps = found if guided else (found, None)
                 losses = loss(logits, labels, smoothing=config.label_smoothing) * weights
-                (losses.sum() * group.size / everywhere).backward()  # DDP takes the mean over ranks
+                summed = losses.sum()
+                if maps is not None and boxes is not None:
+                    term = (misplaced(maps, labels, boxes) * weights).sum()
+                    summed, astray = summed + config.guidance * term, astray + term.detach()
+                (summed * group.size / everywhere).backward()  # DDP takes the mean over ranks
             nn.utils.clip_grad_norm_(learning, config.clip_norm)
             optimizer.step()
             real = weights > 0
@@ -112,6 +123,8 @@ def fit(
             )
         share_rank_0s_buffers(model, group)
         metrics = {"epoch": epoch, "train_loss": total / weight, "train_accuracy": hits / seen}
+        if config.guidance:
+            metrics["guidance"] = float(group.sum(astray)) / weight  # the term itself, without its weight in the loss
         metrics |= validate(frozen.eval(), learning_stages.eval())
         metrics |= {"lr": peaks[-1] * share, "stages": min(now, len(model)), "shared": batches.shared()}
         state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -119,7 +132,7 @@ def fit(
         report(metrics, state | {"made": made})
 
 
-def compiled(stages: nn.Sequential) -> nn.Module:
+def compiled(stages: nn.Module) -> nn.Module:
     """Compile stages for training, one program for each size of batch, with the same bits in every process."""
     program: nn.Module = torch.compile(stages, dynamic=False, fullgraph=True, options={"deterministic": True})  # type: ignore[assignment]
     return program

@@ -3,13 +3,16 @@
 import logging
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from neuralblack import metrics as measure
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
+from neuralblack.errors import InputError
 from neuralblack.models.compiler import need_compiler
 from neuralblack.models.execution import Execution, choose_execution, repeatable_convolutions
 from neuralblack.models.heads import loss_of, probabilities, scores
@@ -19,6 +22,7 @@ from neuralblack.training.batches import AHEAD, Batches, part_of
 from neuralblack.training.feature_cache import SLICES, FeatureCache, Sharing
 from neuralblack.training.frozen import FrozenStages, code_hash
 from neuralblack.training.group import OneProcess
+from neuralblack.training.guidance import line_of
 from neuralblack.training.loop import Metrics, Report, State, Validate, fit
 from neuralblack.training.pixels import Pixels
 from neuralblack.training.unfreezing import schedule_of
@@ -31,7 +35,25 @@ def check(config: TrainConfig, *, classes: int) -> None:
     schedule_of(config.schedule)
     loss_of(config.loss)
     network_of(config.model)
-    build_model(config.model, classes=classes, weights=config.weights)
+    model = build_model(config.model, classes=classes, weights=config.weights)
+    if config.guidance and line_of(model) is None:
+        raise InputError(
+            "guidance",
+            found=f"{config.model}, whose head is not a mean of the last maps and a linear layer",
+            expected="a network with class activation maps",
+            fix="--set guidance=0, or another --set model=NAME",
+        )
+
+
+def check_boxes(config: TrainConfig, dataset: Dataset, rows: NDArray[np.int64]) -> None:
+    """Refuse guidance where none of the slices that are learnt from, `rows` (R,), has a box."""
+    if config.guidance and not (dataset.boxes[rows, 0] >= 0).any():
+        raise InputError(
+            "guidance",
+            found=f"{len(rows)} slices to learn from, none with the box of a tumour",
+            expected="tumours that somebody has outlined, as in figshare's .mat files",
+            fix="--set guidance=0, or prepare a source that has outlines",
+        )
 
 
 def train(
@@ -62,6 +84,7 @@ def train(
     log.info("device and number format: %s", execution.reason)
     if config.compile:
         need_compiler("--set compile=true", instead="--set compile=false")
+    check_boxes(config, dataset, split.train)  # a search tries values that the run itself does not have
     network = network_of(config.model)
     model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
     model = model.to(execution.device)
@@ -90,6 +113,7 @@ def train(
         rank=group.rank,
         size=group.size,
         behind=behind,
+        boxes=dataset.boxes / dataset.spec.size if config.guidance else None,
     )
     try:
         with repeatable_convolutions():

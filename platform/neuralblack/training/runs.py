@@ -30,7 +30,7 @@ from neuralblack.training.checkpoints import (
     sound,
 )
 from neuralblack.training.loop import Metrics, State
-from neuralblack.training.recipe import check, train
+from neuralblack.training.recipe import check, check_boxes, train
 from neuralblack.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def check_run(config: TrainConfig, *, data: str | Path) -> tuple[Dataset, Split]
             fix="--set validation_folds=[N], or [] to choose nothing",
         )
     check(config, classes=len(split.classes))
+    check_boxes(config, dataset, split.train)
     return dataset, split
 
 
