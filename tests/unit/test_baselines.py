@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from neuralblack.evaluation.baselines import BASELINES, FRAME, THUMBNAIL, frames, line, majority, nearest, same_size
+from neuralblack.evaluation.baselines import BASELINES, FRAME, THUMBNAIL, frames, line, majority, nearest, nearest_size
 
 
 def test_majority_gives_all_the_shares_of_training():
@@ -10,12 +10,14 @@ def test_majority_gives_all_the_shares_of_training():
     assert np.allclose(shares, [[1 / 3, 2 / 3, 0]] * 2)
 
 
-def test_size_only_knows_what_came_in_a_size_and_all_where_none_did():
-    sizes = np.array([[512, 512], [512, 512], [256, 256]])
+def test_size_only_knows_what_came_in_a_size_or_in_the_nearest_ones():
+    sizes = np.array([[512.0, 512], [512, 512], [256, 256], [100, 60]])
+    asked = np.array([[256.0, 256], [512, 512], [40, 60], [384, 384]])
 
-    shares = same_size(sizes, np.array([0, 1, 2]), np.array([[256, 256], [512, 512], [40, 60]]), 3)
+    shares = nearest_size(sizes, np.array([0, 1, 2, 0]), asked, 3)
 
-    assert np.allclose(shares, [[0, 0, 1], [0.5, 0.5, 0], [1 / 3] * 3])
+    assert np.allclose(shares, [[0, 0, 1], [0.5, 0.5, 0], [1, 0, 0], [1 / 3] * 3])
+    assert nearest_size(sizes, np.array([0, 1, 2, 0]), asked[:0], 3).shape == (0, 3)
 
 
 def test_the_nearest_answers_with_its_class():

@@ -61,11 +61,16 @@ def majority(features: Features, labels: Labels, asked: Features, count: int) ->
     return np.tile(np.bincount(labels, minlength=count) / len(labels), (len(asked), 1))
 
 
-def same_size(features: Features, labels: Labels, asked: Features, count: int) -> NDArray[np.float64]:
-    """Give every slice the classes' shares among the training slices of its size, of all where none had it."""
-    known = {size: labels[(features == size).all(1)] for size in map(tuple, np.unique(features, axis=0))}
-    found = [known.get(tuple(size), labels) for size in asked]
-    return np.array([np.bincount(one, minlength=count) / len(one) for one in found]).reshape(-1, count)
+def nearest_size(features: Features, labels: Labels, asked: Features, count: int) -> NDArray[np.float64]:
+    """Give every slice the classes' shares among the training slices of its size, or of the nearest sizes there are."""
+    sizes, of_row = np.unique(features, axis=0, return_inverse=True)
+    counts = np.zeros((len(sizes), count))
+    np.add.at(counts, (of_row.ravel(), labels), 1)
+    different, of_asked = np.unique(asked, axis=0, return_inverse=True)
+    apart = ((different[:, None] - sizes) ** 2).sum(2)
+    found = (apart == apart.min(1, keepdims=True)) @ counts
+    shares: NDArray[np.float64] = (found / found.sum(1, keepdims=True))[of_asked.ravel()]
+    return shares
 
 
 def nearest(features: Features, labels: Labels, asked: Features, count: int) -> NDArray[np.float64]:
@@ -105,7 +110,7 @@ def frames(dataset: Dataset, rows: Rows) -> NDArray[np.float32]:
 
 BASELINES: Mapping[str, Baseline] = {
     "majority class": Baseline(lambda dataset, rows: np.zeros((len(rows), 1)), majority),
-    "size only": Baseline(lambda dataset, rows: dataset.shapes[rows].astype(np.float64), same_size),
+    "size only": Baseline(lambda dataset, rows: dataset.shapes[rows].astype(np.float64), nearest_size),
     "frame only": Baseline(frames, line),
     "1-NN on thumbnails": Baseline(thumbnails, nearest, votes=True),
 }
