@@ -40,6 +40,19 @@ def test_the_scanners_gain_and_offset_do_not_change_the_answer(predictor, image,
     assert louder == plain
 
 
+def test_black_columns_at_the_sides_do_not_change_the_answer(predictor, image, tmp_path):
+    """A slice is padded to a square with black, as some scanners do; only the percentiles of its values may differ."""
+    narrow = image[:, 8:-8].astype(np.uint16)  # without air at the sides
+    Image.fromarray(narrow).save(tmp_path / "narrow.png")
+    Image.fromarray(np.pad(narrow, ((0, 0), (8, 8)))).save(tmp_path / "padded.png")
+
+    answers = [predictor.file(tmp_path / name) for name in ("narrow.png", "padded.png")]
+
+    assert answers[0].label == answers[1].label
+    first, second = (list(answer.probabilities.values()) for answer in answers)
+    assert second == pytest.approx(first, abs=0.02)
+
+
 def test_a_slice_in_a_mat_file_and_in_an_image_file_get_the_same_answer(predictor, image, tmp_path):
     border = np.array([10.0, 10.0, 20.0, 10.0, 20.0, 20.0])
     write_mat(tmp_path / "1.mat", label=2.0, patient="p", image=image, mask=image > 0, border=border)
