@@ -21,6 +21,7 @@ from neuralblack.data.phantoms import Patient, draw_phantom
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.labels import CLASSES
 from neuralblack.models.table import build_model
+from neuralblack.registry.aliases import resolve
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import save_model
 from neuralblack.registry.promotion import name_challenger, promote
@@ -165,10 +166,10 @@ def slices(tmp_path_factory):
 
 @pytest.fixture
 def corrupt(registry, tmp_path):
-    """A copy of the registry with one bit of its weights flipped."""
+    """A copy of the registry with one bit of its champion's weights flipped."""
     copy = tmp_path / "registry"
     shutil.copytree(registry, copy)
-    (weights,) = copy.glob("models/*/weights.safetensors")
+    weights = resolve(copy, "champion").path / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
     weights.write_bytes(content)
