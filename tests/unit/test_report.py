@@ -160,6 +160,14 @@ def test_the_report_shows_the_ledger_disturbances_and_where_the_model_looks(writ
     assert result["alarms"] == [] and 'role="alert"' not in page
 
 
+def test_slices_of_one_class_alone_have_a_report_without_a_warning(dataset, split, predictor, tmp_path, recwarn):
+    rows = [row for row in split.test if dataset.labels[row] == "no tumour"]
+
+    found = evaluate(predictor, dataset, rows, tmp_path / "out")
+
+    assert found["accuracy"] is not None and [str(each.message) for each in recwarn] == []
+
+
 def test_what_was_not_measured_is_said_and_not_made_up(dataset, split, predictor, tmp_path):
     result = evaluate(predictor, dataset, split.test, tmp_path / "out")
     page = (tmp_path / "out/report.html").read_text("utf-8")

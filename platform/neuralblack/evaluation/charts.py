@@ -101,10 +101,11 @@ def _roc(axes: Any, slices: Slices, classes: Sequence[str]) -> None:
         if positive.any() and not positive.all():
             false, true, _ = roc_curve(positive, slices.probabilities[:, index])
             axes.plot(false, true, color=COLOURS[index % 4], linestyle=DASHES[index % 4], lw=2, label=name)
+    if axes.lines:  # none where all slices are of one class
+        axes.legend(frameon=False, loc="lower right", fontsize=9)
     axes.plot([0, 1], [0, 1], lw=1, alpha=0.4, color="gray")
     plain(axes, "ROC, each class against the rest")
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
 
 
 def _reliability(axes: Any, slices: Slices) -> None:
