@@ -70,11 +70,11 @@ def print_crossval(table: dict[str, Any]) -> None:
         titles["refitted on every fold but the tested one"] = table["refitted"]
     for title, one in titles.items():
         shown = Table(title=title, title_justify="left")
-        for column in ("", "accuracy", "balanced", "macro-F1", "MCC", "log loss", "calibration error"):
-            shown.add_column(column, justify="right" if column else "left")
+        for column in ("", "accuracy", "balanced", "macro-F1", "MCC", "log loss", "ECE"):
+            shown.add_column(column, justify="right" if column else "left", no_wrap=not column)
         rows = {f"fold {run['fold']}, seed {run['seed']}": run for run in one["runs"]}
-        rows |= {f"mean of {len(one['runs'])} runs": one["mean"], "standard deviation": one["sd"]}
-        rows |= {"all slices pooled": one["pooled"], "patients": one["patients"]}
+        rows |= {f"mean of {len(one['runs'])} runs": one["mean"], "deviation": one["sd"]}
+        rows |= {"all slices": one["pooled"], "patients": one["patients"]}
         for name, numbers in rows.items():
             keys = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "ece")
             values = [numbers[key] for key in keys]
