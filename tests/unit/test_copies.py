@@ -86,9 +86,11 @@ def test_sources_are_the_same_where_they_share_a_file_whatever_they_are_called(d
     count = sum(dataset.sources[row] == first for row in split.train)
     other = elsewhere(dataset, split.test)
     other.sources[:] = ["there"] * len(other)
+    every = np.arange(len(other))
 
-    assert learnt_of_sources(dataset, split.train, other) == {"there": 0}
+    assert learnt_of_sources(dataset, split.train, other, every) == {"there": 0}
     other.source_hashes[4] = next(
         digest for digest, name in zip(dataset.source_hashes, dataset.sources, strict=True) if name == first
     )
-    assert learnt_of_sources(dataset, split.train, other) == {"there": count}
+    assert learnt_of_sources(dataset, split.train, other, every) == {"there": count}
+    assert learnt_of_sources(dataset, split.train, other, every[5:]) == {"there": 0}  # a copy that was left out

@@ -173,6 +173,11 @@ def test_the_report_is_a_page_and_numbers_and_nothing_else_is_overwritten(tmp_pa
     (tmp_path / "other" / "mine").touch()
     with pytest.raises(InputError, match="no drift report"):
         write_drift(measure_drift({"a": counted(REFERENCE, slices(1)).text().decode()}), tmp_path / "other")
+    (tmp_path / "out" / "mine").touch()
+    for taken in ("out", "metrics.txt"):
+        with pytest.raises(InputError, match="no drift report"):
+            write_drift(measure_drift({"a": counted(REFERENCE, slices(1)).text().decode()}), tmp_path / taken)
+    assert (tmp_path / "out" / "mine").exists()
 
 
 def test_a_running_service_is_asked_with_the_token(monkeypatch):

@@ -15,8 +15,9 @@ from neuralblack.errors import InputError
 from neuralblack.evaluation.challenge import challenge, judge
 from neuralblack.evaluation.compare import compare, paired
 from neuralblack.evaluation.held_out import evaluate_held_out
-from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS
+from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS, read_metrics
 from neuralblack.inference.predictor import Predictor
+from neuralblack.inference.reference import borrow, calibrate
 from neuralblack.registry.aliases import CHALLENGER, CHAMPION, alias_now, resolve
 from neuralblack.registry.audit import AUDIT, read_audit
 from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
@@ -220,6 +221,25 @@ def test_an_evaluation_of_another_model_or_none_is_refused_and_force_goes_past_a
     assert check_audit(tmp_path)[0]["forced"] == "nobody else is there"
 
 
+def test_a_model_that_was_refitted_on_everybody_does_not_pass(runs, dataset, tmp_path):
+    first = train_here(SHORT, data=dataset.path, run=tmp_path / "first", calibrate=calibrate)
+    everybody = SHORT.model_copy(update={"train_folds": (2, 3, 4, 5), "validation_folds": ()})
+    train_here(everybody, data=dataset.path, run=tmp_path / "run", calibrate=lambda *_: (borrow(first), {}))
+    evaluate_held_out(Predictor.load(tmp_path / "run"), dataset.path, tmp_path / "report")
+
+    with pytest.raises(InputError, match="refusal: limits of nothing"):
+        challenge(tmp_path / "run", tmp_path / "registry", evaluation=tmp_path / "report")
+
+
+def test_an_evaluation_from_before_sources_were_counted_is_read(runs, tmp_path):
+    metrics = json.loads((runs[0][1] / METRICS).read_text())
+    for one in metrics["by_source"].values():
+        del one["learnt"]
+    (tmp_path / METRICS).write_text(json.dumps(metrics | {"version": 3}))
+
+    assert read_metrics(tmp_path)["version"] == 3
+
+
 def test_a_misspelt_rule_is_refused(runs, tmp_path):
     with pytest.raises(InputError, match="metric"):
         challenge(runs[0][0], tmp_path, overrides=["metric=recall"], force="x")
@@ -245,7 +265,9 @@ def test_a_worse_challenger_is_refused_and_a_better_one_is_not(runs, tmp_path):
     hash_ = json.loads((good / METRICS).read_text())["model"]["hash"]
 
     def last_check(ours, theirs):
-        judgement = judge(hash_, ours, rule=Rule(), golden=lambda: None, champion="the-champion", champions=theirs)
+        judgement = judge(
+            hash_, ours, rule=Rule(), golden=lambda: None, gated=True, champion="the-champion", champions=theirs
+        )
         return judgement.checks[-1]
 
     assert last_check(good, poor).passed

@@ -165,6 +165,17 @@ def test_the_same_command_goes_on_and_another_one_is_refused(tmp_path):
     assert read_run(tmp_path / "run")["config"]["lr"] == 0.001
 
 
+def test_a_run_from_before_a_count_was_written_beside_its_parts_goes_on(tmp_path):
+    config = TrainConfig()
+    start_run(tmp_path / "run", config=config, split=SPLIT)
+
+    start_run(tmp_path / "run", config=config, split=SPLIT | {"learnt_only": 3})
+
+    start_run(tmp_path / "new", config=config, split=SPLIT | {"learnt_only": 3})
+    with pytest.raises(InputError, match="another split"):
+        start_run(tmp_path / "new", config=config, split=SPLIT | {"learnt_only": 4})
+
+
 def _start(run):
     start_run(run, config=SHORT, split=SPLIT)
 

@@ -208,6 +208,13 @@ def test_a_challenger_that_cannot_be_compared_is_refused(challenger, args, words
         with_shadow(tmp_path, monkeypatch, challenger, **args)
 
 
+def test_records_from_before_they_named_the_champion_are_counted(tmp_path):
+    answers = '"champion": {"label": "glioma"}, "challenger": {"label": "glioma"}'
+    (tmp_path / "one.jsonl").write_text(f'{{"at": "x", "difference": null, {answers}}}\n')
+
+    assert summarise_shadow(tmp_path)["champions"] == ["not known"]
+
+
 def test_a_challenger_that_has_become_the_champion_answers_behind_nobody(tmp_path, monkeypatch, caplog):
     config = with_shadow(tmp_path, monkeypatch, Model("a"), shadow_records=str(tmp_path / "records"))
 

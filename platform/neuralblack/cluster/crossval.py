@@ -89,7 +89,7 @@ def cross_validate(
     table = table_of(_rounds(plan, run), split.classes)
     title = f"{config.model}, {len(plan)} runs on {len(dataset):,} slices"
     page = markdown(table, title=title)
-    if refit:
+    if all(each["predictions"].exists() for each in _rounds(plan, run, prefix=REFIT)):
         again = table["refitted"] = table_of(_rounds(plan, run, prefix=REFIT), split.classes)
         page += "\n" + markdown(again, title=f"Refitted on every fold but the tested one, {len(plan)} runs")
     write_json(run / TABLE, table)

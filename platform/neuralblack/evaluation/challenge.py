@@ -57,6 +57,7 @@ def challenge(
             evaluation,
             rule=rule,
             golden=lambda: build_engine(source),
+            gated="gate" in source.calibration or not source.calibration,
             champion=rival,
             champions=champions,
         )
@@ -75,6 +76,7 @@ def judge(
     *,
     rule: Rule,
     golden: Callable[[], object],
+    gated: bool,
     champion: str | None,
     champions: Path | None,
 ) -> Judgement:
@@ -85,6 +87,7 @@ def judge(
         evaluation: what `evaluate` wrote of it.
         rule: the gate's numbers.
         golden: builds an engine of the model, which raises InputError where its golden slices don't come out.
+        gated: whether the model knows what it must refuse; one that was refitted on all patients does not.
         champion: the champion's id; None where there is none, and then nothing is asked about it.
         champions: what `evaluate` wrote of the champion.
 
@@ -101,6 +104,8 @@ def judge(
             fix="evaluate this run: neuralblack evaluate RUN DATASET --out REPORT",
         )
     checks = [beats_baselines(rule, metrics), is_calibrated(rule, metrics), _golden(golden)]
+    if not gated:
+        checks.append(Check("refusal", False, "limits of nothing: a refitted model", "a model that held patients out"))
     if champion:
         if champions is None or not (champions / PREDICTIONS).exists():
             raise InputError(

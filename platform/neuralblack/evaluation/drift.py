@@ -75,7 +75,7 @@ def measure_drift(texts: Mapping[str, str]) -> dict[str, Any]:
 
 def write_drift(found: Mapping[str, Any], out: Path) -> None:
     """Write drift.json and drift.html, whole or not at all; arguments as `measure_drift` returns."""
-    if out.exists() and not (out / "drift.json").exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"drift.html", "drift.json"}):
         raise InputError(out, found="something that is no drift report", expected="a new folder", fix="another --out")
     page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
     title = f"Drift before {found['model']['name']}"

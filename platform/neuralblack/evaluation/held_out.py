@@ -69,8 +69,8 @@ def evaluate_held_out(
     learnt: dict[str, int] | None = None
     if source:
         split = load_split(manifest, source)
-        learnt = learnt_of_sources(source, split.train, dataset)
         rows, copies = _without_copies(source, split, dataset, rows, skip=skip_copies)
+        learnt = learnt_of_sources(source, split.train, dataset, rows)
         if with_baselines:
             train, test = (known_part(*part, predictor.classes) for part in ((source, split.train), (dataset, rows)))
             methods = {**BASELINES, _probe_name(predictor): _probe(predictor)}

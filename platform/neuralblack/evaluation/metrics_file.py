@@ -10,6 +10,7 @@ from neuralblack.errors import InputError
 from neuralblack.files import read_json
 
 VERSION = 4
+OLDEST = 3  # without what was learnt from each source
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.parquet", "report.html"
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -127,7 +128,9 @@ class OneSource(BaseModel, extra="forbid"):
     """The slices of one source alone; sensitivity to the classes that it has."""
 
     slices: Count
-    learnt: Annotated[Count | None, Field(description="Slices of this source that were learnt from; None: not known.")]
+    learnt: Annotated[
+        Count | None, Field(description="Slices of this source that were learnt from; None: not known.")
+    ] = None
     accuracy: Share
     sensitivity: dict[str, Share]
 
@@ -173,7 +176,7 @@ class Copies(BaseModel, extra="forbid"):
 class Metrics(Summary, extra="forbid"):
     """The whole file."""
 
-    version: Annotated[int, Field(ge=VERSION, le=VERSION)]
+    version: Annotated[int, Field(ge=OLDEST, le=VERSION)]
     intervals: Intervals
     by_patient: Patients
     patients: Count

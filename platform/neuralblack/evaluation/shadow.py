@@ -79,7 +79,7 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], int]:
         if number == len(lines) and not line.endswith("\n"):
             return found, 1
         try:
-            record = json.loads(line)
+            record = {"model": "not known", **json.loads(line)}  # records of before they named the champion
             record["model"], record["at"], record["difference"]
             record["champion"]["label"], record["challenger"]["label"]
         except (ValueError, KeyError, TypeError):

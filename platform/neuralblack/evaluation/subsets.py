@@ -66,14 +66,16 @@ def by_source(
     return found
 
 
-def learnt_of_sources(source: Dataset, learnt: NDArray[np.int64], judged: Dataset) -> dict[str, int]:
+def learnt_of_sources(
+    source: Dataset, learnt: NDArray[np.int64], judged: Dataset, rows: NDArray[np.int64]
+) -> dict[str, int]:
     """Count for each source of the judged dataset how many slices of the same source were learnt from.
 
     Sources of two datasets are the same where they share a file, by its hash, whatever they are called.
 
     Args:
         source, learnt: the dataset that the model learnt from, and which rows of it.
-        judged: a dataset, the same or another.
+        judged, rows: a dataset, the same or another, and which of its rows are judged.
 
     """
     counts = Counter(source.sources[row] for row in learnt)
@@ -81,6 +83,7 @@ def learnt_of_sources(source: Dataset, learnt: NDArray[np.int64], judged: Datase
     for name, digest in zip(source.sources, source.source_hashes, strict=True):
         owners.setdefault(digest, set()).add(name)
     same: dict[str, set[str]] = {}
-    for name, digest in zip(judged.sources, judged.source_hashes, strict=True):
-        same.setdefault(name, set()).update(owners.get(digest, ()))
+    for row in rows:
+        digest = judged.source_hashes[row]
+        same.setdefault(judged.sources[row], set()).update(owners.get(digest, ()) if digest else ())
     return {name: sum(counts[each] for each in theirs) for name, theirs in same.items()}

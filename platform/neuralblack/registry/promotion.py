@@ -12,7 +12,7 @@ from pathlib import Path
 
 from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, lock, new_folder
-from neuralblack.registry.aliases import CHALLENGER, CHAMPION, LOCK, alias_now, point_alias, resolve
+from neuralblack.registry.aliases import CHALLENGER, CHAMPION, LOCK, alias_now, point_alias, read_alias, resolve
 from neuralblack.registry.audit import AUDIT, add_entry, earlier, read_audit
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
@@ -85,11 +85,13 @@ def name_challenger(run: Path, registry: Path) -> ModelFolder:
             is damaged.
 
     """
-    source, champion = open_model(model_path(run)), resolve(registry, CHAMPION)
-    if source.id == champion.id:
-        raise InputError(run, found=f"the champion, {source.id}", expected="another model", fix="name another run")
-    refuse_unlike(champion, source, where=run)
+    source = open_model(model_path(run))
+    read_alias(registry, CHAMPION)  # no folder is made for a registry without one
     with lock(registry / LOCK):
+        champion = resolve(registry, CHAMPION)
+        if source.id == champion.id:
+            raise InputError(run, found=f"the champion, {source.id}", expected="another model", fix="name another run")
+        refuse_unlike(champion, source, where=run)
         before = alias_now(registry, CHALLENGER)
         model = _take_in(source, registry)
         if before != source.id:

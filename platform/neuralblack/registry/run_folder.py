@@ -55,8 +55,9 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
             before = read_json(run / "run.json")["facts"]
             # Fields that came later than the run: it was trained as their defaults say.
             before["config"] = TrainConfig().model_dump(mode="json") | before["config"]
-            changed = _changes(before, facts)
-            if changed or read_json(run / "split.json") != split:
+            changed, parts = _changes(before, facts), read_json(run / "split.json")
+            # A count that later versions write beside the parts; it follows from them.
+            if changed or parts != {name: split[name] for name in split if name != "learnt_only" or name in parts}:
                 raise InputError(
                     run,
                     found="a run with " + "; ".join(changed or ["another split"]),
