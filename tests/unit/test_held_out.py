@@ -14,6 +14,7 @@ from neuralblack.data.splits import load_split
 from neuralblack.errors import InputError
 from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.evaluation.metrics_file import METRICS, read_metrics
+from neuralblack.files import digest
 from neuralblack.inference.predictor import Predictor
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.promotion import promote
@@ -52,6 +53,7 @@ def test_the_report_and_the_card_say_how_it_was_made_and_what_it_cost(dataset, p
         words = (tmp_path / "report" / name).read_text()
         assert "1 epoch in " in words and "worker-minutes" in words
         assert "batch_size 16" in words and "from weights none" in words
+        assert f"hash {digest(predictor.folder.split)[:12]}" in words
 
 
 def test_its_own_test_part_has_baselines_a_ledger_and_heat_maps(predictor, dataset, tmp_path):

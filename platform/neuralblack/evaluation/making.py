@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neuralblack.files import digest
+
 
 def facts_of_making(
     made: Mapping[str, Any], split: Mapping[str, Any], history: Sequence[Mapping[str, Any]], *, cost: str
@@ -20,6 +22,7 @@ def facts_of_making(
     return {
         "network": f"{made['model']}, from weights {config['weights']}",
         "seed": str(config["seed"]),
+        "split": f"hash {digest(split)[:12]}",
         "chosen by": made["chosen_by"],
         "epochs": f"{len(history)}, {views:,} views of slices; {made['execution']}",
         "cost": cost,
