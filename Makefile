@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 # What tests and the demo start by name (python in a job, ray, neuralblack) comes from the environment.
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: help setup demo test lint soak system-packages constraints wheel cluster clean
+.PHONY: help setup demo accuracy test lint soak system-packages constraints wheel cluster clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## The whole way on made-up scans: prepare, search, train, evaluate, serve (KEEP=1 leaves the page up)
 	@$(IN_VENV) python jobs/demo.py $(if $(filter-out 0,$(KEEP)),--keep)
+
+accuracy: $(STAMP) ## How good a searched model is on scans, beside simpler ones: DATA=DIR (FULL=1, FOLD=k, SEED=s, OUT=DIR, RESULTS=DIR)
+	@[ -n "$(DATA)" ] || { echo "make: accuracy needs DATA=DIR, the folder of the archive's .mat files. Fix: download and unpack https://doi.org/10.6084/m9.figshare.1512427, then make accuracy DATA=DIR" >&2; exit 2; }
+	@$(IN_VENV) python -m benchmarks.accuracy "$(DATA)" $(if $(filter-out 0,$(FULL)),--full) $(if $(FOLD),--fold $(FOLD)) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)") $(if $(RESULTS),--results "$(RESULTS)")
 
 test: lint system-packages ## Lint, then every test but the long ones (SYSTEM=1 may install Chromium for the page's tests)
 	$(IN_VENV) python -m pytest

@@ -28,7 +28,7 @@ def markdown(
     aims: Sequence[Aim],
 ) -> str:
     """Lay out everything that was measured."""
-    parts = [HEAD, table(("", ""), facts), "## Aims", *_aims(aims)]
+    parts = [HEAD, table(("", ""), facts), "## Aims", aims_table(aims)]
     parts += ["## The floor: the bare engine, input decoded and ready", _floor(records, extras)]
     for kind in dict.fromkeys(cell.kind for cell in cells):
         media, side, _ = PICTURES[kind]
@@ -52,9 +52,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def _aims(aims: Sequence[Aim]) -> list[str]:
+def aims_table(aims: Sequence[Aim]) -> str:
+    """Write aims beside what was measured."""
     words = {True: "reached", False: "**missed**", None: "–"}
-    return [table(("aim", "measured", ""), [(aim.sentence, aim.measured, words[aim.reached]) for aim in aims])]
+    return table(("aim", "measured", ""), [(aim.sentence, aim.measured, words[aim.reached]) for aim in aims])
 
 
 def _floor(records: Records, extras: dict[str, Any]) -> str:

@@ -225,9 +225,7 @@ def _by_patient(slices: Slices, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _uncalibrated(slices: Slices, temperature: float, classes: Sequence[str]) -> dict[str, float]:
-    """Undo the temperature: with q the softmax of logits / T, that of the logits is q to the power of T, scaled."""
-    raised = slices.probabilities.clip(np.finfo(np.float32).tiny) ** temperature
-    before = Slices(slices.labels, raised, slices.patients)
+    before = slices.tempered(temperature)
     return {
         "temperature": temperature,
         "ece": calibration_error(before.labels, before.probabilities),

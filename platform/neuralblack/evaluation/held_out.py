@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import LEARNT_ONLY, Dataset, open_dataset, sample_of
 from neuralblack.data.shards import by_shard
 from neuralblack.data.splits import Split, folds_of, load_split, refuse_overlap
@@ -73,7 +74,7 @@ def evaluate_held_out(
         learnt = learnt_of_sources(source, split.train, dataset, rows)
         if with_baselines:
             train, test = (known_part(*part, predictor.classes) for part in ((source, split.train), (dataset, rows)))
-            methods = {**BASELINES, _probe_name(predictor): _probe(predictor)}
+            methods = {**BASELINES, **linear_probe(predictor.folder.config)}
             baselines, together = measure_ledger(_sample(train), test, predictor.classes, methods)
         if record_wise and source is dataset:
             parts = (split.train, split.validation, known_part(dataset, rows, predictor.classes).rows)
@@ -138,14 +139,8 @@ def _rows(dataset: Dataset, manifest: dict[str, Any], folds: Sequence[int] | Non
     return rows
 
 
-def _probe_name(predictor: Predictor) -> str:
-    weights = predictor.folder.config.weights
-    return f"linear probe on {'random' if weights == 'none' else 'frozen'} features"
-
-
-def _probe(predictor: Predictor) -> Baseline:
-    """Make the logistic regression on the features of the weights that the run started from."""
-    config = predictor.folder.config
+def linear_probe(config: TrainConfig) -> dict[str, Baseline]:
+    """Make the logistic regression on the features of the weights that a run starts from, by its name."""
 
     def features(dataset: Dataset, part: NDArray[np.int64]) -> NDArray[np.float32]:
         order = by_shard(part, len(dataset))
@@ -153,7 +148,8 @@ def _probe(predictor: Predictor) -> Baseline:
         found = [pooled_features(dataset.images[part[at]], model=config.model, weights=config.weights) for at in pieces]
         return np.concatenate(found)[np.argsort(order)]
 
-    return Baseline(features, line)
+    name = f"linear probe on {'random' if config.weights == 'none' else 'frozen'} features"
+    return {name: Baseline(features, line)}
 
 
 def _sample(part: Part) -> Part:

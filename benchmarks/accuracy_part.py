@@ -1,0 +1,258 @@
+"""One part of the accuracy benchmark: a search, the schedules beside it, simpler means, and the winner fitted again.
+
+Fold k is tested and nothing is chosen on it. The next fold chooses epochs and trials and fits temperatures; the others
+are learnt from, by everything of the first block. In the second block simpler means and the winner's recipe learn from
+every fold but k, and the winner's last epoch is tested with the temperature of before.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuralblack.config import TrainConfig, with_overrides
+from neuralblack.data.dataset import Dataset, hashed, open_dataset
+from neuralblack.data.splits import folds_of, load_split, make_split
+from neuralblack.errors import InputError, RunError
+from neuralblack.evaluation.baselines import BASELINES, known_part
+from neuralblack.evaluation.held_out import linear_probe
+from neuralblack.evaluation.patients import Slices
+from neuralblack.files import read_json, write_json
+from neuralblack.inference.predictor import Predictor
+from neuralblack.metrics import BINS, bin_of
+from neuralblack.registry.cost import cost_of
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+SCHEDULES = ("head-only", "top-down", "all")  # each with the default rates, beside the search's winner
+WINNER, REFITTED = "the search's winner", "the winner's recipe"
+FIRST, SECOND = "all folds but the tested one and the one that chose", "all folds but the tested one"
+ENGINE = "eager-fp32"  # the reference: what another one rounds is measured elsewhere
+STAGES = "stages.json"  # in a part's folder
+LEAST_FOLDS = 3  # one to test on, one to choose on, one to learn from
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all parts of a table have in common."""
+
+    trials: int
+    epochs: int
+    overrides: Sequence[str] = field(default_factory=tuple)  # FIELD=VALUE, for the search and every run
+
+
+def complete_folds(dataset: Dataset) -> list[int]:
+    """List the folds in which every class is; the others are only learnt from. InputError for fewer than three."""
+    folds, labels = folds_of(dataset), np.array(dataset.labels)
+    found = [fold for fold in sorted(set(folds[folds > 0].tolist())) if set(labels[folds == fold]) == set(labels)]
+    if len(found) < LEAST_FOLDS:
+        raise InputError(
+            dataset.path,
+            found=f"{len(found)} folds in which every class is",
+            expected=f"at least {LEAST_FOLDS}",
+            fix="prepare it with more patients of each class",
+        )
+    return found
+
+
+def measure_part(
+    data: Path, out: Path, *, fold: int, folds: Sequence[int], seed: int, settings: Settings
+) -> dict[str, Any]:
+    """Search, train and judge; what an earlier attempt finished in `out` is not done again.
+
+    Args:
+        data: a prepared dataset.
+        out: the part's folder.
+        fold: is tested.
+        folds: `complete_folds`; the one behind `fold`, the first behind the last, chooses.
+        seed: of everything random.
+        settings: of the table.
+
+    Returns:
+        JSON: classes, dataset (hash), fold, seed, settings, the search's trials, the minutes of each stage, and rows as
+        `row_of` makes them.
+
+    Raises:
+        InputError, RunError: as the commands say that it runs.
+    """
+    dataset, out = open_dataset(data), out.absolute()
+    following = folds[(list(folds).index(fold) + 1) % len(folds)]
+    parts = [f"test_folds=[{fold}]", f"validation_folds=[{following}]", f"seed={seed}", f"epochs={settings.epochs}"]
+    shared = [*settings.overrides, *parts]
+    with stage(out, "search"):
+        search = [str(data), str(out / "search"), "--trials", str(settings.trials)]
+        run_commands({"search": ["tune", *search, *_set(shared)]}, out)
+    trials = read_json(out / "search" / "trials.json")
+    config = with_overrides(TrainConfig(), shared)
+    best = [f"{name}={value}" for name, value in trials[0]["params"].items()]
+    runs = {name: [f"schedule={name}"] for name in SCHEDULES} | {"refit": [*best, "validation_folds=[]"]}
+    with stage(out, "runs"):
+        commands = {
+            name: ["train", str(data), str(out / name), "--workers", "0", *_set([*shared, *own])]
+            for name, own in runs.items()
+        }
+        run_commands(commands, out)
+    with stage(out, "judging"):
+        rows = _baselines(dataset, config, block=FIRST)
+        rows += [_judged(out / name, dataset, name=name, block=FIRST) for name in SCHEDULES]
+        rows.append(_judged(out / "search", dataset, name=WINNER, block=FIRST))
+        rows += _baselines(dataset, config.model_copy(update={"validation_folds": ()}), block=SECOND)
+        temperature = Predictor.load(out / "search", engine=ENGINE).temperature
+        rows.append(_judged(out / "refit", dataset, name=REFITTED, block=SECOND, temperature=temperature))
+    return {
+        "version": VERSION,
+        "classes": list(Predictor.load(out / "refit", engine=ENGINE).classes),
+        "dataset": dataset.hash,
+        "fold": fold,
+        "seed": seed,
+        "settings": asdict(settings),
+        "trials": [{name: row[name] for name in ("params", "epochs", "macro_f1", "loss", "error")} for row in trials],
+        "minutes": read_json(out / STAGES),
+        "rows": rows,
+    }
+
+
+@contextmanager
+def stage(out: Path, name: str) -> Iterator[None]:
+    """Count a stage's minutes on the clock; of one that went on after a stop, the attempts that ended."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, start = out / STAGES, time.monotonic()
+    log.info("%s: %s", out.name, name)
+    yield
+    known = read_json(path) if path.exists() else {}
+    write_json(path, known | {name: known.get(name, 0.0) + (time.monotonic() - start) / 60})
+
+
+def run_commands(commands: Mapping[str, Sequence[str]], out: Path) -> None:
+    """Run verbs of the command line, one for each core at a time with one thread each; RunError where one failed.
+
+    A lone one has all cores. What they say is printed behind their name, and kept in OUT/NAME.log.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = {} if len(commands) == 1 else {"OMP_NUM_THREADS": "1"}
+
+    def run(name: str) -> int:
+        program = Path(sys.executable).with_name("neuralblack")
+        with (out / f"{name}.log").open("a") as kept:
+            process = subprocess.Popen(
+                [program, *commands[name]],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ | threads,
+            )
+            assert process.stdout
+            for line in process.stdout:
+                kept.write(line)
+                print(f"  {name:10} {line.rstrip()}", flush=True)
+        return process.wait()
+
+    with ThreadPoolExecutor(cores) as pool:
+        codes = dict(zip(commands, pool.map(run, commands), strict=True))
+    failed = [name for name, code in codes.items() if code]
+    if failed:
+        raise RunError(f"{', '.join(failed)} failed: the last lines of {out / failed[0]}.log say why")
+
+
+def _set(overrides: Sequence[str]) -> list[str]:
+    return [word for text in overrides for word in ("--set", text)]
+
+
+def _judged(run: Path, dataset: Dataset, *, name: str, block: str, temperature: float | None = None) -> dict[str, Any]:
+    """Ask a run's model of its test part; `temperature` is one that is borrowed, for a model that has none."""
+    predictor = Predictor.load(run, engine=ENGINE)
+    split = load_split(predictor.folder.split, dataset)
+    part = known_part(dataset, split.test, predictor.classes)
+    said = Slices(part.labels, predictor.probabilities(dataset.images[part.rows]), _patients(dataset, part.rows))
+    before, after = said.tempered(predictor.temperature), said
+    if temperature is not None:
+        after = before.tempered(1 / temperature)
+    cost = cost_of(run)
+    return row_of(
+        name, before, after, block=block, learnt=len(split.train), minutes=60 * cost["hours"] if cost else None
+    )
+
+
+def _baselines(dataset: Dataset, config: TrainConfig, *, block: str) -> list[dict[str, Any]]:
+    split = make_split(
+        dataset, train=None, validation=config.validation_folds, test=config.test_folds, seed=config.seed
+    )
+    train, test = (known_part(dataset, rows, split.classes) for rows in (split.train, split.test))
+    found = []
+    for name, method in {**BASELINES, **linear_probe(config)}.items():
+        start = time.monotonic()
+        seen, asked = method.features(dataset, train.rows), method.features(dataset, test.rows)
+        shares = method.fit(seen, train.labels, asked, len(split.classes))
+        said = Slices(test.labels, shares, _patients(dataset, test.rows))
+        minutes = (time.monotonic() - start) / 60
+        sure = None if method.votes else said
+        found.append(row_of(name, sure, None, block=block, learnt=len(train.rows), minutes=minutes, votes=said))
+    return found
+
+
+def _patients(dataset: Dataset, rows: Any) -> list[str]:
+    return [hashed(dataset.patients[row]) for row in rows]
+
+
+def row_of(
+    name: str,
+    before: Slices | None,
+    after: Slices | None,
+    *,
+    block: str,
+    learnt: int,
+    minutes: float | None,
+    votes: Slices | None = None,
+) -> dict[str, Any]:
+    """Keep of answers what a table over all parts needs, and nothing that names a patient.
+
+    Args:
+        name: of the method.
+        before, after: what it said before and behind its temperature; None where there is no such thing.
+        block: FIRST or SECOND.
+        learnt: slices that it learnt from.
+        minutes: of one worker.
+        votes: what it said, where neither is a probability.
+
+    Returns:
+        patients: for each, in one order for all rows, its class, how many slices were given which class, and its
+        verdict. gaps: for each bin of a calibration error the sum of right (1 or 0) minus probability.
+
+    """
+    said = after or before or votes
+    assert said is not None
+    patients: dict[tuple[str, int], list[int]] = {}
+    given = said.probabilities.argmax(1)
+    count = said.probabilities.shape[1]
+    for patient, label, answer in zip(said.patients, said.labels.tolist(), given, strict=True):
+        patients.setdefault((patient, label), [0] * count)[answer] += 1
+    whole = said.by_patient()
+    verdicts = dict(
+        zip(zip(whole.patients, whole.labels.tolist(), strict=True), whole.probabilities.argmax(1), strict=True)
+    )
+    return {
+        "name": name,
+        "block": block,
+        "learnt": learnt,
+        "minutes": None if minutes is None else round(minutes, 2),
+        "patients": [[key[1], counts, int(verdicts[key])] for key, counts in sorted(patients.items())],
+        "gaps": {"before": _gaps(before), "after": _gaps(after)},
+    }
+
+
+def _gaps(said: Slices | None) -> list[float] | None:
+    if said is None:
+        return None
+    top = said.probabilities.max(1)
+    right = said.probabilities.argmax(1) == said.labels
+    return [round(float(gap), 6) for gap in np.bincount(bin_of(top), right - top, BINS)]

@@ -1,0 +1,187 @@
+"""The accuracy benchmark: a part keeps of answers what a table needs, and a table of parts counts what they said."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks import accuracy_part
+from benchmarks.accuracy_part import FIRST, REFITTED, SECOND, WINNER, Settings, complete_folds, measure_part, row_of
+from benchmarks.accuracy_table import Pooled, markdown
+from tests.tiny import phantom_dataset
+
+from neuralblack.config import TrainConfig, with_overrides
+from neuralblack.errors import InputError, RunError
+from neuralblack.evaluation.patients import Slices
+from neuralblack.files import write_json
+from neuralblack.inference.reference import calibrate
+from neuralblack.training.runs import train_here
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ["glioma", "meningioma", "pituitary"]
+OVERRIDES = ["model=tiny", "weights=none", "batch_size=16", "precision=fp32"]
+
+
+def said(patients: int = 12, *, seed: int = 0) -> Slices:
+    """Answers to three slices of each patient, most of them right."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(patients) % 3, 3)
+    shares = random.dirichlet(np.ones(3), size=len(labels)) + 0.7 * np.eye(3)[labels]
+    return Slices(labels, shares, [f"patient {index // 3}" for index in range(len(labels))])
+
+
+def part(*rows, fold=1, seed=0, **more):
+    trial = {"params": {"lr": 0.001}, "epochs": 2, "macro_f1": 0.5, "loss": 1.0, "error": None}
+    fields = {
+        "version": 1,
+        "classes": CLASSES,
+        "dataset": "a hash",
+        "fold": fold,
+        "seed": seed,
+        "settings": {"trials": 2, "epochs": 2, "overrides": ["model=tiny"]},
+        "trials": [trial],
+        "minutes": {"search": 1.0},
+        "rows": list(rows),
+    }
+    return fields | more
+
+
+def row(name, answers, *, block=SECOND):
+    return row_of(name, answers.tempered(2), answers, block=block, learnt=100, minutes=1.0)
+
+
+def test_a_table_counts_what_the_answers_of_all_folds_were():
+    first, second = said(seed=1), said(seed=2)
+    pooled = Pooled([part(row("ours", first), fold=1), part(row("ours", second), fold=2)], SECOND, "ours")
+    both = Slices.together([first, Slices(second.labels, second.probabilities, [f"{p}b" for p in second.patients])])
+
+    expected = both.summary(CLASSES)
+    assert pooled.number(lambda summary: summary["accuracy"]) == pytest.approx(expected["accuracy"])
+    assert pooled.number(lambda summary: summary["macro_f1"]) == pytest.approx(expected["macro_f1"])
+    assert pooled.recall("meningioma") == pytest.approx(expected["per_class"]["meningioma"]["sensitivity"])
+    assert pooled.ece("after") == pytest.approx(expected["ece"], abs=1e-5)
+    assert pooled.ece("before") == pytest.approx(both.tempered(2).summary(CLASSES)["ece"], abs=1e-5)
+    assert pooled.of_patients()[0] == pytest.approx(both.by_patient().summary(CLASSES)["accuracy"])
+
+
+def test_seeds_are_averaged_and_not_pooled():
+    first, second = said(seed=1), said(seed=2)
+    pooled = Pooled([part(row("ours", first)), part(row("ours", second), seed=1)], SECOND, "ours")
+
+    each = [one.summary(CLASSES)["accuracy"] for one in (first, second)]
+    assert pooled.number(lambda summary: summary["accuracy"]) == pytest.approx(np.mean(each))
+    assert len(pooled.slices[0].labels) == len(first.labels)
+
+
+def test_votes_have_no_calibration_error():
+    votes = row_of("1-NN", None, None, block=FIRST, learnt=9, minutes=None, votes=said())
+
+    assert votes["gaps"] == {"before": None, "after": None}
+    assert Pooled([part(votes)], FIRST, "1-NN").ece("before") is None
+
+
+def test_a_part_names_no_patient():
+    kept = json.dumps(row("ours", said()))
+
+    assert "patient 3" not in kept
+
+
+def test_an_aim_is_reached_or_missed_by_what_the_parts_say():
+    right = Slices(said().labels, np.eye(3)[said().labels] + 1e-6, said().patients)
+    rows = [row("linear probe", said()), row(REFITTED, right), row(WINNER, said(), block=FIRST)]
+    page = markdown([part(*rows)])
+
+    assert "| at least 96% of the slices right | 100.0% | reached |" in page
+    rows[1] = row(REFITTED, said())
+    worse = markdown([part(*rows)])
+    assert "| at least 10 points above the linear probe that learnt from the same slices | 0.0 points" in worse
+    assert worse.count("**missed**") > page.count("**missed**")
+
+
+def test_parts_of_different_settings_are_no_table():
+    rows = [row("linear probe", said()), row(REFITTED, said())]
+    other = {"trials": 3, "epochs": 2, "overrides": ["model=tiny"]}
+
+    with pytest.raises(InputError, match=r"2 kinds of settings.*another --results"):
+        markdown([part(*rows), part(*rows, fold=2, settings=other)])
+
+
+def test_a_fold_without_every_class_is_not_tested(tmp_path_factory):
+    dataset = phantom_dataset(tmp_path_factory.getbasetemp() / "accuracy", patients=20)
+    folds = complete_folds(dataset)
+
+    assert len(folds) >= 3
+    for fold in folds:
+        assert {dataset.labels[row] for row in np.flatnonzero(dataset.folds == fold)} == set(dataset.labels)
+
+
+def test_a_part_judges_every_method_on_the_patients_that_chose_nothing(tiny, tmp_path, tmp_path_factory, monkeypatch):
+    dataset = phantom_dataset(tmp_path_factory.getbasetemp() / "accuracy", patients=20)
+    folds = complete_folds(dataset)
+    monkeypatch.setattr(accuracy_part, "run_commands", trained_here)
+    found = measure_part(
+        dataset.path, tmp_path / "part", fold=folds[-1], folds=folds, seed=3, settings=Settings(2, 1, OVERRIDES)
+    )
+
+    names = {block: [row["name"] for row in found["rows"] if row["block"] == block] for block in (FIRST, SECOND)}
+    assert names[FIRST][-4:] == ["head-only", "top-down", "all", WINNER]
+    assert names[SECOND] == [*names[FIRST][:-4], REFITTED]
+    slices = int((dataset.folds == folds[-1]).sum())
+    assert {sum(sum(each[1]) for each in row["patients"]) for row in found["rows"]} == {slices}
+    learnt = {row["block"]: row["learnt"] for row in found["rows"]}
+    assert learnt[SECOND] == learnt[FIRST] + int((dataset.folds == folds[0]).sum())
+    assert len({(row["block"], row["learnt"]) for row in found["rows"]}) == 2
+    assert "# Accuracy: measured" in markdown([found])
+
+
+def trained_here(commands, out):
+    """Do what the commands would, in this process, and a search of one trial."""
+    for name, (verb, data, run, *options) in commands.items():
+        chosen = [word for before, word in itertools.pairwise(options) if before == "--set"]
+        config = with_overrides(TrainConfig(), [*chosen, *(["lr=0.002"] if verb == "tune" else [])])
+        train_here(config, data=data, run=Path(run), calibrate=calibrate)
+        if verb == "tune":
+            trial = {"params": {"lr": 0.002}, "epochs": 1, "macro_f1": 0.5, "loss": 1.0, "error": None}
+            write_json(Path(run) / "trials.json", [trial])
+        assert Path(run) == out / name
+
+
+def test_a_command_that_fails_stops_the_part_and_leaves_its_words(tmp_path):
+    with pytest.raises(RunError, match=r"runs failed: the last lines of .*runs.log"):
+        accuracy_part.run_commands({"runs": ["train", str(tmp_path / "nothing"), str(tmp_path / "run")]}, tmp_path)
+
+    assert "expected a folder written by neuralblack prepare" in (tmp_path / "runs.log").read_text()
+
+
+def test_without_scans_one_line_says_how_to_get_them():
+    venv = Path(sys.executable).parents[1]
+    command = ["make", "-o", f"{venv}/.installed", "accuracy", f"VENV={venv}"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "accuracy needs DATA=DIR" in done.stderr and "doi.org" in done.stderr
+
+
+@pytest.mark.soak
+def test_the_whole_part_by_its_command_goes_on_where_it_was_stopped(tmp_path):
+    scans = phantom_dataset(tmp_path / "made-up", patients=30, slices=2).path.parent / "scans" / "figshare"
+    command = [sys.executable, "-m", "benchmarks.accuracy", str(scans), "--out", str(tmp_path / "out")]
+    command += ["--trials", "2", "--epochs", "1"]
+    stopped = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert stopped.stdout
+    for line in stopped.stdout:
+        if "runs" in line:
+            stopped.kill()
+            break
+    stopped.wait()
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "this run is through" in done.stdout
+    assert (tmp_path / "out/results/fold1-seed0.json").exists()
+    assert "the winner's recipe" in (tmp_path / "out/results/accuracy.md").read_text()
