@@ -173,7 +173,8 @@ def _judged(run: Path, dataset: Dataset, *, name: str, block: str, temperature: 
     predictor = Predictor.load(run, engine=ENGINE)
     split = load_split(predictor.folder.split, dataset)
     part = known_part(dataset, split.test, predictor.classes)
-    said = Slices(part.labels, predictor.probabilities(dataset.images[part.rows]), _patients(dataset, part.rows))
+    shares = predictor.probabilities(dataset.images[part.rows], dataset.boxes[part.rows])
+    said = Slices(part.labels, shares, _patients(dataset, part.rows))
     before, after = said.tempered(predictor.temperature), said
     if temperature is not None:
         after = before.tempered(1 / temperature)

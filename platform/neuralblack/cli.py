@@ -385,6 +385,9 @@ def predict(
     ] = None,
     registry: Registry = Path("registry"),
     engine: Engine = "auto",
+    box: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="The tumour, in pixels: for a model of input roi.")
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="A JSON line for each file, with the fields of POST /predict.")
     ] = False,
@@ -395,14 +398,16 @@ def predict(
     """
     from json import dumps
 
+    from neuralblack.data.slices import box_from
     from neuralblack.inference.predictor import Predictor
     from neuralblack.registry.aliases import CHAMPION, named_model, resolve
     from neuralblack.service.answers import NOTICE
 
     path = named_model(model, registry) if model else resolve(registry, CHAMPION).path
     predictor = Predictor.load(path, engine=engine)
+    marked = box_from(box) if box else None
     for image in images:
-        answer = predictor.file(image)
+        answer = predictor.file(image, box=marked)
         if json:
             facts = {"model": predictor.identity, "preprocessing": predictor.spec.version, "notice": NOTICE}
             typer.echo(dumps({"file": str(image), **answer.as_json(), **facts}))
@@ -447,12 +452,13 @@ def promote(
     Example: neuralblack promote runs/first --evaluation reports/first --registry registry
     """
     from neuralblack.evaluation.challenge import challenge
+    from neuralblack.registry.aliases import alias_for
 
     model, judgement = challenge(
         run, registry, evaluation=evaluation, champions=champion_evaluation, overrides=rule, force=force
     )
     print_checks(judgement.as_json())
-    typer.echo(f"champion {model.id} in {model.path}")
+    typer.echo(f"{alias_for(model)} {model.id} in {model.path}")
 
 
 @app.command()

@@ -40,6 +40,11 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         description="imagenet: the network's published weights; none: random; else a file's path, published or of a "
         "model folder.",
     )
+    input: Literal["slice", "head", "roi"] = Field(
+        "slice",
+        description="What the network is shown of a slice: all of it; the head, cut from its background; or roi, the "
+        "tumour's box with a margin, which somebody must have drawn.",
+    )
     schedule: str | dict[int, int] = Field(
         "top-down",
         description="A key of neuralblack.training.unfreezing.SCHEDULES, or {epoch: stages that learn from it on}.",

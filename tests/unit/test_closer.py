@@ -63,7 +63,7 @@ def test_robustness_counts_each_way_with_the_model_that_was_given(dataset):
 def test_a_map_that_points_into_the_box_is_counted_by_class(dataset):
     boxed = np.flatnonzero(dataset.boxes[:, 0] >= 0)
 
-    def inside(pixels, label):
+    def inside(pixels, label, box):
         (row,) = [row for row in boxed if np.array_equal(dataset.images[row], pixels)]
         x0, y0, x1, y1 = dataset.boxes[row]
         heat = np.zeros(pixels.shape, np.uint8)
@@ -71,7 +71,7 @@ def test_a_map_that_points_into_the_box_is_counted_by_class(dataset):
         return heat
 
     found = measure_pointing(inside, dataset, np.arange(len(dataset)))
-    blind = measure_pointing(lambda pixels, label: np.zeros_like(pixels), dataset, np.arange(len(dataset)))
+    blind = measure_pointing(lambda pixels, label, box: np.zeros_like(pixels), dataset, np.arange(len(dataset)))
 
     assert set(found) == {dataset.labels[row] for row in boxed}
     assert sum(one["slices"] for one in found.values()) == len(boxed)

@@ -32,7 +32,7 @@ class NearestMean:
         labels = np.array(dataset.labels)[rows]
         self.means = np.stack([dataset.images[rows][labels == name].mean(0).ravel() for name in classes])
 
-    def judge(self, images):
+    def judge(self, images, boxes=None):
         shares = self.probabilities(images)
         return Judgement(shares, shares >= 0.2, np.arange(len(images)) == 0)  # the first of a batch is refused
 
@@ -65,7 +65,7 @@ def written(dataset, split, predictor, tmp_path_factory):
         record_wise=together,
         copies={"looked_for": True, "left_out": []},
         closer=8,
-        explain=lambda pixels, label: pixels,
+        explain=lambda pixels, label, box: pixels,
         history=HISTORY,
         split=split.manifest,
     )
@@ -105,7 +105,7 @@ def test_patients_are_counted_beside_slices_and_everything_has_its_interval(writ
 
 def test_the_numbers_before_the_temperature_are_those_of_the_bare_logits(dataset, split, predictor, tmp_path):
     cold = NearestMean(dataset, split.train, split.classes)
-    cold.temperature, cold.judge = 1.0, lambda images: Judgement(*_raised(cold.probabilities(images)))
+    cold.temperature, cold.judge = 1.0, lambda images, boxes: Judgement(*_raised(cold.probabilities(images)))
     before = evaluate(cold, dataset, split.test, tmp_path / "cold")
 
     after = evaluate(predictor, dataset, split.test, tmp_path / "warm")
@@ -178,7 +178,7 @@ def test_what_was_not_measured_is_said_and_not_made_up(dataset, split, predictor
 
 def test_a_result_too_good_to_be_true_opens_the_report_with_an_alarm(dataset, split, tmp_path):
     class Cheat(NearestMean):
-        def judge(self, images):
+        def judge(self, images, boxes=None):
             answers = {image.tobytes(): label for image, label in zip(dataset.images, dataset.labels, strict=True)}
             shares = np.eye(4, dtype=np.float32)[[self.classes.index(answers[image.tobytes()]) for image in images]]
             return Judgement(shares, shares > 0, np.zeros(len(images), bool))

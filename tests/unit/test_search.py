@@ -31,9 +31,9 @@ def test_draws_are_the_same_for_the_same_seed_and_trials_of_the_same_views_stand
     first, second = (drawn(DEFAULT_SPACE, draws=12, seed=3) for _ in range(2))
 
     assert first == second != drawn(DEFAULT_SPACE, draws=12, seed=4)
-    strengths = [params["augmentation_strength"] for params in first]
-    assert len(set(strengths)) > 1
-    assert strengths == sorted(strengths)
+    views = [(params["input"], params["augmentation_strength"]) for params in first]
+    assert len(set(views)) > 2
+    assert views == sorted(views)
 
 
 def test_a_grid_is_combined_with_every_draw():

@@ -114,7 +114,8 @@ def load_predictor(args: ServeArgs) -> Predictor:
     """Load and warm the model that `args` name; raises InputError naming the file that is missing or differs."""
     predictor = _load(args, args.model, args.hash)
     for count in (1, 2, LiveOptions().max_batch_size):  # kernels are chosen at the first use of a shape
-        predictor.probabilities(np.zeros((count, predictor.spec.size, predictor.spec.size), np.uint8))
+        side = predictor.spec.size
+        predictor.probabilities(np.zeros((count, side, side), np.uint8), np.array([[0, 0, side, side]] * count))
     log.info("model %s is loaded and warm", predictor.name)
     return predictor
 
@@ -170,7 +171,8 @@ def explainer(predictor: Predictor) -> Callable[[Prepared, str], Awaitable[NDArr
     thread = ThreadPoolExecutor(1, "heat-map")
 
     async def explain(question: Prepared, label: str) -> NDArray[np.uint8]:
-        return await asyncio.get_running_loop().run_in_executor(thread, predictor.explain, question.pixels, label)
+        asked = (question.pixels, label, question.box)
+        return await asyncio.get_running_loop().run_in_executor(thread, predictor.explain, *asked)
 
     return explain
 

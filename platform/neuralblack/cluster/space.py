@@ -10,6 +10,7 @@ from ray import tune
 from ray.tune.search.sample import Categorical, Domain, Float, Integer
 
 from neuralblack.config import TrainConfig, checked, with_overrides
+from neuralblack.data.crops import NEED_BOX
 from neuralblack.errors import InputError
 from neuralblack.training.recipe import check
 from neuralblack.training.unfreezing import schedule_of
@@ -23,6 +24,7 @@ DEFAULT_SPACE: dict[str, Any] = {
     "weight_decay": tune.loguniform(1e-3, 1e-1),
     "label_smoothing": tune.uniform(0.0, 0.1),
     "loss": tune.choice(["cross-entropy", "focal", "log-sigmoid"]),
+    "input": tune.choice(["slice", "head"]),
     "augmentation_strength": tune.choice([0.5, 1.0, 1.5]),  # few values: trials of one strength share their views
 }
 GRID = "grid_search"  # the key that tune.grid_search makes
@@ -33,7 +35,7 @@ OF_THE_SPLIT = (  # trials are compared on the same slices and epochs
     "validation_folds",
     "test_folds",
 )
-OF_THE_VIEWS = ("model", "weights", "precision", "augmentation", "augmentation_strength")
+OF_THE_VIEWS = ("model", "weights", "precision", "input", "augmentation", "augmentation_strength")
 
 
 def with_fixed(overrides: Sequence[str], space: Space) -> tuple[TrainConfig, dict[str, Any]]:
@@ -63,6 +65,8 @@ def with_fixed(overrides: Sequence[str], space: Space) -> tuple[TrainConfig, dic
 
 def check_space(config: TrainConfig, space: Space) -> None:
     """Refuse a space with an unknown field, or with a value that a run would refuse."""
+    if config.input in NEED_BOX:
+        raise _no_search(config.input)
     for name, domain in space.items():
         where = f"search space {name}"
         if name not in TrainConfig.model_fields:
@@ -74,8 +78,19 @@ def check_space(config: TrainConfig, space: Space) -> None:
         for value in _edges(name, domain):
             tried = checked(TrainConfig, config.model_dump() | {name: value}, where="search space")
             schedule_of(tried.schedule)
+            if name == "input" and value in NEED_BOX:
+                raise _no_search(value)
             if name in ("model", "weights", "loss", "guidance"):
                 check(tried, classes=2)
+
+
+def _no_search(kind: str) -> InputError:
+    return InputError(
+        f"input {kind}",
+        found="an input that a person must draw on every slice",
+        expected="slice or head: a search is for models that stand alone",
+        fix=f"neuralblack train or crossval with --set input={kind}",
+    )
 
 
 def schedules_of(config: TrainConfig, space: Space) -> list[dict[int, int]]:

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from neuralblack.data.crops import MARGIN, around
 from neuralblack.data.dataset import Dataset
 from neuralblack.data.shards import by_shard
-from neuralblack.data.slices import Box
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 
 TABLE = "slices.csv"
 COLUMNS = ("file", "id", "label", "patient", "fold", "source")
-MARGIN = 0.1  # around a tumour's box, as a share of its longer side
 
 
 def export(
@@ -71,20 +70,6 @@ def export(
                 about = (dataset.labels[row], dataset.patients[row], dataset.folds[row], dataset.sources[row])
                 writer.writerow([names[row], dataset.ids[row], *about])
     return Counter(dataset.labels[row] for row in rows)
-
-
-def around(box: Box, margin: float, *, side: int) -> Box:
-    """Widen a box by `margin` of its longer side and make it square, moved rather than cut at the slice's edge.
-
-    >>> around((10, 10, 30, 20), 0.1, side=100), around((0, 90, 10, 100), 0.5, side=100)
-    ((8, 3, 32, 27), (0, 80, 20, 100))
-    """
-    x0, y0, x1, y1 = box
-    longer = max(x1 - x0, y1 - y0)
-    size = min(side, longer + 2 * round(margin * longer))
-    left, top = ((low + high - size) // 2 for low, high in ((x0, x1), (y0, y1)))
-    left, top = (min(max(0, low), side - size) for low in (left, top))
-    return left, top, left + size, top + size
 
 
 def _names(dataset: Dataset) -> list[str]:

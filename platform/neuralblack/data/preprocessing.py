@@ -81,9 +81,11 @@ def prepared(slice_: Slice, spec: Preprocessing, *, where: object) -> Prepared:
     Raises InputError as `preprocess` does for everything else.
     """
     try:
-        return Prepared(preprocess(slice_.image, spec, where=where), slice_.colour)
+        pixels = preprocess(slice_.image, spec, where=where)
     except BlankError:
-        return Prepared(np.zeros((spec.size, spec.size), np.uint8), slice_.colour)
+        pixels = np.zeros((spec.size, spec.size), np.uint8)
+    height, width = slice_.image.shape
+    return Prepared(pixels, slice_.colour, stored_box(slice_.box, (height, width), spec.size))
 
 
 def _stretch(values: NDArray[np.floating], low: float, high: float, *, where: object) -> None:

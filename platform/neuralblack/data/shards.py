@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,22 @@ class ShardedImages:
         return np.searchsorted(self._starts, places, side="right") - 1
 
 
-Images = NDArray[np.uint8] | ShardedImages  # (N, S, S) uint8
+class Images(Protocol):
+    """(N, S, S) uint8: an array, or what reads its rows when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, S, S)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all pixels."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, key: Any, /) -> NDArray[np.uint8]:
+        """Read a row, a slice of rows, or rows."""
 
 
 class Ahead:

@@ -1,6 +1,6 @@
 """What every reader returns: one slice as it was recorded, with what its file says about it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,49 @@ class Slice:
 class Prepared:
     """A slice as a model takes it, and what its file showed that grey pixels cannot show any more.
 
-    `pixels` is (S, S) uint8, all zero where the picture was blank. `colour` is that of `Slice`, 0..1.
+    `pixels` is (S, S) uint8, all zero where the picture was blank. `colour` is that of `Slice`, 0..1. `box` bounds the
+    tumour in `pixels`, where somebody has outlined it.
     """
 
     pixels: NDArray[np.uint8]
     colour: float = 0.0
+    box: Box | None = None
+
+
+def box_from(text: str) -> Box:
+    """Read a box as people write it; raises InputError where it is no four whole numbers.
+
+    >>> box_from("120,80,200,160")
+    (120, 80, 200, 160)
+    """
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(number.strip().isdecimal() and len(number) <= 6 for number in numbers):
+        raise InputError(
+            "box",
+            found=repr(text[:40]),
+            expected="x0,y0,x1,y1: four whole numbers, in pixels of the slice as it is shown",
+            fix="for instance 120,80,200,160",
+        )
+    x0, y0, x1, y1 = (int(number) for number in numbers)
+    return x0, y0, x1, y1
+
+
+def with_box(slice_: Slice, box: Box | None, *, where: object) -> Slice:
+    """Mark the tumour where somebody says that it is; None leaves what the file says.
+
+    Raises InputError for a box that is empty or reaches outside the slice.
+    """
+    if box is None:
+        return slice_
+    (height, width), (x0, y0, x1, y1) = slice_.image.shape, box
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise InputError(
+            where,
+            found=f"the box {x0},{y0},{x1},{y1}",
+            expected=f"x0,y0,x1,y1 inside the slice of {width} x {height} pixels, with x0 < x1 and y0 < y1",
+            fix="mark the tumour in pixels of the slice as it is shown",
+        )
+    return replace(slice_, box=box)
 
 
 def check_sides(height: int, width: int, *, where: object) -> None:

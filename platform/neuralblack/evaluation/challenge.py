@@ -10,7 +10,7 @@ from neuralblack.evaluation.bootstrap import differences
 from neuralblack.evaluation.compare import paired
 from neuralblack.evaluation.metrics_file import PREDICTIONS, read_metrics
 from neuralblack.inference.engines import build_engine
-from neuralblack.registry.aliases import CHAMPION, alias_now
+from neuralblack.registry.aliases import alias_for, alias_now
 from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
 from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
 from neuralblack.registry.promotion import promote
@@ -25,7 +25,7 @@ def challenge(
     overrides: Sequence[str] = (),
     force: str = "",
 ) -> tuple[ModelFolder, Judgement]:
-    """Judge a run's model and make it the champion.
+    """Judge a run's model and make it the champion, or what `alias_for` says.
 
     Args:
         run: a run or a model folder.
@@ -40,7 +40,7 @@ def challenge(
 
     """
     rule, source = with_overrides(Rule(), overrides), open_model(model_path(run))
-    champion = alias_now(registry, CHAMPION)
+    champion = alias_now(registry, alias_for(source))
     rival = None if champion == source.id else champion
     if rival and champions is None:
         champions = registry / "evaluations" / rival

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuralblack.data.crops import box_at
 from neuralblack.data.dataset import Dataset
+from neuralblack.data.slices import Box
 from neuralblack.evaluation.disturbances import DISTURBANCES, disturb
 from neuralblack.metrics import calibration_error
 
 Rows = NDArray[np.int64]
 Classify = Callable[[NDArray[np.uint8]], NDArray[np.floating]]  # (N, S, S) -> (N, K)
-Explain = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]  # (S, S), class -> (S, S), 255 where most
+# A slice (S, S), a class, the box of its tumour -> (S, S), 255 where most
+Explain = Callable[[NDArray[np.uint8], str, Box | None], NDArray[np.uint8]]
 
 
 def sample_of_classes(labels: NDArray[np.int64], patients: Sequence[str], *, most: int, seed: int = 0) -> Rows:
@@ -72,7 +75,7 @@ def measure_pointing(explain: Explain, dataset: Dataset, rows: Rows) -> dict[str
     """
     found: dict[str, list[tuple[float, float, float]]] = {}
     for row in (int(row) for row in rows if dataset.boxes[row][0] >= 0):
-        heat = explain(dataset.images[row], dataset.labels[row]).astype(np.float64)
+        heat = explain(dataset.images[row], dataset.labels[row], box_at(dataset.boxes[row])).astype(np.float64)
         found.setdefault(dataset.labels[row], []).append(pointing(heat, dataset.boxes[row]))
     return {
         label: {"slices": len(each), **dict(zip(("pointing", "mass", "box"), np.mean(each, 0).tolist(), strict=True))}

@@ -58,8 +58,8 @@ class Classifier(Protocol):
     def temperature(self) -> float:
         """What its logits were divided by for its probabilities; 1 where it was not calibrated."""
 
-    def judge(self, images: NDArray[np.uint8]) -> "Judged":
-        """Say of (N, S, S) slices what `Judged` holds."""
+    def judge(self, images: NDArray[np.uint8], boxes: NDArray[np.int64] | None = None) -> "Judged":
+        """Say of (N, S, S) slices with boxes (N, 4), -1 where there is none, what `Judged` holds."""
 
 
 class Judged(Protocol):
@@ -257,7 +257,8 @@ def _classify(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     parts, order = [], by_shard(rows, len(dataset))
     for start in range(0, len(rows), BATCH):
-        parts.append(predictor.judge(dataset.images[rows[order[start : start + BATCH]]]))
+        some = rows[order[start : start + BATCH]]
+        parts.append(predictor.judge(dataset.images[some], dataset.boxes[some]))
         if progress:
             progress(min(start + BATCH, len(rows)), len(rows))
     back = np.argsort(order)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from neuralblack.config import TrainConfig
+from neuralblack.data.crops import as_shown
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
 from neuralblack.evaluation.bootstrap import intervals
@@ -40,7 +41,7 @@ def _probabilities(config: TrainConfig, state: dict[str, Any], dataset: Dataset,
     rows = torch.as_tensor(split.validation)
     shares = classify(
         model.eval().to(execution.device),
-        Pixels(dataset.images, execution),
+        Pixels(as_shown(dataset, config.input).images, execution),
         rows,
         network=network,
         execution=execution,

@@ -64,6 +64,13 @@ def evaluate_held_out(
     rows = _rows(dataset, manifest, folds)
     refuse_overlap(manifest, dataset, rows)
     source = _trained_on(dataset, manifest, trained_on)
+    if closer and predictor.needs_box:
+        raise InputError(
+            "--closer",
+            found=f"{predictor.name}, which is shown tumours that somebody marked",
+            expected="a model of whole slices or heads: a mark does not follow a disturbed slice",
+            fix="leave --closer out",
+        )
     baselines: dict[str, dict[str, Any]] = {}
     together: dict[str, dict[str, float]] = {}
     copies: dict[str, Any] = {"looked_for": False, "left_out": []}

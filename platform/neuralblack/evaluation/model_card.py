@@ -38,7 +38,7 @@ def write_card(
     """
     head = yaml.safe_dump(_head(result, made), sort_keys=False, allow_unicode=True)
     sections = (
-        _use(result),
+        _use(result, made["config"].get("input", "slice")),
         _data(result, made, split),
         _numbers(result),
         _limits(result),
@@ -71,7 +71,16 @@ def _head(result: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _use(result: Mapping[str, Any]) -> str:
+SHOWN = {
+    "slice": "",
+    "head": " The network is shown the head, cut from the dark around it.",
+    "roi": " **It needs a box around the tumour, which a person has to draw**: the network is shown that region with a "
+    "margin, and without a box it refuses. The numbers below are of boxes around a human's outline, and say nothing of "
+    "slices on which nobody has found a tumour.",
+}
+
+
+def _use(result: Mapping[str, Any], shown: str) -> str:
     return (
         "## What it is for\n\n"
         f"It says of one T1-weighted, contrast-enhanced slice of a brain which of these classes it shows: "
@@ -81,8 +90,9 @@ def _use(result: Mapping[str, Any]) -> str:
         "old: the archive names no ages. Its heat maps show where the network looked, not where a tumour is.\n\n"
         f"**Input**: one grey slice, upright, as PNG, JPEG, TIFF, `.mat`, DICOM or NIfTI; it is padded to a square, "
         f"scaled to {result['dataset']['preprocessing']['size']} pixels, and its grey values are stretched "
-        f"({result['dataset']['preprocessing']['clip_percent']:g}% clipped). **Output**: a probability for each class, "
-        "and the prediction set; or a refusal, with reasons, of what does not look like the slices it learnt from."
+        f"({result['dataset']['preprocessing']['clip_percent']:g}% clipped).{SHOWN[shown]} "
+        "**Output**: a probability for each class, and the prediction set; or a refusal, with reasons, of what does "
+        "not look like the slices it learnt from."
     )
 
 

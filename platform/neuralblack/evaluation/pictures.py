@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from neuralblack.data.crops import box_at
 from neuralblack.data.dataset import Dataset
 from neuralblack.evaluation.closer import Explain
 
@@ -65,7 +66,8 @@ def example(
     shown = _image(Image.fromarray(pixels), f"MRI slice, {dataset.labels[row]}")
     heated = ""
     if explain:
-        heat = _image(_under_heat(pixels, explain(pixels, classes[given])), f"the same under heat for {classes[given]}")
+        warm = explain(pixels, classes[given], box_at(dataset.boxes[row]))
+        heat = _image(_under_heat(pixels, warm), f"the same under heat for {classes[given]}")
         heated = f'<div class="view">{heat}</div>'
     true = dataset.labels[row]
     says = f"{classes[given]} {100 * probabilities[given]:.0f}%"

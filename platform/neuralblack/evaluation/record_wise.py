@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from neuralblack.config import TrainConfig
+from neuralblack.data.crops import as_shown
 from neuralblack.data.dataset import Dataset
 from neuralblack.data.splits import Split
 from neuralblack.evaluation.leakage import Retrain
@@ -40,7 +41,7 @@ def retrain_with(config: TrainConfig, dataset: Dataset, classes: tuple[str, ...]
         execution = choose_execution(None, precision=config.precision)
         stages = build_model(config.model, classes=len(classes), weights="none")
         stages.load_state_dict(best["model"])
-        pixels = Pixels(dataset.images, execution)
+        pixels = Pixels(as_shown(dataset, config.input).images, execution)
         shares = classify(
             stages.eval().to(execution.device),
             pixels,

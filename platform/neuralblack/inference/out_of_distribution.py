@@ -54,6 +54,11 @@ class Reason:
     sentence: str
 
 
+NO_BOX = Reason(
+    "no_box", "This model judges a tumour that somebody has marked, and no box is given. Draw one around the tumour."
+)
+
+
 def measure(pixels: NDArray[np.uint8]) -> dict[str, float]:
     """Measure a prepared slice, (S, S) uint8, in what tells pictures from slices; every fourth row is enough.
 

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from neuralblack.data.crops import NEED_BOX, REGIONS, box_at, crop, uncrop
 from neuralblack.data.preprocessing import prepared
 from neuralblack.data.readers import read_slice
-from neuralblack.data.slices import Prepared
+from neuralblack.data.slices import Box, Prepared, with_box
+from neuralblack.errors import InputError
 from neuralblack.inference.calibration import in_set, softmax
 from neuralblack.inference.engines import build_engine
 from neuralblack.inference.gradcam import enlarged, grad_cam
-from neuralblack.inference.out_of_distribution import Reason
+from neuralblack.inference.out_of_distribution import NO_BOX, Reason
 from neuralblack.inference.reference import load_gate
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import network_of
@@ -79,6 +81,8 @@ class Predictor:
         sets = calibration.get("prediction_set", {})
         self._least, self.coverage = float(sets.get("least_probability", 0.0)), sets.get("coverage")
         self._gate = load_gate(folder)
+        self.needs_box = folder.config.input in NEED_BOX
+        self._region = REGIONS[folder.config.input]
         self._stages: torch.nn.Sequential | None = None
 
     @classmethod
@@ -91,13 +95,18 @@ class Predictor:
         """Which model answers, as every answer says it."""
         return {"name": self.name, "version": self.hash[:12], "hash": self.hash}
 
-    def probabilities(self, images: NDArray[np.uint8], *, batch: int = BATCH) -> NDArray[np.float32]:
-        """Classify prepared slices, also those that the gate would refuse: (N, S, S) uint8 -> (N, K) float32."""
-        return self._ask(images, batch=batch)[0]
+    def probabilities(
+        self, images: NDArray[np.uint8], boxes: NDArray[np.int64] | None = None, *, batch: int = BATCH
+    ) -> NDArray[np.float32]:
+        """Classify prepared slices, also those that the gate would refuse: (N, S, S) uint8 -> (N, K) float32.
 
-    def judge(self, images: NDArray[np.uint8]) -> Judgement:
-        """Classify prepared slices, (N, S, S) uint8, and say which of them would have been refused."""
-        shares, behind = self._ask(images, batch=BATCH)
+        `boxes` (N, 4) are those of a dataset, for a model that needs them; raises InputError where one is missing.
+        """
+        return self._ask(self._shown(images, boxes), batch=batch)[0]
+
+    def judge(self, images: NDArray[np.uint8], boxes: NDArray[np.int64] | None = None) -> Judgement:
+        """Classify prepared slices as `probabilities` does, and say which of them would have been refused."""
+        shares, behind = self._ask(self._shown(images, boxes), batch=BATCH)
         refused = [bool(self._gate.before(Prepared(one)) or late) for one, late in zip(images, behind, strict=True)]
         return Judgement(shares, in_set(shares, self._least), np.array(refused, bool))
 
@@ -107,21 +116,26 @@ class Predictor:
         The network sees only those whose pixels pass the gate.
         """
         asked = [one if isinstance(one, Prepared) else Prepared(one) for one in questions]
-        answers = [self._refusal(self._gate.before(one)) for one in asked]
+        boxless = (NO_BOX,) if self.needs_box else ()
+        answers = [self._refusal(self._gate.before(one) or (boxless if one.box is None else ())) for one in asked]
         passed = [index for index, answer in enumerate(answers) if answer is None]
         if passed:
-            shares, behind = self._ask(np.stack([asked[index].pixels for index in passed]), batch=len(passed))
+            shown = np.stack([self._cut(asked[index].pixels, asked[index].box) for index in passed])
+            shares, behind = self._ask(shown, batch=len(passed))
             held = in_set(shares, self._least)
             for index, row, members, reasons in zip(passed, shares, held, behind, strict=True):
                 answers[index] = self._refusal(reasons) or self._prediction(row, members)
         return [answer for answer in answers if answer is not None]
 
-    def file(self, path: Path) -> Prediction:
-        """Read, prepare and answer one file; raises InputError where it is not a slice."""
-        slice_ = read_slice(path, where=path, labelled=False)
+    def file(self, path: Path, *, box: Box | None = None) -> Prediction:
+        """Read, prepare and answer one file; raises InputError where it is not a slice.
+
+        `box` bounds the tumour in the file's own pixels, upright; none given: as the file says, if it does.
+        """
+        slice_ = with_box(read_slice(path, where=path, labelled=False), box, where=path)
         return self([prepared(slice_, self.spec, where=path)])[0]
 
-    def explain(self, pixels: NDArray[np.uint8], label: str | None = None) -> NDArray[np.uint8]:
+    def explain(self, pixels: NDArray[np.uint8], label: str | None = None, box: Box | None = None) -> NDArray[np.uint8]:
         """Draw where the network found what speaks for a class: (S, S) uint8 -> (S, S) uint8, 255 where most.
 
         It shows where the network looked, not where a tumour is. The gradients need the network itself: the first call
@@ -130,13 +144,38 @@ class Predictor:
         Args:
             pixels: a prepared slice.
             label: the class; none given: the most probable one.
+            box: of the tumour in the slice, for a model that needs it.
+
+        Returns:
+            The heat where it lies in the slice; 0 outside of what the network was shown.
+
         """
         if self._stages is None:
             self._stages = load_weights(self.folder).requires_grad_(False)
-        inputs = to_input(torch.from_numpy(np.array(pixels[None])), network_of(self.folder.config.model))
+        region = self._region(pixels, box) if self._region else (0, 0, *pixels.shape)
+        shown = crop(pixels, region)
+        inputs = to_input(torch.from_numpy(np.array(shown[None])), network_of(self.folder.config.model))
         with torch.inference_mode():
             top = int(self._stages(inputs).argmax())
-        return enlarged(grad_cam(self._stages, inputs, self.classes.index(label) if label else top), self.spec.size)
+        heat = grad_cam(self._stages, inputs, self.classes.index(label) if label else top)
+        return uncrop(enlarged(heat, self.spec.size), region)
+
+    def _shown(self, images: NDArray[np.uint8], boxes: NDArray[np.int64] | None) -> NDArray[np.uint8]:
+        """Show slices as the network takes them; raises InputError where a box is needed and missing."""
+        if self._region is None or not len(images):
+            return images
+        known = [None] * len(images) if boxes is None else [box_at(box) for box in boxes]
+        if self.needs_box and None in known:
+            raise InputError(
+                self.name,
+                found=f"{known.count(None)} of {len(known)} slices without the box of a tumour",
+                expected="an outlined tumour on each",
+                fix="take a dataset of outlined tumours alone, or another model",
+            )
+        return np.stack([self._cut(*each) for each in zip(images, known, strict=True)])
+
+    def _cut(self, pixels: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
+        return crop(pixels, self._region(pixels, box)) if self._region else pixels
 
     def _ask(self, images: NDArray[np.uint8], *, batch: int) -> tuple[NDArray[np.float32], list[tuple[Reason, ...]]]:
         """Run slices through the network: calibrated probabilities, and what speaks against each."""

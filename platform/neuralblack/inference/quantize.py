@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neuralblack.data.crops import as_shown
 from neuralblack.data.dataset import Dataset, class_numbers, open_dataset, sample_of
 from neuralblack.data.splits import Split, load_split
 from neuralblack.errors import InputError, RunError
@@ -51,7 +52,8 @@ def quantize(path: Path, data: str | Path, *, calibration: int = CALIBRATION) ->
         InputError: no nncf, another dataset, a model in a registry.
     """
     import_openvino("nncf")  # before anything takes long
-    folder, dataset = open_model(model_path(path)), open_dataset(data)
+    folder = open_model(model_path(path))
+    dataset = as_shown(open_dataset(data), folder.config.input)
     if is_model_id(folder.path.name):
         raise InputError(
             folder.path, found="a model in a registry", expected="a run", fix="quantise the run, then promote it"

@@ -4,8 +4,9 @@ Everything is measured with the weights as they were trained, in eager fp32, on 
 patients the network did not learn from. The part chose the epoch, though, so all of it flatters a little; only the test
 part says what remains (`neuralblack evaluate`).
 
-reference.safetensors holds up to GOLDEN validation slices as pixels, without ids, so that an engine can be compared
-with eager fp32 wherever the model goes. They are scans of patients: whoever may have the model folder has them too.
+reference.safetensors holds up to GOLDEN validation slices as pixels, without ids, as the network is shown them, so that
+an engine can be compared with eager fp32 wherever the model goes. They are scans of patients: whoever may have the
+model folder has them too.
 """
 
 import logging
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neuralblack.data.crops import as_shown
 from neuralblack.data.dataset import Dataset, class_numbers, sample_of
 from neuralblack.data.drift import REFUSED, fit_reference, statistics_of
 from neuralblack.data.shards import by_shard
@@ -70,7 +72,8 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     log.info("calibrating on %d validation slices", len(validation))
     labels = class_numbers(dataset, validation, split.classes)
     patients = np.array([dataset.patients[row] for row in validation])
-    logits, features = _outputs(engine, dataset, validation)
+    shown = as_shown(dataset, folder.config.input)
+    logits, features = _outputs(engine, shown, validation)
     temperature = fit_temperature(logits, labels)
     before, after = softmax(logits), softmax(logits, temperature)
     least = fit_sets(after, labels, patients)
@@ -78,7 +81,7 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
 
     rows = _spread(sample_of(split.train, dataset), LEARNT)
     cloud = Cloud.fit(
-        _outputs(engine, dataset, rows)[1], class_numbers(dataset, rows, split.classes), classes=len(split.classes)
+        _outputs(engine, shown, rows)[1], class_numbers(dataset, rows, split.classes), classes=len(split.classes)
     )
     slices = dataset.images[validation]
     limits: dict[str, float] = {}
@@ -118,7 +121,7 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     }
     chosen = golden_rows(after, labels)
     reference = {
-        "golden_images": torch.from_numpy(np.array(slices[chosen])),
+        "golden_images": torch.from_numpy(np.array(shown.images[validation[chosen]])),
         "golden_logits": torch.from_numpy(logits[chosen]),
         **{name: torch.from_numpy(values) for name, values in zip(CLOUD, cloud.arrays(), strict=True)},
     }

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from neuralblack.data.crops import NEED_BOX
 from neuralblack.errors import InputError
 from neuralblack.files import write_bytes
 from neuralblack.registry.model_folder import ModelFolder, is_model_id, open_model
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"  # answers behind the champion, unheard
+MARKED = "roi"  # the best model that must be shown a marked tumour; it stands beside the champion, and is never it
 LOCK = ".lock"  # in the registry; held by whoever changes it
 
 
@@ -15,6 +17,11 @@ def point_alias(registry: Path, alias: str, model_id: str) -> None:
     """Write an alias; the caller holds the registry's lock and has looked at the model."""
     (registry / "aliases").mkdir(exist_ok=True)
     write_bytes(registry / "aliases" / alias, f"{model_id}\n".encode())
+
+
+def alias_for(model: ModelFolder) -> str:
+    """Say which name a promotion of this model moves: a model that needs a mark is compared with its like alone."""
+    return MARKED if model.config.input in NEED_BOX else CHAMPION
 
 
 def alias_now(registry: Path, alias: str) -> str | None:
@@ -55,6 +62,6 @@ def named_model(path: Path, registry: Path) -> Path:
     A path that exists is that path, whatever it is called. Raises InputError where the registry has no such model.
     """
     name = str(path)
-    if path.exists() or not (name in (CHAMPION, CHALLENGER) or is_model_id(name)):
+    if path.exists() or not (name in (CHAMPION, CHALLENGER, MARKED) or is_model_id(name)):
         return path
     return resolve(registry, name).path

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, lock, new_folder
-from neuralblack.registry.aliases import CHALLENGER, CHAMPION, LOCK, alias_now, point_alias, read_alias, resolve
+from neuralblack.registry.aliases import (
+    CHALLENGER,
+    CHAMPION,
+    LOCK,
+    alias_for,
+    alias_now,
+    point_alias,
+    read_alias,
+    resolve,
+)
 from neuralblack.registry.audit import AUDIT, add_entry, earlier, read_audit
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
@@ -27,11 +36,10 @@ def promote(
     registry: Path,
     judgement: Judgement,
     *,
-    alias: str = CHAMPION,
     expected: str | None = ANY,
     evaluation: Path | None = None,
 ) -> ModelFolder:
-    """Copy a run's model into the registry and point the alias at it.
+    """Copy a run's model into the registry and make it the champion, or what `alias_for` says.
 
     A model that is there already is not copied again, unless its copy is damaged: then this mends it. A corrupt or
     incomplete run is refused by the file's name, and the alias stays where it was. Two at once wait for each other.
@@ -40,7 +48,6 @@ def promote(
         run: a run or a model folder.
         registry: the registry's folder, made where there is none.
         judgement: what the gate found; written into the audit.
-        alias: which name moves.
         expected: the model that the alias meant when the judgement was made, None for none. Another one by now, and
             nothing moves: of two promotions beside the same champion one wins.
         evaluation: of the model, kept beside it.
@@ -58,6 +65,7 @@ def promote(
             expected="; ".join(check.expected for check in failed) or "a judgement",
             fix="train a better one, or --force 'REASON', which is written into the audit",
         )
+    alias = alias_for(source)
     registry.mkdir(parents=True, exist_ok=True)
     with lock(registry / LOCK):
         before = alias_now(registry, alias)
@@ -86,6 +94,13 @@ def name_challenger(run: Path, registry: Path) -> ModelFolder:
 
     """
     source = open_model(model_path(run))
+    if alias_for(source) != CHAMPION:
+        raise InputError(
+            run,
+            found=f"{source.id}, which must be shown a marked tumour",
+            expected="a model that can be asked what the champion is asked",
+            fix=f"neuralblack promote, which makes it {alias_for(source)}",
+        )
     read_alias(registry, CHAMPION)  # no folder is made for a registry without one
     with lock(registry / LOCK):
         champion = resolve(registry, CHAMPION)

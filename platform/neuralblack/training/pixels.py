@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neuralblack.data.crops import Cropped
 from neuralblack.data.shards import Images, ShardedImages, by_shard, scattered
 from neuralblack.models.execution import Execution
 
@@ -17,8 +18,8 @@ AT_A_TIME = 4096  # slices on their way to a GPU
 class Pixels:
     """rows -> slices on the device, (B, S, S) uint8.
 
-    On a CPU they are a view of the memory map, on a GPU a copy. What does not fit there, and shards on a CPU, are
-    read when they are asked for; `ahead` says of which rows that will be.
+    On a CPU they are a view of the memory map, on a GPU a copy. What does not fit there, and shards and crops on a CPU,
+    are read when they are asked for; `ahead` says of which rows that will be.
     """
 
     def __init__(self, images: Images, execution: Execution) -> None:
@@ -31,7 +32,7 @@ class Pixels:
                 self._whole = torch.empty(images.shape, dtype=torch.uint8, device=self._device)
                 for rows in np.split(scattered(len(images)), range(AT_A_TIME, len(images), AT_A_TIME)):
                     self._whole[torch.from_numpy(rows).to(self._device)] = _tensor(images[rows]).to(self._device)
-        elif not isinstance(images, ShardedImages):
+        elif isinstance(images, np.ndarray):
             self._whole = _tensor(images)
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class Pixels:
 
     def ahead(self, rows: Tensor) -> None:
         """Say which rows will be asked for soon."""
-        if self._whole is None and isinstance(self._images, ShardedImages):
+        if self._whole is None and isinstance(self._images, ShardedImages | Cropped):
             self._images.ahead(rows.cpu().numpy())
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from neuralblack import metrics as measure
 from neuralblack.config import TrainConfig
+from neuralblack.data.crops import NEED_BOX, as_shown
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
 from neuralblack.errors import InputError
@@ -43,10 +43,24 @@ def check(config: TrainConfig, *, classes: int) -> None:
             expected="a network with class activation maps",
             fix="--set guidance=0, or another --set model=NAME",
         )
+    if config.guidance and config.input != "slice":
+        raise InputError(
+            "guidance", found=f"input {config.input}", expected="whole slices, where boxes are", fix="--set guidance=0"
+        )
 
 
-def check_boxes(config: TrainConfig, dataset: Dataset, rows: NDArray[np.int64]) -> None:
-    """Refuse guidance where none of the slices that are learnt from, `rows` (R,), has a box."""
+def check_boxes(config: TrainConfig, dataset: Dataset, split: Split) -> None:
+    """Refuse what needs boxes of tumours where they are not: guidance of all slices, an input of any of them."""
+    if config.input in NEED_BOX:
+        missing = int((dataset.boxes[np.concatenate([split.train, split.validation, split.test]), 0] < 0).sum())
+        if missing:
+            raise InputError(
+                f"input {config.input}",
+                found=f"{missing} slices without the box of a tumour",
+                expected="an outlined tumour on each, as in figshare's .mat files",
+                fix="prepare a source of outlined tumours alone, or --set input=slice",
+            )
+    rows = split.train
     if config.guidance and not (dataset.boxes[rows, 0] >= 0).any():
         raise InputError(
             "guidance",
@@ -84,11 +98,11 @@ def train(
     log.info("device and number format: %s", execution.reason)
     if config.compile:
         need_compiler("--set compile=true", instead="--set compile=false")
-    check_boxes(config, dataset, split.train)  # a search tries values that the run itself does not have
+    check_boxes(config, dataset, split)  # a search tries values that the run itself does not have
     network = network_of(config.model)
     model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
     model = model.to(execution.device)
-    pixels = Pixels(dataset.images, execution)
+    pixels = Pixels(as_shown(dataset, config.input).images, execution)
     part = part_of(config.batch_size, len(split.train), group.size)
     behind = FrozenStages(execution, size=part)
     if sharing:
@@ -140,6 +154,7 @@ def facts_of(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         "dataset": dataset.hash,
         "preprocessing": dataset.spec.digest,
         "model": config.model,
+        "input": config.input,
         "seed": config.seed,
         "augmentation": config.views.model_dump(),
         "code": code_hash(),

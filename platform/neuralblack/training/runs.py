@@ -62,7 +62,7 @@ def check_run(config: TrainConfig, *, data: str | Path) -> tuple[Dataset, Split]
             fix="--set validation_folds=[N], or [] to choose nothing",
         )
     check(config, classes=len(split.classes))
-    check_boxes(config, dataset, split.train)
+    check_boxes(config, dataset, split)
     return dataset, split
 
 
