@@ -21,6 +21,8 @@ from tests.service import (
     png,
 )
 
+from neuralblack.data.preprocessing import marked
+from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.service.decoder import DecoderDownError
 
@@ -70,6 +72,54 @@ def test_a_preview_is_the_slice_as_the_model_sees_it():
     answer = Service().predict(address="/predict?preview=true", content=png()).json()
 
     assert np.array_equal(picture(answer["preview"]), SLICE)
+
+
+def test_a_preview_says_how_large_the_upload_was():
+    answer = Service().predict(address="/predict?preview=true", content=png()).json()
+
+    assert (answer["height"], answer["width"]) == SLICE.shape
+
+
+def test_a_box_marks_the_slice_that_the_model_is_asked_about():
+    asked = []
+
+    async def classify(question):
+        asked.append(question)
+        return YES
+
+    service = Service(classify=classify, mark=lambda question, box: ("marked", box))
+
+    assert service.predict(address="/predict?box=1,2,30,40", content=png()).status_code == 200
+    assert asked == [("marked", (1, 2, 30, 40))]
+    assert service.request("GET", "/model").json()["needs_box"] is True
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("box=1,2,3", "four whole numbers"),
+        ("box=", "four whole numbers"),
+        ("box=1,2,30,400", "inside the slice of 64 x 64 pixels"),
+        ("box=1,2,30,40&box=1,2,30,40", "there twice"),
+        ("boxes=1,2,30,40", "Known here: preview, explain, box"),
+    ],
+)
+def test_a_box_that_is_none_is_refused_in_words(query, words):
+    def mark(question, box):
+        return marked(Prepared(SLICE), box, where="box")
+
+    response = Service(mark=mark).predict(address=f"/predict?{query}", content=png())
+
+    assert response.status_code == 422
+    assert words in response.json()["error"]
+
+
+def test_a_model_of_whole_slices_takes_no_box():
+    service = Service()
+    response = service.predict(address="/predict?box=1,2,30,40", content=png())
+
+    assert response.status_code == 422 and response.json()["code"] == "no_box_taken"
+    assert service.request("GET", "/model").json()["needs_box"] is False
 
 
 def test_a_refusal_has_reasons_and_no_label():

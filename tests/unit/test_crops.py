@@ -14,7 +14,8 @@ from neuralblack.cluster.space import DEFAULT_SPACE, check_space
 from neuralblack.config import TrainConfig
 from neuralblack.data.crops import as_shown, box_at, crop, head_region, tumour_region, uncrop
 from neuralblack.data.prepare import prepare
-from neuralblack.data.slices import Prepared, Slice, box_from, with_box
+from neuralblack.data.preprocessing import marked
+from neuralblack.data.slices import Prepared, box_from
 from neuralblack.data.splits import load_split
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.held_out import evaluate_held_out
@@ -220,7 +221,7 @@ def test_a_box_is_four_whole_numbers(text):
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (5, 0, 3, 5), (0, 0, 41, 5), (0, 0, 5, 31)])
 def test_a_box_lies_in_the_slice(box):
     with pytest.raises(InputError, match="inside the slice of 40 x 30 pixels"):
-        with_box(Slice(np.zeros((30, 40))), box, where="scan")
+        marked(Prepared(np.zeros((64, 64), np.uint8), shape=(30, 40)), box, where="scan")
 
 
 def test_the_command_line_takes_a_box(of_marks, outlined, tmp_path):

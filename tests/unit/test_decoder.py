@@ -89,6 +89,12 @@ def test_a_mat_file_becomes_what_prepare_makes_of_it(decoder, tmp_path):
     assert np.array_equal(decode(decoder, mat_bytes(tmp_path)).pixels, expected)
 
 
+def test_the_size_of_a_slice_comes_along_and_an_outline_that_its_file_has_does_not(decoder, tmp_path):
+    for data in (mat_bytes(tmp_path), image_bytes("PNG")):
+        read = asyncio.run(decoder(data))
+        assert read.shape == (90, 80) and read.box is None
+
+
 def test_colour_and_blankness_survive_the_way_to_grey_pixels(decoder):
     red = np.zeros((64, 64, 3))
     red[:32, :, 0] = 255

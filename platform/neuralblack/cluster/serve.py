@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ray.util import get_node_ip_address
 
 from neuralblack.cluster.serve_config import LOOPBACK, LiveOptions, ServeArgs
 from neuralblack.config import checked
+from neuralblack.data.preprocessing import marked
 from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.inference.predictor import Prediction, Predictor
@@ -68,6 +70,7 @@ class Classifier:
             ready=lambda: True,  # the constructor has loaded and warmed the model, or there is no replica
             model=facts(self.predictor),
             explain=explainer(self.predictor),
+            mark=partial(marked, where="box") if self.predictor.needs_box else None,
             listeners=listeners(self.args, self.predictor, meter),
             token=self.token,
             readers=self.readers,

@@ -3,6 +3,7 @@
 Any change of what comes out raises VERSION: datasets and models made by another version are then refused.
 """
 
+from dataclasses import replace
 from math import ceil, floor, isfinite
 
 import numpy as np
@@ -78,6 +79,8 @@ def preprocess(image: NDArray[np.generic], spec: Preprocessing, *, where: object
 def prepared(slice_: Slice, spec: Preprocessing, *, where: object) -> Prepared:
     """Prepare a slice to be asked about; a blank one comes out as zeros, because not answering it is the gate's to say.
 
+    A box that its file may have is not taken: who asks about a marked tumour says where it is (`marked`).
+
     Raises InputError as `preprocess` does for everything else.
     """
     try:
@@ -85,7 +88,24 @@ def prepared(slice_: Slice, spec: Preprocessing, *, where: object) -> Prepared:
     except BlankError:
         pixels = np.zeros((spec.size, spec.size), np.uint8)
     height, width = slice_.image.shape
-    return Prepared(pixels, slice_.colour, stored_box(slice_.box, (height, width), spec.size))
+    return Prepared(pixels, slice_.colour, shape=(height, width))
+
+
+def marked(slice_: Prepared, box: Box, *, where: object) -> Prepared:
+    """Mark the tumour where somebody says that it is, in pixels of the slice as it came, upright.
+
+    Raises InputError for a box that is empty or reaches outside the slice.
+    """
+    size = len(slice_.pixels)
+    (height, width), (x0, y0, x1, y1) = slice_.shape or (size, size), box
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise InputError(
+            where,
+            found=f"the box {x0},{y0},{x1},{y1}",
+            expected=f"x0,y0,x1,y1 inside the slice of {width} x {height} pixels, with x0 < x1 and y0 < y1",
+            fix="mark the tumour in pixels of the slice as it is shown",
+        )
+    return replace(slice_, box=stored_box(box, (height, width), size))
 
 
 def _stretch(values: NDArray[np.floating], low: float, high: float, *, where: object) -> None:

@@ -1,6 +1,6 @@
 """What every reader returns: one slice as it was recorded, with what its file says about it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,13 @@ class Prepared:
     """A slice as a model takes it, and what its file showed that grey pixels cannot show any more.
 
     `pixels` is (S, S) uint8, all zero where the picture was blank. `colour` is that of `Slice`, 0..1. `box` bounds the
-    tumour in `pixels`, where somebody has outlined it.
+    tumour in `pixels`, where somebody has outlined it. `shape` is the height and width that it came in; None: its own.
     """
 
     pixels: NDArray[np.uint8]
     colour: float = 0.0
     box: Box | None = None
+    shape: tuple[int, int] | None = None
 
 
 def box_from(text: str) -> Box:
@@ -57,24 +58,6 @@ def box_from(text: str) -> Box:
         )
     x0, y0, x1, y1 = (int(number) for number in numbers)
     return x0, y0, x1, y1
-
-
-def with_box(slice_: Slice, box: Box | None, *, where: object) -> Slice:
-    """Mark the tumour where somebody says that it is; None leaves what the file says.
-
-    Raises InputError for a box that is empty or reaches outside the slice.
-    """
-    if box is None:
-        return slice_
-    (height, width), (x0, y0, x1, y1) = slice_.image.shape, box
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise InputError(
-            where,
-            found=f"the box {x0},{y0},{x1},{y1}",
-            expected=f"x0,y0,x1,y1 inside the slice of {width} x {height} pixels, with x0 < x1 and y0 < y1",
-            fix="mark the tumour in pixels of the slice as it is shown",
-        )
-    return replace(slice_, box=box)
 
 
 def check_sides(height: int, width: int, *, where: object) -> None:

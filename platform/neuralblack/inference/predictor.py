@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from neuralblack.data.crops import NEED_BOX, REGIONS, box_at, crop, uncrop
-from neuralblack.data.preprocessing import prepared
+from neuralblack.data.preprocessing import marked, prepared
 from neuralblack.data.readers import read_slice
-from neuralblack.data.slices import Box, Prepared, with_box
+from neuralblack.data.slices import Box, Prepared
 from neuralblack.errors import InputError
 from neuralblack.inference.calibration import in_set, softmax
 from neuralblack.inference.engines import build_engine
@@ -130,10 +130,10 @@ class Predictor:
     def file(self, path: Path, *, box: Box | None = None) -> Prediction:
         """Read, prepare and answer one file; raises InputError where it is not a slice.
 
-        `box` bounds the tumour in the file's own pixels, upright; none given: as the file says, if it does.
+        `box` bounds the tumour in the file's own pixels, upright, for a model that needs it.
         """
-        slice_ = with_box(read_slice(path, where=path, labelled=False), box, where=path)
-        return self([prepared(slice_, self.spec, where=path)])[0]
+        slice_ = prepared(read_slice(path, where=path, labelled=False), self.spec, where=path)
+        return self([marked(slice_, box, where=path) if box else slice_])[0]
 
     def explain(self, pixels: NDArray[np.uint8], label: str | None = None, box: Box | None = None) -> NDArray[np.uint8]:
         """Draw where the network found what speaks for a class: (S, S) uint8 -> (S, S) uint8, 255 where most.

@@ -125,6 +125,8 @@ class Answer(BaseModel):
     request_id: str = Field(description="Also in the header X-Request-ID; quote it when something is wrong.")
     notice: str
     preview: str = Field("", description="The slice as the model sees it, a grey PNG as data URI; on request.")
+    height: int = Field(0, description="Of the upload in pixels, upright; with the preview.")
+    width: int = Field(0, description="Of the upload in pixels, upright; with the preview.")
     heat_map: str = Field(
         "", description="A PNG as data URI to lay over the preview: one colour, as opaque as it counted; on request."
     )
@@ -237,9 +239,11 @@ def json_response(content: dict[str, Any]) -> Response:
     return Response(_ENCODER.encode(content).encode(), media_type="application/json")
 
 
-def preview(question: object) -> str:
-    """Draw a question's slice as a grey PNG that a page can show without another request."""
-    return _data_uri(Image.fromarray(pixels_of(question)))
+def preview(question: object) -> dict[str, Any]:
+    """Draw a question's slice as a grey PNG that a page can show without another request, and say how large it came."""
+    pixels = pixels_of(question)
+    height, width = getattr(question, "shape", None) or pixels.shape
+    return {"preview": _data_uri(Image.fromarray(pixels)), "height": height, "width": width}
 
 
 def heat_map(strength: NDArray[np.uint8]) -> str:

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from numpy.typing import NDArray
 from starlette.responses import Response
 
+from neuralblack.data.slices import Box
 from neuralblack.service.answers import (
     HEAT_MAP_NOTE,
     NOTICE,
@@ -22,6 +23,7 @@ from neuralblack.service.auth import Holders
 from neuralblack.service.decoder import DecoderDownError
 from neuralblack.service.described import DESCRIBED, describe
 from neuralblack.service.feedback import OFF, FeedbackFolder, key_of, read_opinion
+from neuralblack.service.marks import BOX, box_of, marked_by
 from neuralblack.service.meter import MEDIA_TYPE, Meter
 from neuralblack.service.overload import Places, turn
 from neuralblack.service.pages import add_page
@@ -40,6 +42,7 @@ def build_app(
     ready: Callable[[], bool],
     model: Mapping[str, object],
     explain: Callable[[Question, str], Awaitable[NDArray[np.uint8]]] | None = None,
+    mark: Callable[[Question, Box], Question] | None = None,
     listeners: Sequence[Callable[[Question, Prediction], None]] = (),
     token: str | None = None,
     readers: Holders | None = None,
@@ -60,6 +63,8 @@ def build_app(
         model: facts about it for the page and the answers; at least `name`, `hash` and `preprocessing` (its version).
         explain: what `decode` gave and its label -> where the network looked, (S, S) uint8 with 255 where it did most;
             None: this model or engine cannot say.
+        mark: what `decode` gave and the box of a tumour in pixels of the upload -> the same, marked; raises InputError
+            for a box outside it. None: the model takes no box.
         listeners: each hears every classified slice with its prediction, refused ones too, in the event loop and before
             the reply: it must return at once and not raise.
         token: who asks must send it, or a reader's; None: everybody may. `auth.token_from` decides.
@@ -84,6 +89,7 @@ def build_app(
         classify,
         explain,
         listeners,
+        mark=mark,
         ready=ready,
         model=model,
         max_bytes=max_bytes,
@@ -122,6 +128,7 @@ class _Service:
         explain: Callable[[Question, str], Awaitable[NDArray[np.uint8]]] | None,
         listeners: Sequence[Callable[[Question, Prediction], None]],
         *,
+        mark: Callable[[Question, Box], Question] | None,
         ready: Callable[[], bool],
         model: Mapping[str, object],
         max_bytes: int,
@@ -132,7 +139,7 @@ class _Service:
         feedback: FeedbackFolder | None,
     ) -> None:
         self._decode, self._classify, self._explain, self._ready = decode, classify, explain, ready
-        self._listeners = listeners
+        self._listeners, self._mark = listeners, mark
         self._max_bytes, self._places, self._deadline_s = max_bytes, places, deadline_s
         self._meter, self._token, self._feedback = meter, token, feedback
         self._most_slices = min(MOST_SLICES, places.most or MOST_SLICES)
@@ -145,17 +152,20 @@ class _Service:
     async def predict(self, request: Request) -> Response:
         """Classify one slice: the body is the file, or a form with a field `file`."""
         with self._meter.trouble("predict"):
-            draw, explain = flags(request, "preview", "explain")
+            draw, explain = flags(request, "preview", "explain", beside=(BOX,))
+            box = box_of(request)
+            if box and self._mark is None:
+                raise Problem(422, "no_box_taken", "This model looks at whole slices. Ask without a box.")
             self._must_be_ready()
             if explain and self._explain is None:
                 raise Problem(422, "no_explanation", "This model cannot show where it looked. Ask without explain.")
             async with turn(self._places, deadline_s=self._deadline_s) as mine:
                 data = await read_upload(request, max_bytes=self._max_bytes)
                 mine.uploaded = True
-                question, prediction = await self._ask(data)
+                question, prediction = await self._ask(data, box)
                 answer = result(prediction) | self._end(request)
                 if draw:
-                    answer["preview"] = preview(question)
+                    answer |= preview(question)
                 if explain and self._explain is not None and prediction.label is not None:
                     answer["heat_map"] = heat_map(await self._explain(question, prediction.label))
                     answer["heat_map_note"] = HEAT_MAP_NOTE
@@ -205,7 +215,11 @@ class _Service:
             "max_study_bytes": BODY_SLICES * self._max_bytes,
             "max_slices": self._most_slices,
         }
-        can = {"explains": self._explain is not None, "feedback": self._feedback is not None}
+        can = {
+            "explains": self._explain is not None,
+            "needs_box": self._mark is not None,
+            "feedback": self._feedback is not None,
+        }
         return json_response(self._facts | self._model | limits | can | {"notice": NOTICE})
 
     async def metrics(self, request: Request) -> Response:
@@ -225,9 +239,11 @@ class _Service:
         """Count a request without the token."""
         self._meter.request(path.strip("/"), "unauthorised")
 
-    async def _ask(self, data: bytes) -> tuple[Question, Prediction]:
+    async def _ask(self, data: bytes, box: Box | None = None) -> tuple[Question, Prediction]:
         started = perf_counter()
         question = await self._read(data)
+        if box and self._mark:
+            question = marked_by(self._mark, question, box)
         decoded = perf_counter()
         prediction = await self._classify(question)
         self._meter.slice(prediction, started=started, decoded=decoded)

@@ -93,9 +93,21 @@ class Client:
         """Hang up."""
         self._connection.close()
 
-    def predict(self, slice_: str | Path | bytes, *, explain: bool = False, preview: bool = False) -> dict[str, Any]:
-        """Classify one slice, a file or its bytes; raises InputError (no such file) or ServiceError."""
+    def predict(
+        self,
+        slice_: str | Path | bytes,
+        *,
+        box: Sequence[int] | None = None,
+        explain: bool = False,
+        preview: bool = False,
+    ) -> dict[str, Any]:
+        """Classify one slice, a file or its bytes; raises InputError (no such file) or ServiceError.
+
+        `box` is (x0, y0, x1, y1) around the tumour, in pixels of the slice, for a model that needs it.
+        """
         wanted = {name: "true" for name, flag in (("explain", explain), ("preview", preview)) if flag}
+        if box is not None:
+            wanted["box"] = ",".join(map(str, box))
         address = "/predict" + ("?" + urlencode(wanted) if wanted else "")
         return self._ask("POST", address, _content(slice_), {"Content-Type": MEDIA_TYPE})
 

@@ -173,7 +173,8 @@ class _Worker:
         facts, pixels = content[: -self._size * self._size], content[-self._size * self._size :]
         if kind == PIXELS and facts:
             array = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size)
-            return Prepared(array, colour=float(json.loads(facts)["colour"]))
+            said = json.loads(facts)
+            return Prepared(array, float(said["colour"]), shape=tuple(said["shape"]))
         if kind == REFUSED:
             refusal = json.loads(content)
             raise InputError("upload", found=refusal["found"], expected=refusal["expected"], fix=refusal["fix"])

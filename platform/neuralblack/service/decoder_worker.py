@@ -55,7 +55,8 @@ def _decode(data: bytes, spec: Preprocessing) -> tuple[bytes, bytes]:
     try:
         slice_ = read_slice(data, where="upload", labelled=False)
         ready = prepared(slice_, spec, where="upload")
-        return PIXELS, json.dumps({"colour": ready.colour}).encode() + ready.pixels.tobytes()
+        facts = {"colour": ready.colour, "shape": ready.shape}
+        return PIXELS, json.dumps(facts).encode() + ready.pixels.tobytes()
     except InputError as error:
         refusal = error.at("upload")
     except MemoryError:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from neuralblack.service.answers import Answer, FeedbackAnswer, StudyAnswer, Trouble
 from neuralblack.service.auth import SCHEME
 from neuralblack.service.feedback import LABEL, PATIENT
+from neuralblack.service.marks import BOX
 from neuralblack.service.uploads import FIELD
 
 WORK = (400, 401, 408, 413, 422, 429, 500, 503)
@@ -109,6 +110,14 @@ DESCRIBED: dict[str, dict[str, Any]] = {
             "parameters": [
                 _flag("preview", "Also return the slice as the model sees it."),
                 _flag("explain", "Also return where the network looked for its label."),
+                {
+                    "name": BOX,
+                    "in": "query",
+                    "required": False,
+                    "schema": {"type": "string", "pattern": r"^\d+,\d+,\d+,\d+$", "example": "120,80,200,160"},
+                    "description": "x0,y0,x1,y1 around the tumour, in pixels of the upload, upright, half-open. For a "
+                    "model that is shown marked tumours (`needs_box` of /model), which refuses a slice without one.",
+                },
             ],
         },
     },

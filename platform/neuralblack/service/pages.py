@@ -10,6 +10,7 @@ PAGE = {  # address -> file in page/, media type
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/answers.js": ("answers.js", "text/javascript; charset=utf-8"),
     "/feedback.js": ("feedback.js", "text/javascript; charset=utf-8"),
+    "/mark.js": ("mark.js", "text/javascript; charset=utf-8"),
     "/server.js": ("server.js", "text/javascript; charset=utf-8"),
     "/viewer.js": ("viewer.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),

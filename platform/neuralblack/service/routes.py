@@ -4,7 +4,7 @@ FastAPI's own way from a request to a function (resolving parameters, checking t
 this service's part in a request, and our routes take nothing but the request.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -59,8 +59,10 @@ def guarded(holders: Holders, refused: Callable[[str], None], sentence: str = TO
     return Guarded
 
 
-def flags(request: Request, *names: str) -> tuple[bool, ...]:
+def flags(request: Request, *names: str, beside: Sequence[str] = ()) -> tuple[bool, ...]:
     """Read the parameters that a route takes, each true or false, and false where it is absent.
+
+    Those of `beside` may be there too; another function reads them.
 
     Raises:
         Problem: 422 another value, one twice, or one that there is not: a misspelt name must not pass for absent.
@@ -68,10 +70,11 @@ def flags(request: Request, *names: str) -> tuple[bool, ...]:
     if not request.scope["query_string"]:
         return (False,) * len(names)
     given = request.query_params.multi_items()
-    known = ", ".join(names) or "none"
-    if len(dict(given)) < len(given) or any(name not in names for name, _ in given):
+    known = ", ".join((*names, *beside)) or "none"
+    if len(dict(given)) < len(given) or any(name not in (*names, *beside) for name, _ in given):
         raise Problem(422, "invalid_request", f"A parameter is unknown or there twice. Known here: {known}.")
-    if any(value.lower() not in FLAGS for _, value in given):
+    given = [(name, value.lower()) for name, value in given if name in names]
+    if any(value not in FLAGS for _, value in given):
         raise Problem(422, "invalid_request", f"A parameter is neither true nor false. Known here: {known}.")
-    values = {name: FLAGS[value.lower()] for name, value in given}
+    values = {name: FLAGS[value] for name, value in given}
     return tuple(values.get(name, False) for name in names)

@@ -23,7 +23,7 @@ CLASSES = ["glioma", "meningioma", "pituitary"]
 MODEL = {"name": "tiny-0123456789ab", "hash": "0123456789abcdef" * 4, "preprocessing": 1, "classes": CLASSES}
 SIZE = 64  # pixels of a slice
 START_S = 30
-GLIOMA, MENINGIOMA, UNSURE, PLAIN, REFUSED = range(5)  # first pixels
+GLIOMA, MENINGIOMA, UNSURE, PLAIN, REFUSED, UNMARKED = range(6)  # first pixels
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ ANSWERS = {
     MENINGIOMA: Prediction("ok", "meningioma", shares(0.2, 0.75, 0.05), ("meningioma",), 0.998),
     UNSURE: Prediction("ok", "glioma", shares(0.4, 0.3, 0.3), ("glioma", "meningioma", "pituitary"), 0.9),
     PLAIN: Prediction("ok", "glioma", shares(0.91, 0.0895, 0.0005)),  # by a model that was never calibrated
+    UNMARKED: Prediction("refused", reasons=(Reason("no_box", "This model judges a marked tumour. Draw one."),)),
     REFUSED: Prediction(
         "refused",
         reasons=(

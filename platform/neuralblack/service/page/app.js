@@ -2,6 +2,7 @@
 
 import { answerOf, element, emptyBars, plural, quiet, slicesOf, studyOf } from "./answers.js";
 import { describeFeedback, offerFeedback } from "./feedback.js";
+import { offerMark } from "./mark.js";
 import { Problem, ask, token } from "./server.js";
 import { offerHeat, setBusy, show } from "./viewer.js";
 
@@ -56,6 +57,7 @@ function begin(text, words) {
   again.hidden = false;
   study.hidden = true;
   offerFeedback(null);
+  offerMark(null);
   show();
   answer.replaceChildren(quiet(words));
 }
@@ -74,6 +76,15 @@ async function classify(chosen, signal) {
   const body = await ask("predict?preview=true", { body: chosen, signal, waiting });
   showSlice(chosen, body, signal);
   answer.replaceChildren(...answerOf(body));
+  if (facts?.needs_box) offerMark(body, (box) => run((signal) => judgeMarked(chosen, box, signal)));
+}
+
+// The same slice, with the box that somebody drew; the slice and the box stay where they are.
+async function judgeMarked(chosen, box, signal) {
+  answer.replaceChildren(quiet("Judging the tumour…"));
+  const body = await ask(`predict?box=${box}`, { body: chosen, signal, waiting });
+  answer.replaceChildren(...answerOf(body));
+  offerHeatOf(chosen, body, signal, `&box=${box}`);
 }
 
 async function classifyStudy(files, signal) {
@@ -107,6 +118,7 @@ async function lookAt(chosen, button, signal) {
   drop.scrollIntoView({ block: "nearest" });
   offerHeat(null);
   offerFeedback(null);
+  offerMark(null);
   showSlice(chosen, await ask("predict?preview=true", { body: chosen, signal, waiting }), signal);
   name.textContent = name.title = chosen.name;
 }
@@ -114,8 +126,13 @@ async function lookAt(chosen, button, signal) {
 function showSlice(chosen, body, signal) {
   offerFeedback(chosen);
   show(body.preview ? { address: body.preview, alt: "The slice as the model sees it" } : { words: "There is no picture of this file." });
+  offerHeatOf(chosen, body, signal);
+}
+
+function offerHeatOf(chosen, body, signal, more = "") {
+  offerHeat(null);
   if (body.status === "refused" || facts?.explains === false) return;
-  offerHeat((waiting) => ask("predict?explain=true&preview=true", { body: chosen, signal, waiting }).catch((error) => {
+  offerHeat((waiting) => ask(`predict?explain=true&preview=true${more}`, { body: chosen, signal, waiting }).catch((error) => {
     if (error.status === 401) askForToken(null);
     throw error;
   }));

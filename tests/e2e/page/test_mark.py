@@ -1,0 +1,110 @@
+"""A model that is shown marked tumours: the box is drawn on the page, or typed, and the slice is asked about again."""
+
+import numpy as np
+import pytest
+from tests.e2e.page.fake_service import MENINGIOMA, SIZE, UNMARKED, page_service, slice_file
+from tests.e2e.page.looks import choose
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def marks():
+    """Every box that the service was sent."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(marks):
+    def mark(slice_: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+        marks.append(box)
+        answered = slice_.copy()
+        answered[0, 0] = MENINGIOMA
+        return answered
+
+    with page_service(mark=mark) as address:
+        yield address
+
+
+@pytest.fixture
+def unmarked(page, tmp_path):
+    choose(page, slice_file(tmp_path / "scan.png", UNMARKED))
+    page.wait_for_selector("#mark")
+    return page
+
+
+def stroke(page, start, end):
+    """Draw from one place of the slice to another, in shares of its side."""
+    place = page.query_selector("#slice").bounding_box()
+    points = [(place["x"] + x * place["width"], place["y"] + y * place["height"]) for x, y in (start, end)]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    page.mouse.move(*points[1], steps=5)
+    page.mouse.up()
+
+
+def edges(page):
+    return [int(page.input_value(f"#mark-{edge}")) for edge in ("left", "top", "right", "bottom")]
+
+
+def test_without_a_box_the_page_asks_for_one(unmarked):
+    assert unmarked.inner_text(".verdict strong") == "No answer"
+    assert "Draw a box around it" in unmarked.inner_text("#mark")
+    assert unmarked.is_hidden("#marked")
+
+
+def test_a_box_is_drawn_and_the_tumour_judged(unmarked, marks):
+    opened = []
+    unmarked.on("filechooser", lambda chooser: opened.append(chooser))
+    stroke(unmarked, (0.75, 0.5), (0.25, 0.125))
+
+    assert edges(unmarked) == [SIZE // 4, SIZE // 8, SIZE * 3 // 4, SIZE // 2]
+    assert unmarked.is_visible("#marked") and not opened
+    unmarked.click("#mark button")
+    unmarked.wait_for_selector(".verdict strong:text-is('meningioma')")
+    assert marks[-1] == (SIZE // 4, SIZE // 8, SIZE * 3 // 4, SIZE // 2)
+    assert unmarked.is_visible("#slice") and unmarked.is_visible("#marked")
+
+
+def test_a_box_can_be_typed_and_is_drawn_as_typed(unmarked, marks):
+    for edge, value in (("left", 10), ("top", 20), ("right", 30), ("bottom", 44)):
+        unmarked.fill(f"#mark-{edge}", str(value))
+    box, place = (unmarked.query_selector(name).bounding_box() for name in ("#marked", "#slice"))
+    scale = place["width"] / SIZE
+
+    assert box["x"] - place["x"] == pytest.approx(10 * scale, abs=1.5)
+    assert box["height"] == pytest.approx(24 * scale, abs=3)
+    unmarked.keyboard.press("Enter")
+    unmarked.wait_for_selector(".verdict strong:text-is('meningioma')")
+    assert marks[-1] == (10, 20, 30, 44)
+
+
+def test_an_empty_box_is_not_sent(unmarked, marks):
+    before = len(marks)
+    for edge, value in (("left", 30), ("top", 20), ("right", 30), ("bottom", 44)):
+        unmarked.fill(f"#mark-{edge}", str(value))
+    unmarked.click("#mark button")
+
+    assert "right edge must lie right" in unmarked.inner_text("#mark-said")
+    assert len(marks) == before
+
+
+def test_the_heat_map_is_of_the_marked_tumour(unmarked, marks):
+    stroke(unmarked, (0.25, 0.25), (0.5, 0.5))
+    unmarked.click("#mark button")
+    unmarked.wait_for_selector("#look")
+    before = len(marks)
+    unmarked.check("#look")
+    unmarked.wait_for_selector("#heat-map")
+
+    assert marks[before:] == [(SIZE // 4, SIZE // 4, SIZE // 2, SIZE // 2)]
+
+
+def test_another_slice_begins_without_a_box(unmarked, tmp_path):
+    stroke(unmarked, (0.25, 0.25), (0.5, 0.5))
+    unmarked.set_input_files("#file", slice_file(tmp_path / "other.png", UNMARKED))
+    unmarked.wait_for_selector("#name:text-is('other.png')")
+    unmarked.wait_for_selector("#mark")
+
+    assert unmarked.is_hidden("#marked")
+    assert unmarked.input_value("#mark-left") == ""
