@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from neuralblack.inference.engines import Engine, Outputs, build_engine
-from neuralblack.models.table import network_of
 from neuralblack.registry.model_folder import ModelFolder
 
 EMPTY = "empty"
@@ -15,7 +14,7 @@ class EmptyEngine:
 
     def __init__(self, folder: ModelFolder) -> None:
         self.name, self.reason, self.calls_at_once = EMPTY, "to measure what is around an engine", 1
-        self._sizes = len(folder.classes), network_of(folder.config.model).features
+        self._sizes = len(folder.classes), folder.network.features
 
     def __call__(self, images: Tensor) -> Outputs:
         """Answer one batch."""

@@ -9,7 +9,8 @@ from torch import nn
 from neuralblack.data.dataset import Dataset
 from neuralblack.data.phantoms import write_phantoms
 from neuralblack.data.prepare import prepare
-from neuralblack.models.table import MODELS, Network
+from neuralblack.models.network import Network
+from neuralblack.models.table import MODELS
 from neuralblack.training import checkpoints
 
 

@@ -9,7 +9,6 @@ from fastapi import FastAPI, Request
 
 from neuralblack.inference.engines import Engine, Outputs
 from neuralblack.models.inputs import to_input
-from neuralblack.models.table import network_of
 from neuralblack.registry.model_folder import ModelFolder, load_weights
 
 
@@ -19,7 +18,7 @@ class Eager:
     name, reason, calls_at_once = "eager", "as it was trained", 1
 
     def __init__(self, folder: ModelFolder) -> None:
-        self._stages, self._network = load_weights(folder), network_of(folder.config.model)
+        self._stages, self._network = load_weights(folder), folder.network
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> Outputs:

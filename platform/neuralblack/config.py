@@ -8,6 +8,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from neuralblack.errors import InputError
 
+TIMM = "timm:"  # in front of the name of one of timm's networks
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -34,7 +36,10 @@ class AugmentationConfig(BaseModel, frozen=True, extra="forbid"):
 class TrainConfig(BaseModel, frozen=True, extra="forbid"):
     """One training run. The defaults are the reference recipe; `cluster/space.py` says what a search varies."""
 
-    model: str = Field("resnet50", description="A key of neuralblack.models.table.MODELS.")
+    model: str = Field(
+        "resnet50",
+        description="A key of neuralblack.models.table.MODELS, or timm:NAME, a network of timm (extra `timm`).",
+    )
     weights: str = Field(
         "imagenet",
         description="imagenet: the network's published weights; none: random; else a file's path, published or of a "

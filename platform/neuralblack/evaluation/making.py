@@ -18,9 +18,11 @@ def facts_of_making(
         cost: in words (`registry.cost.said`).
     """
     config = made["config"]
+    seen = ", ".join(f"{name} {value:g}" for name, value in made.get("network_input", {}).items())
     views = len(history) * split["parts"]["train"]["slices"]
     return {
         "network": f"{made['model']}, from weights {config['weights']}",
+        "network input": seen or "its network's own",
         "seed": str(config["seed"]),
         "split": f"hash {digest(split)[:12]}",
         "chosen by": made["chosen_by"],

@@ -20,7 +20,6 @@ from neuralblack.inference.gradcam import enlarged, grad_cam
 from neuralblack.inference.out_of_distribution import NO_BOX, Reason
 from neuralblack.inference.reference import load_gate
 from neuralblack.models.inputs import to_input
-from neuralblack.models.table import network_of
 from neuralblack.registry.model_folder import ModelFolder, load_weights, model_path, open_model
 
 BATCH = 32  # slices per forward pass; above 8 nothing is gained on a CPU, a GPU wants more
@@ -154,7 +153,7 @@ class Predictor:
             self._stages = load_weights(self.folder).requires_grad_(False)
         region = self._region(pixels, box) if self._region else (0, 0, *pixels.shape)
         shown = crop(pixels, region)
-        inputs = to_input(torch.from_numpy(np.array(shown[None])), network_of(self.folder.config.model))
+        inputs = to_input(torch.from_numpy(np.array(shown[None])), self.folder.network)
         with torch.inference_mode():
             top = int(self._stages(inputs).argmax())
         heat = grad_cam(self._stages, inputs, self.classes.index(label) if label else top)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from neuralblack.inference.outputs import pooled
 from neuralblack.models.folding import fold_batch_norms
-from neuralblack.models.table import Network, network_of
+from neuralblack.models.network import Network
 from neuralblack.registry.model_folder import ModelFolder, load_weights
 
 
@@ -17,7 +17,7 @@ class WholeNetwork(nn.Module):
 
     Args:
         stages: the network's stages in eval mode, head last.
-        network: its row of MODELS.
+        network: what it was made from.
         stored: pixels a side of stored slices.
         dtype: what the backbone computes in; the input and the head stay in float32.
 
@@ -49,8 +49,8 @@ class WholeNetwork(nn.Module):
 
 def whole_network(folder: ModelFolder, *, dtype: torch.dtype = torch.float32) -> WholeNetwork:
     """Load a checked folder's weights as one module, on the CPU."""
-    stages, network = load_weights(folder), network_of(folder.config.model)
-    return WholeNetwork(stages.requires_grad_(False), network, stored=folder.spec.size, dtype=dtype).eval()
+    stages = load_weights(folder).requires_grad_(False)
+    return WholeNetwork(stages, folder.network, stored=folder.spec.size, dtype=dtype).eval()
 
 
 def resize_matrix(stored: int, size: int) -> Tensor:

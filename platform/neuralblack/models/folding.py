@@ -1,6 +1,8 @@
 """Fold BatchNorm into the convolution in front of it: one layer less to run, the same outputs to fp32 rounding."""
 
 import copy
+import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -10,11 +12,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 def fold_batch_norms(stages: nn.Module) -> fx.GraphModule:
     """Copy a network in eval mode and fold every BatchNorm whose input is a convolution that nothing else reads.
 
+    Other norms stay as they are, and so does a BatchNorm that stands elsewhere (DenseNet's) or where no trace leads.
     What a BatchNorm class does behind its normalisation stays: timm's BatchNormAct2d holds dropout and activation as
     its children, in that order. A BatchNorm of running statistics only (affine=False) is folded too.
 
     Args:
-        stages: (B, C, H, W) float32 -> anything, traceable by torch.fx, which every row of MODELS is.
+        stages: (B, C, H, W) float32 -> anything.
 
     Returns:
         A module of the same inputs and outputs, in channels_last, that needs no gradient.
@@ -38,10 +41,24 @@ def fold_batch_norms(stages: nn.Module) -> fx.GraphModule:
 
 
 class _Tracer(fx.Tracer):
-    """torch.fx looks into modules of other packages; timm's convolutions and norms stay whole here."""
+    """torch.fx looks into modules of other packages; here those stay whole in which there is nothing to fold.
+
+    So does one whose forward pass asks for a size or a value, which a trace does not know.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name):
+            return True
+        return not isinstance(m, nn.Sequential) and not any(isinstance(each, nn.BatchNorm2d) for each in m.modules())
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        last = next(reversed(self.graph.nodes))
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:  # the edge of other packages' code, which does with a proxy what it does with a tensor
+            for node in itertools.takewhile(lambda node: node is not last, reversed(list(self.graph.nodes))):
+                self.graph.erase_node(node)
+            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

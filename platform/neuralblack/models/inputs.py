@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from neuralblack.models.table import Network
+from neuralblack.models.network import Network
 
 
 def to_unit(images: Tensor, size: int) -> Tensor:

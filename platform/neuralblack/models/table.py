@@ -8,35 +8,20 @@ its weights are summed over RGB, which equals showing the same slice three times
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from neuralblack.config import TIMM
 from neuralblack.errors import InputError
 from neuralblack.models import torchvision_cpu
+from neuralblack.models.network import Network, Stages, one_channel
+from neuralblack.models.timm_networks import import_timm, timm_network
 from neuralblack.models.weights import efficientnet_lite0_imagenet, read_weights, resnet50_imagenet
 
 log = logging.getLogger(__name__)
-
-Stages = OrderedDict[str, nn.Module]
-
-
-@dataclass(frozen=True)
-class Network:
-    """A row of MODELS."""
-
-    build: Callable[[], Any]  # the published nn.Module: three channels, 1,000 classes, random weights
-    stages: Callable[[Any, nn.Module], Stages]  # (published network, new head) -> its stages, first to last
-    stem: str  # the name of its first convolution
-    head: str  # the name of its classifier
-    features: int  # what the classifier takes
-    size: int  # pixels a side
-    mean: float  # of intensities in 0..1, the mean over RGB of the published values
-    std: float
-    imagenet: Callable[[], Mapping[str, Tensor]]  # the published weights; raises InputError where they can't be had
 
 
 def _resnet50() -> Any:
@@ -58,17 +43,7 @@ def _resnet50_stages(net: Any, head: nn.Module) -> Stages:
 
 
 def _efficientnet_lite0() -> Any:
-    torchvision_cpu.declare_missing_operators()
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise InputError(
-            "model efficientnet_lite0",
-            found="no timm",
-            expected="the extra `timm`",
-            fix="pip install 'neuralblack[timm]'",
-        ) from None
-    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    return import_timm("model efficientnet_lite0").create_model("tf_efficientnet_lite0", pretrained=False)
 
 
 def _efficientnet_lite0_stages(net: Any, head: nn.Module) -> Stages:
@@ -105,9 +80,16 @@ MODELS: dict[str, Network] = {
 
 
 def network_of(name: str) -> Network:
-    """Look a network up; an unknown name lists the known ones."""
+    """Look a network up, in MODELS or, as `timm:NAME`, in timm; an unknown name lists the known ones."""
+    if name.startswith(TIMM):
+        return timm_network(name.removeprefix(TIMM))
     if name not in MODELS:
-        raise InputError("model", found=repr(name), expected="one of " + ", ".join(MODELS), fix="--set model=NAME")
+        raise InputError(
+            "model",
+            found=repr(name),
+            expected="one of " + ", ".join([*MODELS, f"{TIMM}NAME"]),
+            fix="--set model=NAME",
+        )
     return MODELS[name]
 
 
@@ -115,7 +97,7 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
     """Build a network's stages for one-channel slices.
 
     Args:
-        name: a key of MODELS.
+        name: a key of MODELS, or `timm:NAME`.
         classes: outputs of the new head, which starts from small random weights.
         weights: `imagenet`, `none`, or the path of a file in the published network's layout, or of the weights of a
             model folder; of those the head counts as well where it has as many classes.
@@ -136,8 +118,7 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
     ours = _is_ours(state, published.state_dict(), nn.Sequential(network.stages(published, head)).state_dict())
     if state and not ours:
         _load(published, state, network, where=weights)
-    stem = getattr(published, network.stem)
-    setattr(published, network.stem, _one_channel(stem))
+    one_channel(published, network.stem)
     model = nn.Sequential(network.stages(published, head))
     if ours:
         _load_ours(model, state, where=weights)
@@ -195,11 +176,3 @@ def _load_ours(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> 
             fix="--set model=NAME as on the model's card",
         )
     model.load_state_dict({key: value for key, value in state.items() if key not in other}, strict=False)
-
-
-def _one_channel(stem: nn.Module) -> nn.Module:
-    """Replace a stem's three input channels by their sum; works for torch's and timm's convolutions alike."""
-    assert isinstance(stem, nn.Conv2d)
-    stem.weight = nn.Parameter(stem.weight.detach().sum(1, keepdim=True))
-    stem.in_channels = 1
-    return stem

@@ -38,12 +38,14 @@ def describe(path: str | Path) -> Rows:
 def describe_model(model: ModelFolder) -> Rows:
     """Describe a model folder whose hashes were checked."""
     validation, config = model.card["validation"], model.config
+    seen = model.card.get("network_input") or model.network.facts
     parts = model.split["parts"]
     return [
         ("model", model.id),
         ("hash", model.hash),
         ("classes", ", ".join(model.classes)),
         ("network", _recipe(config)),
+        ("network input", ", ".join(f"{name} {value:g}" for name, value in seen.items())),
         ("chosen", f"epoch {validation['epoch'] + 1} of {config.epochs}, by the {model.card['chosen_by']}"),
         ("validation", _validation(validation)),
         *((name, _part(part)) for name, part in parts.items()),

@@ -1,7 +1,7 @@
 """A model folder: weights, card, preprocessing, calibration, split, history; hashes last, checked at every load.
 
 weights.safetensors    the bare network's state dict
-card.json              what people should know: configuration, classes, validation, calibration
+card.json              what people should know: configuration, classes, the network's input, validation, calibration
 preprocessing.json     how slices must be prepared for it
 calibration.json       numbers behind its answers: temperature, prediction sets, refusal
 reference.safetensors  what an engine and the gate are compared with (golden slices, features); may be missing
@@ -9,7 +9,7 @@ split.json, history.json, manifest.json
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, new_folder, read_json, write_json, write_manifest
 from neuralblack.models.heads import scoring
-from neuralblack.models.table import build_model
+from neuralblack.models.network import Network
+from neuralblack.models.table import build_model, network_of
 
 WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
 
@@ -40,13 +41,21 @@ class ModelFolder:
 
     @property
     def id(self) -> str:
-        """The name in a registry: the network and the first 12 digits of the hash."""
-        return f"{self.config.model}-{self.hash[:12]}"
+        """The name in a registry, in addresses and in metrics: the network and the first 12 digits of the hash.
+
+        What a file's name or a label might not hold, as in `timm:resnet18.a1_in1k`, is an underscore there.
+        """
+        return f"{re.sub(r'[^a-z0-9_]', '_', self.config.model.lower())}-{self.hash[:12]}"
 
     @property
     def config(self) -> TrainConfig:
         """The configuration that it was trained with."""
         return checked(TrainConfig, self.card["config"], where=self.path / "card.json")
+
+    @property
+    def network(self) -> Network:
+        """Its network, with the input that it was trained with, whatever a later version of timm says of it."""
+        return replace(network_of(self.config.model), **self.card.get("network_input", {}))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -107,9 +116,20 @@ def open_model(path: Path) -> ModelFolder:
 
 
 def load_weights(folder: ModelFolder) -> nn.Sequential:
-    """Build the network of a checked folder with its weights, in eval mode, on the CPU; it gives `heads.scores`."""
+    """Build the network of a checked folder with its weights, in eval mode, on the CPU; it gives `heads.scores`.
+
+    Raises InputError where the network is not what it was: timm's may change from version to version.
+    """
     model = build_model(folder.config.model, classes=len(folder.classes))
-    model.load_state_dict(load_file(folder.path / WEIGHTS))
+    try:
+        model.load_state_dict(load_file(folder.path / WEIGHTS))
+    except RuntimeError as error:
+        raise InputError(
+            folder.path,
+            found=f"weights of another {folder.config.model} than the one here ({str(error).splitlines()[-1].strip()})",
+            expected="those of the same network",
+            fix=f"install what it was made with: {folder.card.get('made_with', 'see its card')}",
+        ) from None
     model[-1] = scoring(model[-1], loss=folder.config.loss)
     return model.eval()
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from neuralblack.config import TrainConfig
+from neuralblack.config import TIMM, TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.files import canonical_json, lock, read_json, write_bytes, write_json
 from neuralblack.registry.environment import environment
@@ -46,6 +46,10 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
 
     """
     facts = {"config": config.model_dump(mode="json"), "classes": split["classes"], "dataset": split["dataset"], **more}
+    if config.model.startswith(TIMM):  # which may say another size or mean by the time that a run goes on
+        from neuralblack.models.table import network_of  # torch takes a second: only where needed
+
+        facts["network_input"] = network_of(config.model).facts
     # Both are made before either is written: what JSON cannot hold must not leave half a run.
     split_text = canonical_json(split)
     run_text = canonical_json({"facts": facts, "started": datetime.now(UTC).isoformat(timespec="seconds")})

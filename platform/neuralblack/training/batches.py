@@ -13,7 +13,7 @@ from neuralblack.config import TrainConfig
 from neuralblack.data.shards import places_of
 from neuralblack.models.execution import Execution
 from neuralblack.models.inputs import normalise, to_unit
-from neuralblack.models.table import Network
+from neuralblack.models.network import Network
 from neuralblack.training.augmentation import augment, moved
 from neuralblack.training.frozen import FrozenStages
 from neuralblack.training.guidance import rasterised

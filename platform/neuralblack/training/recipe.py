@@ -17,7 +17,8 @@ from neuralblack.models.compiler import need_compiler
 from neuralblack.models.execution import Execution, choose_execution, repeatable_convolutions
 from neuralblack.models.heads import loss_of, probabilities, scores
 from neuralblack.models.inputs import to_input
-from neuralblack.models.table import Network, build_model, network_of
+from neuralblack.models.network import Network
+from neuralblack.models.table import build_model, network_of
 from neuralblack.training.batches import AHEAD, Batches, part_of
 from neuralblack.training.feature_cache import SLICES, FeatureCache, Sharing
 from neuralblack.training.frozen import FrozenStages, code_hash

@@ -16,6 +16,8 @@ from neuralblack.data.dataset import Dataset, open_dataset
 from neuralblack.data.splits import Split, make_split
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
+from neuralblack.models.table import network_of
+from neuralblack.models.timm_networks import timm_version
 from neuralblack.registry.cost import Clock
 from neuralblack.registry.model_folder import ModelFolder, open_model, save_model
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
@@ -99,11 +101,12 @@ def finish_run(
         "model": config.model,
         "classes": list(split.classes),
         "config": config.model_dump(mode="json"),
+        "network_input": network_of(config.model).facts,
         "validation": metrics,
         "chosen_by": chosen_by or by_merit,
         "dataset": {"hash": dataset.hash, "slices": len(dataset), "classes": list(dataset.classes)},
         **state["made"],
-        "made_with": {"neuralblack": neuralblack.__version__, "torch": torch.__version__},
+        "made_with": {"neuralblack": neuralblack.__version__, "torch": torch.__version__, **timm_version(config.model)},
         "notice": "Research use only; not a medical device.",
     }
     calibration: dict[str, Any] = {}

@@ -55,14 +55,15 @@ def set_learning(model: nn.Sequential, depth: int, *, batch_norm: str) -> None:
     Args:
         model: stages, first to last.
         depth: stages that learn, counted from the head down.
-        batch_norm: `eval` keeps the statistics of learning stages too, `local` learns them from the batches.
+        batch_norm: `eval` keeps the statistics of learning stages too, `local` learns them from the batches. Behind a
+            pooling (MobileNetV4's head) they are kept in any case: of a batch of one slice there would be none.
 
     """
     frozen = max(0, len(model) - depth)
     for index, stage in enumerate(model):
         stage.requires_grad_(index >= frozen)
         stage.train(index >= frozen)  # a frozen BatchNorm in train mode would still drift
-        if batch_norm == "eval":
+        if batch_norm == "eval" or isinstance(next(stage.children(), None), nn.AdaptiveAvgPool2d):
             for layer in stage.modules():
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.eval()
