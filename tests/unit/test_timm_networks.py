@@ -80,7 +80,7 @@ def folder_of(name, path):
         card={
             "classes": list(CLASSES),
             "config": TrainConfig(model=name, weights="none").model_dump(mode="json"),
-            "input": network.input,
+            "network_input": network.facts,
         },
         spec=Preprocessing(size=96),
         split={"parts": {}},
@@ -133,7 +133,7 @@ def test_size_mean_and_deviation_are_those_of_timms_configuration(name):
 
     assert network.size == given.input_size[-1]
     assert (network.mean, network.std) == (pytest.approx(np.mean(given.mean)), pytest.approx(np.mean(given.std)))
-    assert network.input == {"size": network.size, "mean": network.mean, "std": network.std}
+    assert network.facts == {"size": network.size, "mean": network.mean, "std": network.std}
 
 
 @pytest.mark.parametrize(
@@ -407,15 +407,15 @@ def test_a_run_writes_its_networks_input_on_the_card_and_is_served_with_it_whate
     model = train_here(config, data=dataset.path, run=tmp_path / "run")
     said = Predictor(model, engine="eager-fp32").probabilities(dataset.images[:2])
 
-    assert model.card["input"] == {"size": 160, "mean": 0.5, "std": 0.5}
+    assert model.card["network_input"] == {"size": 160, "mean": 0.5, "std": 0.5}
     assert model.card["made_with"]["timm"] == timm.__version__
-    assert dict(describe(model.path))["input"] == "mean 0.5, size 160, std 0.5"
+    assert dict(describe(model.path))["network input"] == "mean 0.5, size 160, std 0.5"
     row = replace(network_of("timm:test_resnet"), size=64, mean=0.1, std=2.0)
     monkeypatch.setattr("neuralblack.models.table.timm_network", lambda _: row)
     again = open_model(model.path)
-    assert again.network.input == model.card["input"]
+    assert again.network.facts == model.card["network_input"]
     assert np.array_equal(Predictor(again, engine="eager-fp32").probabilities(dataset.images[:2]), said)
-    with pytest.raises(InputError, match=r"a run with input\.mean 0\.5 where this command says 0\.1"):
+    with pytest.raises(InputError, match=r"a run with network_input\.mean 0\.5 where this command says 0\.1"):
         train_here(config, data=dataset.path, run=tmp_path / "run")
 
 
