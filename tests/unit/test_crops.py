@@ -1,5 +1,6 @@
 """What a network is shown of a slice: all of it, the head, or a marked tumour; the same in training and in serving."""
 
+import inspect
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from neuralblack.cli import app
 from neuralblack.cluster.space import DEFAULT_SPACE, check_space
 from neuralblack.config import TrainConfig
+from neuralblack.data import crops
 from neuralblack.data.crops import as_shown, box_at, crop, head_region, tumour_region, uncrop
 from neuralblack.data.prepare import prepare
 from neuralblack.data.preprocessing import marked
@@ -30,6 +32,7 @@ from neuralblack.registry.aliases import alias_now
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import load_reference, load_weights, open_model
 from neuralblack.registry.promotion import name_challenger, promote
+from neuralblack.training.frozen import code_hash
 from neuralblack.training.pixels import Pixels
 from neuralblack.training.recipe import check
 from neuralblack.training.runs import train_here
@@ -257,6 +260,13 @@ def test_training_reads_crops_row_by_row(dataset):
     pixels = Pixels(as_shown(dataset, "head").images, choose_execution("cpu", precision="fp32"))
 
     assert torch.equal(pixels(torch.tensor([3, 1])), torch.from_numpy(as_shown(dataset, "head").images[[3, 1]]))
+
+
+def test_what_is_kept_of_frozen_stages_goes_with_the_code_that_cuts(monkeypatch):
+    read, before = inspect.getsource, code_hash()
+    monkeypatch.setattr(inspect, "getsource", lambda code: read(code) + ("\n# changed" if code is crops else ""))
+
+    assert code_hash() != before
 
 
 def test_an_old_model_is_shown_whole_slices(dataset, tiny, tmp_path):

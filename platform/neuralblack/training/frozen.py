@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuralblack.data import crops
 from neuralblack.models import inputs, network, table, timm_networks
 from neuralblack.models.execution import Execution
 from neuralblack.training import augmentation
@@ -88,7 +89,7 @@ def weights_hash(stages: nn.Module) -> str:
 def code_hash() -> str:
     """Hash the code that makes views and stages: what is on the disk outlives this program, and its next version."""
     found = hashlib.sha256((version("timm") if find_spec("timm") else "").encode())
-    for module in (augmentation, inputs, network, table, timm_networks):
+    for module in (augmentation, crops, inputs, network, table, timm_networks):
         found.update(inspect.getsource(module).encode())
     return found.hexdigest()
 
