@@ -28,8 +28,9 @@ from neuralblack.evaluation.held_out import linear_probe
 from neuralblack.evaluation.patients import Slices
 from neuralblack.files import read_json, write_json
 from neuralblack.inference.predictor import Predictor
-from neuralblack.metrics import BINS, bin_of
+from neuralblack.metrics import calibration_gaps
 from neuralblack.registry.cost import cost_of
+from neuralblack.registry.model_folder import open_model
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +108,12 @@ def measure_part(
         rows += [_judged(out / name, dataset, name=name, block=FIRST) for name in SCHEDULES]
         rows.append(_judged(out / "search", dataset, name=WINNER, block=FIRST))
         rows += _baselines(dataset, config.model_copy(update={"validation_folds": ()}), block=SECOND)
-        temperature = Predictor.load(out / "search", engine=ENGINE).temperature
+        winner = open_model(out / "search" / "model")
+        temperature = float(winner.calibration["temperature"])
         rows.append(_judged(out / "refit", dataset, name=REFITTED, block=SECOND, temperature=temperature))
     return {
         "version": VERSION,
-        "classes": list(Predictor.load(out / "refit", engine=ENGINE).classes),
+        "classes": list(winner.classes),
         "dataset": dataset.hash,
         "fold": fold,
         "seed": seed,
@@ -175,12 +177,17 @@ def _judged(run: Path, dataset: Dataset, *, name: str, block: str, temperature: 
     part = known_part(dataset, split.test, predictor.classes)
     shares = predictor.probabilities(dataset.images[part.rows], dataset.boxes[part.rows])
     said = Slices(part.labels, shares, _patients(dataset, part.rows))
-    before, after = said.tempered(predictor.temperature), said
-    if temperature is not None:
-        after = before.tempered(1 / temperature)
+    before = said.tempered(predictor.temperature)
+    after = said if temperature is None else before.tempered(1 / temperature)
     cost = cost_of(run)
     return row_of(
-        name, before, after, block=block, learnt=len(split.train), minutes=60 * cost["hours"] if cost else None
+        name,
+        said,
+        before=before,
+        after=after,
+        block=block,
+        learnt=len(split.train),
+        minutes=60 * cost["hours"] if cost else None,
     )
 
 
@@ -196,8 +203,8 @@ def _baselines(dataset: Dataset, config: TrainConfig, *, block: str) -> list[dic
         shares = method.fit(seen, train.labels, asked, len(split.classes))
         said = Slices(test.labels, shares, _patients(dataset, test.rows))
         minutes = (time.monotonic() - start) / 60
-        sure = None if method.votes else said
-        found.append(row_of(name, sure, None, block=block, learnt=len(train.rows), minutes=minutes, votes=said))
+        before = None if method.votes else said
+        found.append(row_of(name, said, before=before, block=block, learnt=len(train.rows), minutes=minutes))
     return found
 
 
@@ -207,46 +214,41 @@ def _patients(dataset: Dataset, rows: Any) -> list[str]:
 
 def row_of(
     name: str,
-    before: Slices | None,
-    after: Slices | None,
+    said: Slices,
     *,
     block: str,
     learnt: int,
     minutes: float | None,
-    votes: Slices | None = None,
+    before: Slices | None = None,
+    after: Slices | None = None,
 ) -> dict[str, Any]:
     """Keep of answers what a table over all parts needs, and nothing that names a patient.
 
     Args:
         name: of the method.
-        before, after: what it said before and behind its temperature; None where there is no such thing.
+        said: its answers.
         block: FIRST or SECOND.
         learnt: slices that it learnt from.
         minutes: of one worker.
-        votes: what it said, where neither is a probability.
+        before, after: its probabilities before and behind its temperature; None where there is no such thing.
 
     Returns:
         patients: for each, in one order for all rows, its class, how many slices were given which class, and its
         verdict. gaps: for each bin of a calibration error the sum of right (1 or 0) minus probability.
 
     """
-    said = after or before or votes
-    assert said is not None
     patients: dict[tuple[str, int], list[int]] = {}
     given = said.probabilities.argmax(1)
     count = said.probabilities.shape[1]
     for patient, label, answer in zip(said.patients, said.labels.tolist(), given, strict=True):
         patients.setdefault((patient, label), [0] * count)[answer] += 1
-    whole = said.by_patient()
-    verdicts = dict(
-        zip(zip(whole.patients, whole.labels.tolist(), strict=True), whole.probabilities.argmax(1), strict=True)
-    )
+    verdicts = dict(zip(patients, said.by_patient().probabilities.argmax(1).tolist(), strict=True))  # in one order
     return {
         "name": name,
         "block": block,
         "learnt": learnt,
         "minutes": None if minutes is None else round(minutes, 2),
-        "patients": [[key[1], counts, int(verdicts[key])] for key, counts in sorted(patients.items())],
+        "patients": [[key[1], counts, verdicts[key]] for key, counts in sorted(patients.items())],
         "gaps": {"before": _gaps(before), "after": _gaps(after)},
     }
 
@@ -254,6 +256,4 @@ def row_of(
 def _gaps(said: Slices | None) -> list[float] | None:
     if said is None:
         return None
-    top = said.probabilities.max(1)
-    right = said.probabilities.argmax(1) == said.labels
-    return [round(float(gap), 6) for gap in np.bincount(bin_of(top), right - top, BINS)]
+    return [round(float(gap), 6) for gap in calibration_gaps(said.labels, said.probabilities)]

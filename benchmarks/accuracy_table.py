@@ -1,6 +1,6 @@
 """The accuracy benchmark's table, put together from parts: all test slices of a seed pooled, seeds averaged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ from benchmarks.aims import Aim
 from benchmarks.report import aims_table, table
 
 from neuralblack.errors import InputError
-from neuralblack.evaluation.bootstrap import DRAWS, differences, intervals
+from neuralblack.evaluation.bootstrap import DRAWS, differences
+from neuralblack.evaluation.crossval_table import averaged, mean
 from neuralblack.evaluation.patients import Slices
 
 Part = Mapping[str, Any]
@@ -19,7 +20,10 @@ ACCURACY, MACRO_F1, RECALL, ECE, BEYOND_PROBE = 0.96, 0.95, 0.90, 0.03, 0.10  # 
 
 
 class Pooled:
-    """A method's answers over all parts of a table: for each seed the slices, and the patients, of all folds."""
+    """A method's answers over all parts of a table: `slices` of all folds for each seed, and what they come to.
+
+    `answers` and `patients` are what `crossval_table.averaged` says of slices, and of patients by their verdicts.
+    """
 
     def __init__(self, parts: Sequence[Part], block: str, name: str) -> None:
         self.name, self.classes = name, parts[0]["classes"]
@@ -28,21 +32,12 @@ class Pooled:
         for part, row in rows:
             by_seed.setdefault(part["seed"], []).append((part, row))
         self.slices = [Slices.together([_slices(*each) for each in some]) for some in by_seed.values()]
-        self.patients = [Slices.together([_verdicts(*each) for each in some]) for some in by_seed.values()]
+        patients = [Slices.together([_verdicts(*each) for each in some]) for some in by_seed.values()]
+        self.answers, self.patients = averaged(self.slices, self.classes), averaged(patients, self.classes)
         self._gaps = {when: [_gaps(some, when) for some in by_seed.values()] for when in ("before", "after")}
         known = [row["minutes"] for _, row in rows if row["minutes"] is not None]
         self.minutes = float(np.mean(known)) if known else None
         self.learnt = round(float(np.mean([row["learnt"] for _, row in rows])))
-        self.bounds = intervals(*self.slices, classes=self.classes)
-
-    def number(self, read: Callable[[Mapping[str, Any]], float | None]) -> float | None:
-        """Average a number of `metrics.summarise` over seeds."""
-        found = [read(one.summary(self.classes)) for one in self.slices]
-        return _mean(found)
-
-    def recall(self, name: str) -> float | None:
-        """Average the sensitivity to a class over seeds."""
-        return self.number(lambda summary: summary["per_class"][name]["sensitivity"])
 
     def ece(self, when: str) -> float | None:
         """Average the calibration error `before` or `after` temperature; None where nothing is a probability."""
@@ -50,12 +45,7 @@ class Pooled:
             None if gaps is None else float(np.abs(gaps).sum() / len(one.labels))
             for gaps, one in zip(self._gaps[when], self.slices, strict=True)
         ]
-        return _mean(errors)
-
-    def of_patients(self) -> tuple[float | None, list[float] | None]:
-        """Average the share of patients whose slices' mean is right, with its interval."""
-        found = _mean([one.summary(self.classes)["accuracy"] for one in self.patients])
-        return found, intervals(*self.patients, classes=self.classes)["accuracy"]
+        return mean(errors)
 
     def beyond(self, other: "Pooled") -> list[float] | None:
         """Bound how much more accurate it is than another, over the same patients of the first seed."""
@@ -113,16 +103,16 @@ def _table(methods: Mapping[str, Pooled], classes: Sequence[str]) -> str:
     head = ["", "slices learnt", "accuracy", "macro-F1", *(f"recall {name}" for name in classes), "patients right"]
     rows = []
     for name, method in methods.items():
-        bounds, (right, around) = method.bounds, method.of_patients()
-        recalls = [_cell(method.recall(one), bounds["per_class"][one]["sensitivity"]) for one in classes]
+        answers, bounds = method.answers, method.answers["intervals"]
+        recalls = [_cell(answers["sensitivity"][one], bounds["per_class"][one]["sensitivity"]) for one in classes]
         rows.append(
             [
                 f"**{name}**" if name in (WINNER, REFITTED) else name,
                 f"{method.learnt:,}",
-                _cell(method.number(lambda summary: summary["accuracy"]), bounds["accuracy"]),
-                _cell(method.number(lambda summary: summary["macro_f1"]), bounds["macro_f1"]),
+                _cell(answers["accuracy"], bounds["accuracy"]),
+                _cell(answers["macro_f1"], bounds["macro_f1"]),
                 *recalls,
-                _cell(right, around),
+                _cell(method.patients["accuracy"], method.patients["intervals"]["accuracy"]),
                 _cell(method.ece("before")),
                 _cell(method.ece("after")),
                 None if method.minutes is None else f"{method.minutes:.1f}",
@@ -132,33 +122,26 @@ def _table(methods: Mapping[str, Pooled], classes: Sequence[str]) -> str:
 
 
 def _aims(ours: Pooled, probe: Pooled) -> list[Aim]:
-    accuracy, f1 = (ours.number(lambda summary, name=name: summary[name]) for name in ("accuracy", "macro_f1"))  # type: ignore[misc]
-    base = probe.number(lambda summary: summary["accuracy"])
-    assert accuracy is not None and base is not None
-    low_high = ours.beyond(probe)
+    accuracy, macro_f1 = ours.answers["accuracy"], ours.answers["macro_f1"]
+    beyond, bounds = accuracy - probe.answers["accuracy"], ours.beyond(probe)
+    around = f" ({100 * bounds[0]:.1f} to {100 * bounds[1]:.1f})" if bounds else ""
     aims = [
         Aim(f"at least {ACCURACY:.0%} of the slices right", f"{accuracy:.1%}", accuracy >= ACCURACY),
-        Aim(f"macro-F1 at least {MACRO_F1}", _cell(f1) or "–", f1 is not None and f1 >= MACRO_F1),
-        Aim(
-            f"at least {100 * BEYOND_PROBE:.0f} points above the {PROBE} that learnt from the same slices",
-            f"{100 * (accuracy - base):.1f} points"
-            + (f" ({100 * low_high[0]:.1f} to {100 * low_high[1]:.1f})" if low_high else ""),
-            accuracy - base >= BEYOND_PROBE,
-        ),
+        Aim(f"macro-F1 at least {MACRO_F1}", f"{macro_f1:.3f}", macro_f1 >= MACRO_F1),
     ]
-    error = ours.ece("after")
+    if RARE in ours.classes:
+        recall = ours.answers["sensitivity"][RARE]
+        aims.append(Aim(f"recall of {RARE} at least {RECALL}", f"{recall:.3f}", recall >= RECALL))
     aims.append(
         Aim(
-            f"calibration error at most {ECE} behind temperature",
-            _cell(error) or "–",
-            error is not None and error <= ECE,
+            f"at least {100 * BEYOND_PROBE:.0f} points above the {PROBE} that learnt from the same slices",
+            f"{100 * beyond:.1f} points{around}",
+            beyond >= BEYOND_PROBE,
         )
     )
-    if RARE in ours.classes:
-        recall = ours.recall(RARE)
-        aims.insert(
-            2, Aim(f"recall of {RARE} at least {RECALL}", _cell(recall) or "–", recall is not None and recall >= RECALL)
-        )
+    error = ours.ece("after")
+    assert error is not None, "a network's answers are probabilities"
+    aims.append(Aim(f"calibration error at most {ECE} behind temperature", f"{error:.3f}", error <= ECE))
     return aims
 
 
@@ -201,11 +184,6 @@ def _patient(part: Part, index: int) -> str:
 def _gaps(some: Sequence[tuple[Part, Mapping[str, Any]]], when: str) -> Any:
     found = [row["gaps"][when] for _, row in some]
     return None if None in found else np.sum(found, axis=0)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _cell(value: float | None, bounds: Sequence[float] | None = None) -> str | None:

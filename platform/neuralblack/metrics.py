@@ -78,10 +78,14 @@ def calibration_error(labels: NDArray[np.integer], probabilities: NDArray[np.flo
     >>> calibration_error(np.array([0, 1]), np.array([[0.9, 0.1], [0.9, 0.1]]))  # sure by 0.9, right by half
     0.4
     """
+    return round(float(np.abs(calibration_gaps(labels, probabilities)).sum() / len(labels)), 12)
+
+
+def calibration_gaps(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Sum right (1 or 0) minus the largest probability over the slices of each bin of a calibration error: (BINS,)."""
     top = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == labels
-    gap = np.bincount(bin_of(top), right - top, BINS)
-    return round(float(np.abs(gap).sum() / len(labels)), 12)
+    return np.bincount(bin_of(top), right - top, BINS).astype(np.float64)
 
 
 def bin_of(top: NDArray[np.floating]) -> NDArray[np.int64]:

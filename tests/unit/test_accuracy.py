@@ -50,7 +50,7 @@ def part(*rows, fold=1, seed=0, **more):
 
 
 def row(name, answers, *, block=SECOND):
-    return row_of(name, answers.tempered(2), answers, block=block, learnt=100, minutes=1.0)
+    return row_of(name, answers, before=answers.tempered(2), after=answers, block=block, learnt=100, minutes=1.0)
 
 
 def test_a_table_counts_what_the_answers_of_all_folds_were():
@@ -59,12 +59,14 @@ def test_a_table_counts_what_the_answers_of_all_folds_were():
     both = Slices.together([first, Slices(second.labels, second.probabilities, [f"{p}b" for p in second.patients])])
 
     expected = both.summary(CLASSES)
-    assert pooled.number(lambda summary: summary["accuracy"]) == pytest.approx(expected["accuracy"])
-    assert pooled.number(lambda summary: summary["macro_f1"]) == pytest.approx(expected["macro_f1"])
-    assert pooled.recall("meningioma") == pytest.approx(expected["per_class"]["meningioma"]["sensitivity"])
+    assert pooled.answers["accuracy"] == pytest.approx(expected["accuracy"])
+    assert pooled.answers["macro_f1"] == pytest.approx(expected["macro_f1"])
+    assert pooled.answers["sensitivity"]["meningioma"] == pytest.approx(
+        expected["per_class"]["meningioma"]["sensitivity"]
+    )
     assert pooled.ece("after") == pytest.approx(expected["ece"], abs=1e-5)
     assert pooled.ece("before") == pytest.approx(both.tempered(2).summary(CLASSES)["ece"], abs=1e-5)
-    assert pooled.of_patients()[0] == pytest.approx(both.by_patient().summary(CLASSES)["accuracy"])
+    assert pooled.patients["accuracy"] == pytest.approx(both.by_patient().summary(CLASSES)["accuracy"])
 
 
 def test_seeds_are_averaged_and_not_pooled():
@@ -72,12 +74,12 @@ def test_seeds_are_averaged_and_not_pooled():
     pooled = Pooled([part(row("ours", first)), part(row("ours", second), seed=1)], SECOND, "ours")
 
     each = [one.summary(CLASSES)["accuracy"] for one in (first, second)]
-    assert pooled.number(lambda summary: summary["accuracy"]) == pytest.approx(np.mean(each))
+    assert pooled.answers["accuracy"] == pytest.approx(np.mean(each))
     assert len(pooled.slices[0].labels) == len(first.labels)
 
 
 def test_votes_have_no_calibration_error():
-    votes = row_of("1-NN", None, None, block=FIRST, learnt=9, minutes=None, votes=said())
+    votes = row_of("1-NN", said(), block=FIRST, learnt=9, minutes=None)
 
     assert votes["gaps"] == {"before": None, "after": None}
     assert Pooled([part(votes)], FIRST, "1-NN").ece("before") is None

@@ -34,10 +34,10 @@ def table_of(rounds: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dic
     values = {name: [run[name] for run in runs] for name in NUMBERS}
     return {
         "runs": runs,
-        "mean": {name: _mean(found) for name, found in values.items()},
+        "mean": {name: mean(found) for name, found in values.items()},
         "sd": {name: _spread(found) for name, found in values.items()},
-        "pooled": _averaged(whole, classes),
-        "patients": _averaged([one.by_patient() for one in whole], classes),
+        "pooled": averaged(whole, classes),
+        "patients": averaged([one.by_patient() for one in whole], classes),
     }
 
 
@@ -52,17 +52,18 @@ def _numbers(slices: Slices, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _averaged(seeds: Sequence[Slices], classes: Sequence[str]) -> dict[str, Any]:
+def averaged(seeds: Sequence[Slices], classes: Sequence[str]) -> dict[str, Any]:
+    """Average NUMBERS and the sensitivity to each class over seeds, with the intervals of the averages."""
     each = [_numbers(one, classes) for one in seeds]
     return {
         "count": each[0]["slices"],
-        **{name: _mean([one[name] for one in each]) for name in NUMBERS},
-        "sensitivity": {name: _mean([one["sensitivity"][name] for one in each]) for name in classes},
+        **{name: mean([one[name] for one in each]) for name in NUMBERS},
+        "sensitivity": {name: mean([one["sensitivity"][name] for one in each]) for name in classes},
         "intervals": intervals(*seeds, classes=classes),
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
     """Average what was measured everywhere."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
