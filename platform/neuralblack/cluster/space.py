@@ -65,8 +65,6 @@ def with_fixed(overrides: Sequence[str], space: Space) -> tuple[TrainConfig, dic
 
 def check_space(config: TrainConfig, space: Space) -> None:
     """Refuse a space with an unknown field, or with a value that a run would refuse."""
-    if config.input in NEED_BOX:
-        raise _no_search(config.input)
     for name, domain in space.items():
         where = f"search space {name}"
         if name not in TrainConfig.model_fields:
@@ -78,19 +76,15 @@ def check_space(config: TrainConfig, space: Space) -> None:
         for value in _edges(name, domain):
             tried = checked(TrainConfig, config.model_dump() | {name: value}, where="search space")
             schedule_of(tried.schedule)
-            if name == "input" and value in NEED_BOX:
-                raise _no_search(value)
+            if tried.input in NEED_BOX:
+                raise InputError(
+                    f"input {tried.input}",
+                    found="an input that a person must draw on every slice",
+                    expected="slice or head: a search is for models that stand alone",
+                    fix=f"neuralblack train or crossval with --set input={tried.input}",
+                )
             if name in ("model", "weights", "loss", "guidance"):
                 check(tried, classes=2)
-
-
-def _no_search(kind: str) -> InputError:
-    return InputError(
-        f"input {kind}",
-        found="an input that a person must draw on every slice",
-        expected="slice or head: a search is for models that stand alone",
-        fix=f"neuralblack train or crossval with --set input={kind}",
-    )
 
 
 def schedules_of(config: TrainConfig, space: Space) -> list[dict[int, int]]:

@@ -21,6 +21,8 @@ BRIGHT = 32  # of 0..255: what is brighter belongs to the head; the air around i
 LEAST = 0.02  # share of a row or column that must be bright: noise, and the tip of an ear, is less
 RIM = 0.02  # around the head, as a share of its longer side
 
+WHOLE = "slice"  # the input that needs no cut
+
 Pixels = NDArray[np.uint8]
 
 
@@ -38,13 +40,18 @@ def around(box: Box, margin: float, *, side: int) -> Box:
     return left, top, left + size, top + size
 
 
+def whole(pixels: Pixels, box: Box | None = None) -> Box:
+    """Bound all of a slice; needs no box."""
+    return 0, 0, len(pixels), len(pixels)
+
+
 def head_region(pixels: Pixels, box: Box | None = None) -> Box:
     """Bound the head in a stored slice, (S, S), by a square; of a slice without one, all of it. Needs no box."""
     side = len(pixels)
     bright = pixels > BRIGHT
     columns, rows = (np.flatnonzero(bright.sum(axis) > LEAST * side) for axis in (0, 1))
     if not len(columns) or not len(rows):
-        return 0, 0, side, side
+        return whole(pixels)
     return around((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), RIM, side=side)
 
 
@@ -54,8 +61,8 @@ def tumour_region(pixels: Pixels, box: Box | None) -> Box:
     return around(box, MARGIN, side=len(pixels))
 
 
-REGIONS: Mapping[str, Callable[[Pixels, Box | None], Box] | None] = {
-    "slice": None,  # all of it, and nothing to do
+REGIONS: Mapping[str, Callable[[Pixels, Box | None], Box]] = {
+    WHOLE: whole,
     "head": head_region,
     "roi": tumour_region,
 }
@@ -65,7 +72,7 @@ NEED_BOX = ("roi",)
 def crop(pixels: Pixels, region: Box) -> Pixels:
     """Cut a region and bring it to the slice's own size: (S, S) uint8 -> (S, S) uint8."""
     side = len(pixels)
-    if region == (0, 0, side, side):
+    if region == whole(pixels):
         return pixels
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     return np.array(picture.resize((side, side), Image.Resampling.BILINEAR, box=region))
@@ -73,11 +80,12 @@ def crop(pixels: Pixels, region: Box) -> Pixels:
 
 def uncrop(shown: Pixels, region: Box) -> Pixels:
     """Put what was said of a crop, (S, S) uint8, back where it was cut: 0 outside."""
-    side = len(shown)
+    if region == whole(shown):
+        return shown
     x0, y0, x1, y1 = region
-    whole = np.zeros_like(shown)
-    whole[y0:y1, x0:x1] = np.asarray(Image.fromarray(shown).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR))
-    return shown if region == (0, 0, side, side) else whole
+    back = np.zeros_like(shown)
+    back[y0:y1, x0:x1] = np.asarray(Image.fromarray(shown).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR))
+    return back
 
 
 class Cropped:
@@ -85,10 +93,8 @@ class Cropped:
 
     def __init__(self, images: Images, boxes: NDArray[np.int64], kind: str) -> None:
         """Know them; nothing is read yet. `boxes` (N, 4) in stored pixels, -1 where there is none."""
-        region = REGIONS[kind]
-        assert region is not None
         self.shape, self.nbytes = images.shape, images.nbytes
-        self._images, self._boxes, self._region = images, boxes, region
+        self._images, self._boxes, self._region = images, boxes, REGIONS[kind]
 
     def __len__(self) -> int:
         return int(self.shape[0])
@@ -116,7 +122,6 @@ def box_at(box: NDArray[np.int64]) -> Box | None:
 
 def as_shown(dataset: Dataset, kind: str) -> Dataset:
     """Show a dataset as a network of this `input` sees it: its images cut; its boxes stay those of whole slices."""
-    region = REGIONS[kind]
-    if region is None:
+    if kind == WHOLE:
         return dataset
     return replace(dataset, images=Cropped(dataset.images, dataset.boxes, kind))

@@ -34,6 +34,7 @@ REASONS: dict[str, str] = {
     "empty": "Almost all of the picture is dark.",
     "flat": "Large areas have exactly the same brightness, as in a drawing, a text or a screenshot.",
     "features": "The network sees something unlike the slices that it learnt from.",
+    "no_box": "This model judges a tumour that somebody has marked, and no box is given. Draw one around the tumour.",
 }
 CHECKS: dict[str, tuple[str, bool]] = {
     # reason: the number of `measure`, whether above its limit (or below) is refused
@@ -52,11 +53,6 @@ class Reason:
 
     code: str
     sentence: str
-
-
-NO_BOX = Reason(
-    "no_box", "This model judges a tumour that somebody has marked, and no box is given. Draw one around the tumour."
-)
 
 
 def measure(pixels: NDArray[np.uint8]) -> dict[str, float]:

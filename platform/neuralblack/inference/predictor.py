@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neuralblack.data.crops import NEED_BOX, REGIONS, box_at, crop, uncrop
+from neuralblack.data.crops import NEED_BOX, REGIONS, WHOLE, box_at, crop, uncrop
 from neuralblack.data.preprocessing import marked, prepared
 from neuralblack.data.readers import read_slice
 from neuralblack.data.slices import Box, Prepared
@@ -17,7 +17,7 @@ from neuralblack.errors import InputError
 from neuralblack.inference.calibration import in_set, softmax
 from neuralblack.inference.engines import build_engine
 from neuralblack.inference.gradcam import enlarged, grad_cam
-from neuralblack.inference.out_of_distribution import NO_BOX, Reason
+from neuralblack.inference.out_of_distribution import REASONS, Reason
 from neuralblack.inference.reference import load_gate
 from neuralblack.models.inputs import to_input
 from neuralblack.registry.model_folder import ModelFolder, load_weights, model_path, open_model
@@ -115,7 +115,7 @@ class Predictor:
         The network sees only those whose pixels pass the gate.
         """
         asked = [one if isinstance(one, Prepared) else Prepared(one) for one in questions]
-        boxless = (NO_BOX,) if self.needs_box else ()
+        boxless = (Reason("no_box", REASONS["no_box"]),) if self.needs_box else ()
         answers = [self._refusal(self._gate.before(one) or (boxless if one.box is None else ())) for one in asked]
         passed = [index for index, answer in enumerate(answers) if answer is None]
         if passed:
@@ -151,7 +151,7 @@ class Predictor:
         """
         if self._stages is None:
             self._stages = load_weights(self.folder).requires_grad_(False)
-        region = self._region(pixels, box) if self._region else (0, 0, *pixels.shape)
+        region = self._region(pixels, box)
         shown = crop(pixels, region)
         inputs = to_input(torch.from_numpy(np.array(shown[None])), self.folder.network)
         with torch.inference_mode():
@@ -161,7 +161,7 @@ class Predictor:
 
     def _shown(self, images: NDArray[np.uint8], boxes: NDArray[np.int64] | None) -> NDArray[np.uint8]:
         """Show slices as the network takes them; raises InputError where a box is needed and missing."""
-        if self._region is None or not len(images):
+        if self.folder.config.input == WHOLE or not len(images):
             return images
         known = [None] * len(images) if boxes is None else [box_at(box) for box in boxes]
         if self.needs_box and None in known:
@@ -174,7 +174,7 @@ class Predictor:
         return np.stack([self._cut(*each) for each in zip(images, known, strict=True)])
 
     def _cut(self, pixels: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
-        return crop(pixels, self._region(pixels, box)) if self._region else pixels
+        return crop(pixels, self._region(pixels, box))
 
     def _ask(self, images: NDArray[np.uint8], *, batch: int) -> tuple[NDArray[np.float32], list[tuple[Reason, ...]]]:
         """Run slices through the network: calibrated probabilities, and what speaks against each."""

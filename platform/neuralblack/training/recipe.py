@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from neuralblack import metrics as measure
 from neuralblack.config import TrainConfig
-from neuralblack.data.crops import NEED_BOX, as_shown
+from neuralblack.data.crops import NEED_BOX, WHOLE, as_shown
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
 from neuralblack.errors import InputError
@@ -44,7 +44,7 @@ def check(config: TrainConfig, *, classes: int) -> None:
             expected="a network with class activation maps",
             fix="--set guidance=0, or another --set model=NAME",
         )
-    if config.guidance and config.input != "slice":
+    if config.guidance and config.input != WHOLE:
         raise InputError(
             "guidance", found=f"input {config.input}", expected="whole slices, where boxes are", fix="--set guidance=0"
         )
