@@ -200,7 +200,9 @@ def test_a_search_that_learns_from_its_trials_numbers_them_and_leaves_a_page(clu
     _, rows = tune_on_cluster(config, data=dataset.path, run=run, space=space, trials=2, concurrent=1, search="optuna")
 
     assert sorted(row["trial"] for row in rows) == [1, 2]
-    assert len({row["params"]["lr"] for row in rows}) == 2
+    first, second = sorted(rows, key=lambda row: row["trial"])
+    assert first["params"]["lr"] == config.lr, "the first trial is the run that would be without a search"
+    assert second["params"]["lr"] != first["params"]["lr"]
     assert "Trial <strong>" in (run / "search.html").read_text()
 
 

@@ -24,22 +24,34 @@ class Trial:
 def test_the_default_space_holds_nothing_that_a_run_would_refuse():
     check_space(TrainConfig(weights="none"), DEFAULT_SPACE)
 
-    assert all(TrainConfig.model_validate(params) for params in drawn(DEFAULT_SPACE, draws=20, seed=0))
+    assert all(TrainConfig.model_validate(params) for params in drawn(DEFAULT_SPACE, TrainConfig(), draws=20, seed=0))
 
 
 def test_draws_are_the_same_for_the_same_seed_and_trials_of_the_same_views_stand_together():
-    first, second = (drawn(DEFAULT_SPACE, draws=12, seed=3) for _ in range(2))
+    first, second = (drawn(DEFAULT_SPACE, TrainConfig(), draws=12, seed=3) for _ in range(2))
 
-    assert first == second != drawn(DEFAULT_SPACE, draws=12, seed=4)
+    assert first == second != drawn(DEFAULT_SPACE, TrainConfig(), draws=12, seed=4)
     views = [(params["input"], params["augmentation_strength"]) for params in first]
     assert len(set(views)) > 2
     assert views == sorted(views)
 
 
+def test_one_trial_is_the_run_that_would_be_without_a_search_as_far_as_the_space_holds_it():
+    config = TrainConfig(lr=0.002, loss="focal", schedule="all")
+    space = DEFAULT_SPACE | {"weight_decay": tune.uniform(0.5, 0.9), "schedule": tune.grid_search(["all", "head-only"])}
+
+    first, second = drawn(space, config, draws=1, seed=0)
+
+    assert (first["lr"], first["loss"], first["lr_decay"]) == (0.002, "focal", config.lr_decay)
+    assert (first["schedule"], second["schedule"]) == ("all", "head-only")
+    assert 0.5 <= first["weight_decay"] <= 0.9
+    assert sum(params["lr"] == 0.002 for params in drawn(space, config, draws=6, seed=0)) == 2
+
+
 def test_a_grid_is_combined_with_every_draw():
     space = {"lr": tune.loguniform(1e-4, 1e-2), "loss": tune.grid_search(["focal", "cross-entropy"])}
 
-    found = drawn(space, draws=3, seed=0)
+    found = drawn(space, TrainConfig(), draws=3, seed=0)
 
     assert len(found) == 6
     assert len({params["lr"] for params in found}) == 3
@@ -57,9 +69,9 @@ def test_a_field_that_is_given_a_value_is_not_searched():
 
 def test_an_unknown_search_and_a_grid_for_optuna_are_refused():
     with pytest.raises(InputError, match="one of random, optuna"):
-        points_of("annealing", DEFAULT_SPACE, trials=2, seed=0)
+        points_of("annealing", DEFAULT_SPACE, TrainConfig(), trials=2)
     with pytest.raises(InputError, match="found a grid"):
-        points_of("optuna", {"lr": tune.grid_search([0.1])}, trials=2, seed=0)
+        points_of("optuna", {"lr": tune.grid_search([0.1])}, TrainConfig(), trials=2)
 
 
 def test_rungs_sit_before_every_unfreezing_of_any_schedule_and_then_double():

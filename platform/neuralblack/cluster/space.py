@@ -93,27 +93,42 @@ def schedules_of(config: TrainConfig, space: Space) -> list[dict[int, int]]:
     return [schedule_of(each) for each in choices]
 
 
-def drawn(space: Space, *, draws: int, seed: int) -> list[dict[str, Any]]:
+def drawn(space: Space, config: TrainConfig, *, draws: int, seed: int) -> list[dict[str, Any]]:
     """Draw configurations; those that see the same views stand together, so that they share what is still there.
+
+    The first of the draws is what trials share already, so that a search of few trials is no worse than none.
 
     Args:
         space: checked already.
+        config: what all trials share, with the values that its fields would have without a search.
         draws: of the random fields; each is combined with every point of the grid, where the space has grids.
         seed: the same seed draws the same ones.
 
-    >>> [each["lr"] for each in drawn({"lr": tune.grid_search([0.1, 0.2])}, draws=1, seed=0)]
+    >>> [each["lr"] for each in drawn({"lr": tune.grid_search([0.1, 0.2])}, TrainConfig(), draws=1, seed=0)]
     [0.1, 0.2]
     """
     random = np.random.RandomState(seed)
     grids = {name: domain[GRID] for name, domain in space.items() if isinstance(domain, dict)}
     points = [dict(zip(grids, values, strict=True)) for values in itertools.product(*grids.values())]
     found = []
-    for _ in range(draws):
+    for draw in range(draws):
         sampled = {
             name: domain.sample(random_state=random) for name, domain in space.items() if isinstance(domain, Domain)
         }
+        if draw == 0:
+            sampled |= _unsearched(space, config)
         found += [{name: (sampled | point)[name] for name in space} for point in points]
     return sorted(found, key=_view_group)
+
+
+def _unsearched(space: Space, config: TrainConfig) -> dict[str, Any]:
+    """List the values that random fields would have without a search, as far as the space holds them."""
+    values = {name: getattr(config, name) for name, domain in space.items() if isinstance(domain, Domain)}
+    return {name: value for name, value in values.items() if _holds(space[name], value)}
+
+
+def _holds(domain: Domain, value: Any) -> bool:
+    return value in domain.categories if isinstance(domain, Categorical) else domain.lower <= value <= domain.upper
 
 
 def _view_group(params: Mapping[str, Any]) -> str:

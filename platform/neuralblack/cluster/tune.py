@@ -87,7 +87,7 @@ def tune_on_cluster(
         )
     dataset, split = check_run(config, data=data)
     check_space(config, space)
-    points = points_of(search, space, trials=trials, seed=config.seed)
+    points = points_of(search, space, config, trials=trials)
     asked = {"space": said_of(space), "trials": trials, "workers": workers, "by": search}
     through = earlier_model(run, config, split, search=asked)
     if through:
@@ -116,6 +116,7 @@ def tune_on_cluster(
                 },
                 space,
                 points,
+                first=drawn(space, config, draws=1, seed=config.seed)[0],
                 epochs=config.epochs,
                 trials=trials,
                 concurrent=min(concurrent or room, room),
@@ -155,7 +156,7 @@ def tune_on_cluster(
             return model, rows
 
 
-def points_of(search: str, space: Space, *, trials: int, seed: int) -> list[dict[str, Any]] | None:
+def points_of(search: str, space: Space, config: TrainConfig, *, trials: int) -> list[dict[str, Any]] | None:
     """Draw all configurations beforehand, or None where each depends on how the earlier ones did.
 
     Raises InputError for a search that is not known, not installed, or has a grid where it can't.
@@ -163,7 +164,7 @@ def points_of(search: str, space: Space, *, trials: int, seed: int) -> list[dict
     if search not in SEARCHES:
         raise InputError("--search", found=search, expected="one of " + ", ".join(SEARCHES), fix="--search NAME")
     if search == "random":
-        return drawn(space, draws=trials, seed=seed)
+        return drawn(space, config, draws=trials, seed=config.seed)
     grids = [name for name, domain in space.items() if isinstance(domain, dict)]
     if grids:
         raise InputError(
@@ -176,12 +177,18 @@ def points_of(search: str, space: Space, *, trials: int, seed: int) -> list[dict
     return None
 
 
-def optuna_search(seed: int, *, concurrent: int) -> Any:
-    """Make Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), asked for so many trials at a time."""
+def optuna_search(seed: int, *, concurrent: int, first: dict[str, Any]) -> Any:
+    """Make Optuna's tree-structured Parzen estimator (Bergstra et al., 2011), asked for so many trials at a time.
+
+    `first` are the values of the first trial.
+    """
     from ray.tune.search.optuna import OptunaSearch
 
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    return tune.search.ConcurrencyLimiter(OptunaSearch(metric=SCORE, mode="max", seed=seed), concurrent)
+    search = OptunaSearch(
+        metric=SCORE, mode="max", seed=seed, points_to_evaluate=[{f"{PARAMS}/{name}": first[name] for name in first}]
+    )
+    return tune.search.ConcurrencyLimiter(search, concurrent)
 
 
 def said_of(space: Space) -> dict[str, str]:
@@ -198,6 +205,7 @@ def _search(
     space: dict[str, Any],
     points: list[dict[str, Any]] | None,
     *,
+    first: dict[str, Any],
     epochs: int,
     trials: int,
     concurrent: int,
@@ -226,7 +234,7 @@ def _search(
                     rungs_of(settings["share"]["schedules"], epochs=epochs), epochs=epochs, trials=run / "trials"
                 ),
                 # TuneConfig's max_concurrent_trials has no effect on a generator that is handed in, and says nothing.
-                search_alg=optuna_search(seed, concurrent=concurrent)
+                search_alg=optuna_search(seed, concurrent=concurrent, first=first)
                 if points is None
                 else tune.search.BasicVariantGenerator(max_concurrent=concurrent),
                 reuse_actors=not several,  # a trial then pays neither for imports nor for a process
