@@ -22,10 +22,11 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Head:
-    """The process and the address of its dashboard."""
+    """The process, and the addresses of its dashboard and of the node's metrics."""
 
     pid: int
     url: str
+    metrics: str
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def ray_head(folder: Path, environment: dict[str, str]) -> Iterator[Head]:
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the head did not start:\n{said.read_text()[-4000:]}")
             time.sleep(0.5)
-        yield Head(process.pid, url)
+        yield Head(process.pid, url, f"http://127.0.0.1:{ports['metrics-export-port']}/metrics")
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.conftest import CONFIGS
 from tests.e2e.head import Head, ray_head
 from tests.e2e.load import Load
@@ -49,6 +50,7 @@ class Cluster:
     head: Head
     environment: dict[str, str]
     url: str
+    folder: Path
 
     def api(self, method, content=None):
         headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
@@ -87,7 +89,7 @@ def cluster():
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | settings
         env |= {"NEURALBLACK_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
         with ray_head(folder, env) as head:
-            cluster = Cluster(head, env, f"http://127.0.0.1:{free_ports(1)[0]}")
+            cluster = Cluster(head, env, f"http://127.0.0.1:{free_ports(1)[0]}", folder)
             cluster.await_that(lambda: cluster.api("GET").is_success)
             yield cluster
             cluster.api("DELETE")
@@ -178,6 +180,36 @@ def bodies():
 
 def lost(load):
     return [result for result in load.results if result[0] != 200]
+
+
+def counted(cluster):
+    """What a scrape of the node says of requests that were answered: each replica's number."""
+    families = text_string_to_metric_families(httpx.get(cluster.head.metrics, timeout=30).text)
+    samples = [sample for family in families for sample in family.samples]
+    asked = [each for each in samples if each.name == "ray_neuralblack_requests_total"]
+    return {each.labels["replica"]: each.value for each in asked if each.labels["outcome"] == "ok"}
+
+
+def test_one_scrape_of_a_node_sees_what_every_replica_has_counted(cluster, deployed, bodies):
+    before = sum(counted(cluster).values())
+
+    with Load(cluster.url, bodies, token=TOKEN) as load:
+        load.await_results(30)
+    answered = load.statuses[200]
+
+    cluster.await_that(lambda: sum(counted(cluster).values()) == before + answered)
+    assert len(counted(cluster)) > 1
+
+
+def test_a_refused_request_is_found_in_the_log_by_its_id_at_once(cluster, deployed):
+    headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-ID": "asked-for-by-phone"}
+    assert httpx.post(f"{cluster.url}/predict", content=b"%PDF", headers=headers, timeout=60).status_code == 415
+
+    logs = [path.read_text() for path in cluster.folder.glob("ray/session_2*/logs/serve/replica_*.log")]
+    lines = [json.loads(line) for log in logs for line in log.splitlines()]
+    (line,) = [line for line in lines if line.get("request_id") == "asked-for-by-phone"]
+    assert line["message"].endswith("415 unsupported") and line["levelname"] == "INFO"
+    assert line["application"] == "neuralblack" and line["replica"]
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])

@@ -144,6 +144,16 @@ def test_replicas_are_added_up_and_models_are_not():
         measure_drift(texts)
 
 
+def test_a_node_of_a_cluster_has_all_its_replicas_in_one_text():
+    texts = [counted(REFERENCE, slices(150, seed=seed)).text().decode() for seed in range(2)]
+    lines = [line for text in texts for line in text.splitlines() if not line.startswith("#")]
+    node = "".join(f"ray_{line}\n" for line in lines)
+
+    assert measure_drift({"node": node}) == measure_drift({"a": texts[0], "b": texts[1]})
+    with pytest.raises(InputError, match="metrics of 2 models"):
+        measure_drift({"node": node.replace('version="0123"', 'version="4567"', 1)})
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

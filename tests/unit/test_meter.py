@@ -37,6 +37,7 @@ def test_requests_are_counted_by_what_came_of_them():
     assert seen["neuralblack_requests_total", "internal", "predict"] == 1
     assert seen["neuralblack_labels_total", "pituitary"] == 2
     assert seen["neuralblack_refusals_total", "colour"] == 1
+    assert seen["neuralblack_confidence_bucket", "0.7"] == 0 and seen["neuralblack_confidence_bucket", "0.8"] == 2
     assert seen["neuralblack_decode_seconds_count",] == seen["neuralblack_model_seconds_count",] == 3
     assert seen["neuralblack_pending",] == 0
     assert seen["neuralblack_model_info", MODEL["hash"][:12], MODEL["name"]] == 1

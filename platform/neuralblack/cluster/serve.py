@@ -19,7 +19,9 @@ from ray import get_runtime_context, serve
 from ray.serve._private import replica
 from ray.util import get_node_ip_address
 
+from neuralblack.cluster.ray_metrics import copy_for_ever
 from neuralblack.cluster.serve_config import LOOPBACK, LiveOptions, ServeArgs
+from neuralblack.cluster.serve_logs import log_beside_serve
 from neuralblack.config import checked
 from neuralblack.data.preprocessing import marked
 from neuralblack.data.slices import Prepared
@@ -45,6 +47,7 @@ class Classifier:
 
     def __init__(self, args: ServeArgs) -> None:
         stay_on_loopback()
+        log_beside_serve()
         self.args = args
         self.token = token_from(os.environ, anonymous=args.anonymous)  # inherited from `ray start`; before any work
         self.readers = readers_from(os.environ)
@@ -58,6 +61,7 @@ class Classifier:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Build the app. Serve calls this in the replica's event loop, behind the constructor."""
         meter = Meter()
+        copy_for_ever(meter.registry)
         self.batcher = Batcher(
             self.predictor,
             max_size=LiveOptions().max_batch_size,

@@ -21,13 +21,14 @@ BLOCK = 256  # ports of one service: 16 for proxies, 120 each for replicas' HTTP
 BLOCKS = range(20_000, 32_000, BLOCK)  # below what the kernel and Ray's workers take by themselves
 # Characters of the temporary folder: HAProxy binds BASE/nb-12345678/h/<56 digits>/a.sock.<pid>.tmp, at most 107.
 MAX_BASE = 107 - len("/nb-12345678/h/") - 56 - len("/a.sock.1234567.tmp")
+METRICS = "RAY_enable_metrics_collection"
 DRAIN_S = 3  # a stopped replica answers what it has begun; 30 by default
 # For a Ray that one service has to itself. At their defaults Ray's and Serve's own processes take 11% of a core from
 # the model while nobody asks for anything; so 7%. Not for a cluster, whose schedulers and dashboards want the news.
 QUIET = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",  # 0.1; a dead replica or proxy is seen so much later at most
     "RAY_raylet_report_resources_period_milliseconds": "1000",  # 100; to schedulers on other nodes
-    "RAY_enable_metrics_collection": "0",  # Ray's own for Prometheus; the service has its /metrics
+    METRICS: "0",  # Ray's own for Prometheus; the service has its /metrics
     "RAY_task_events_report_interval_ms": "10000",  # 1000; for the dashboard, which is not there
     "RAY_event_stats": "0",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",  # 100

@@ -20,12 +20,15 @@ from neuralblack.files import new_folder, write_bytes, write_json
 COUNTED, EXPECTED = "neuralblack_input_slices_total", "neuralblack_input_expected_share"
 REFERENCE, MODEL = "neuralblack_input_reference", "neuralblack_model_info"
 
+RAYS = "ray_"  # in front of the name where it is from a node
+
 
 def measure_drift(texts: Mapping[str, str]) -> dict[str, Any]:
     """Add replicas up and compare what they were asked with what is expected.
 
     Args:
-        texts: where it is from -> what GET /metrics said, of replicas of one model.
+        texts: where it is from -> what GET /metrics said, of a replica or of a node of a Ray cluster with all its
+            replicas; of one model.
 
     Returns:
         model: name and version; statistics: name -> bins, expected (shares), seen (slices), slices, index, chance (how
@@ -43,7 +46,7 @@ def measure_drift(texts: Mapping[str, str]) -> dict[str, Any]:
             raise InputError(
                 where, found="no metrics of a replica", expected="what GET /metrics says", fix="check file or address"
             )
-        models[mine[0]["name"], mine[0]["version"]] = where
+        models |= {(labels["name"], labels["version"]): where for labels in mine}
         for name, labels, value in samples:
             if name == EXPECTED:
                 expected.setdefault(labels["statistic"], {})[labels["bin"]] = value
@@ -54,7 +57,7 @@ def measure_drift(texts: Mapping[str, str]) -> dict[str, Any]:
                 counts[labels["bin"]] = counts.get(labels["bin"], 0) + value
     if len(models) > 1:
         raise InputError(
-            ", ".join(models.values()),
+            ", ".join(sorted({*models.values()})),
             found=f"metrics of {len(models)} models",
             expected="replicas of one model: each has its own reference",
             fix="give those of one model",
@@ -133,4 +136,4 @@ def _samples(text: str, where: str) -> Sequence[tuple[str, dict[str, str], float
         raise InputError(
             where, found="no metrics", expected="Prometheus' text format", fix="check file or address"
         ) from None
-    return [(one.name, one.labels, one.value) for family in families for one in family.samples]
+    return [(one.name.removeprefix(RAYS), one.labels, one.value) for family in families for one in family.samples]

@@ -1,7 +1,7 @@
 """What one replica counts about itself, as Prometheus reads it. Numbers only: nothing here comes from a user's words.
 
-Behind a load balancer each scrape meets one replica; scrape the replicas themselves, or let the cluster's own metrics
-add them up.
+Behind a load balancer each scrape of /metrics meets one replica. On a cluster, `cluster/ray_metrics.py` copies all of
+it into Ray's own metrics, where a scrape of a node sees every replica on it.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from neuralblack.service.answers import Prediction
 from neuralblack.service.problems import as_problem
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -32,6 +33,9 @@ class Meter:
             registry=self.registry,
         )
         self._labels = Counter("neuralblack_labels", "Slices by predicted class.", ["label"], registry=self.registry)
+        self._confidence = Histogram(
+            "neuralblack_confidence", "Probability of the predicted class.", buckets=SHARES, registry=self.registry
+        )
         self._refusals = Counter(
             "neuralblack_refusals", "Refused slices by the code of each reason.", ["reason"], registry=self.registry
         )
@@ -100,8 +104,9 @@ class Meter:
         """Count an answered slice; both times are of `perf_counter`, the end is now."""
         self._decode.observe(decoded - started)
         self._model.observe(perf_counter() - decoded)
-        if prediction.label is not None:
+        if prediction.label is not None and prediction.probabilities is not None:
             self._labels.labels(prediction.label).inc()
+            self._confidence.observe(prediction.probabilities[prediction.label])
         for reason in prediction.reasons:
             self._refusals.labels(reason.code).inc()
 

@@ -18,6 +18,7 @@ from neuralblack.errors import InputError
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # what may be repeated in a header and a log line
+OVERLOAD = 429
 SENTENCES = {
     404: ("not_found", "There is nothing at this address. The page is at /, the classifier at POST /predict."),
     405: ("wrong_method", "This address does not answer this method. Send a slice with POST to /predict."),
@@ -66,7 +67,12 @@ def answer_problems(app: FastAPI, *, id_header: bool = True) -> None:
     """
 
     def found(request: Request, error: Exception) -> Response:
-        return as_problem(error).response(request.state.request_id)
+        problem, request_id = as_problem(error), request.state.request_id
+        if problem.status != OVERLOAD:  # that one comes a thousand times at once, and is counted
+            log.info(
+                "request %s: %d %s", request_id, problem.status, problem.code
+            )  # no words: they may quote the upload
+        return problem.response(request_id)
 
     for kind in (Problem, InputError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, found)
