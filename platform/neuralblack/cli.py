@@ -18,6 +18,7 @@ from neuralblack.terminal import (
     print_rows,
     print_runs,
     print_shadow,
+    print_status,
     print_trials,
     progress_bar,
 )
@@ -25,7 +26,6 @@ from neuralblack.terminal import (
 app = typer.Typer(
     help="Brain-tumour subtypes from MRI slices: prepare, train, search, evaluate, serve. Research use only.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -575,6 +575,36 @@ def serve(
     serve_here(
         config, registry=registry, host=host, port=port, ready=lambda address: typer.echo(f"serving at {address}")
     )
+
+
+@app.command()
+def status(
+    service: Annotated[str, typer.Argument(help="The service's address.")] = "http://127.0.0.1:8000",
+    registry: Registry = Path("registry"),
+    dashboard: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_API_SERVER_ADDRESS",
+            help="Of the Ray cluster that serves, http://127.0.0.1:8265: every replica.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,
+) -> None:
+    """Show what runs where: champion and challenger, replicas, what they work on, what failed last. Status 1: trouble.
+
+    Example: neuralblack status http://127.0.0.1:8000 --registry registry
+    """
+    from json import dumps
+
+    from neuralblack.cluster.status import status_of
+
+    found = status_of(registry=registry, service=service.rstrip("/"), dashboard=dashboard and dashboard.rstrip("/"))
+    if json:
+        typer.echo(dumps(found))
+    else:
+        print_status(found)
+    if found["troubles"]:
+        raise SystemExit(1)
 
 
 def run_verb(verb: Callable[[], object]) -> None:

@@ -161,6 +161,35 @@ def print_drift(found: Mapping[str, Any]) -> None:
     _stdout().print(table)
 
 
+def print_status(found: Mapping[str, Any]) -> None:
+    """Print what runs where, and below it what is wrong, a line each."""
+    rows = []
+    for alias, one in (found["registry"] or {}).items():
+        since = f", since {one['since'][:16]} UTC by {one['by']}" if one and one["since"] else ""
+        rows.append((alias, f"{one['model']}{since}" if one else "-"))
+    service, counted = found["service"], found["counted"]
+    rows.append((service["address"], f"answers with {service['model']}" if service["model"] else "no answer"))
+    for name, one in (found["applications"] or {}).items():
+        states = ", ".join(f"{count} {state.lower()}" for state, count in one["replicas"].items()) or "no replica"
+        rows.append((f"application {name}", f"{one['status'].lower()}: {states}"))
+    if counted:
+        replicas = ", ".join(f"{count} with {model}" for model, count in counted["models"].items())
+        requests = ", ".join(f"{name} {count:,}" for name, count in sorted(counted["requests"].items()))
+        failure = counted["last_failure"]
+        rows += [
+            ("replicas that say", replicas),
+            ("at work", f"{counted['pending']} slices"),
+            ("requests", requests or "none yet"),
+            (
+                "last failure",
+                f"{failure['code']} at {failure['route']}, {failure['time'][:19]} UTC" if failure else "none",
+            ),
+        ]
+    print_rows("what runs where", rows)
+    for trouble in found["troubles"]:
+        _stdout().print(trouble, markup=False, soft_wrap=True)
+
+
 def print_audit(entries: list[dict[str, Any]]) -> None:
     """Print the moves of a registry's names, oldest first: when, by whom, what, from which model to which, and why."""
     for entry in entries:

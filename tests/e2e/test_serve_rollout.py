@@ -201,6 +201,22 @@ def test_one_scrape_of_a_node_sees_what_every_replica_has_counted(cluster, deplo
     assert len(counted(cluster)) > 1
 
 
+def test_one_command_shows_every_replica_and_that_the_champion_answers(cluster, deployed, registries):
+    command = [Path(sys.executable).with_name("neuralblack"), "status", cluster.url, "--dashboard", cluster.head.url]
+    command += ["--registry", registries["old"], "--json"]
+
+    def look():
+        run = subprocess.run(command, env=cluster.environment, capture_output=True, text=True)
+        return json.loads(run.stdout) | {"status": run.returncode}
+
+    champion = resolve(registries["old"], "champion").id
+    cluster.await_that(lambda: (look()["counted"] or {}).get("models") == {champion: 3})
+    found = look()
+    assert found["status"] == 0, found["troubles"]
+    assert found["applications"]["neuralblack"]["replicas"] == {"RUNNING": 3}
+    assert found["service"]["model"] == found["registry"]["champion"]["model"] == champion
+
+
 def test_a_refused_request_is_found_in_the_log_by_its_id_at_once(cluster, deployed):
     headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-ID": "asked-for-by-phone"}
     assert httpx.post(f"{cluster.url}/predict", content=b"%PDF", headers=headers, timeout=60).status_code == 415

@@ -1,8 +1,10 @@
 """The command line: what people can mend is one line and status 2; help is fast and shows an example for each verb."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -46,6 +48,19 @@ def test_help_needs_neither_torch_nor_ray():
     )
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [("neuralblack pr", ["predict", "prepare", "promote"]), ("neuralblack train --work", ["--workers"])],
+)
+def test_a_shell_completes_verbs_and_options(words, completed):
+    asked = {"_NEURALBLACK_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    program = Path(sys.executable).with_name("neuralblack")
+
+    run = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=True)
+
+    assert sorted(run.stdout.split()) == completed
 
 
 @pytest.mark.parametrize(

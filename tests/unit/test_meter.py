@@ -1,5 +1,7 @@
 """What a replica counts about itself: numbers, and never a word of a user."""
 
+import time
+
 from prometheus_client.parser import text_string_to_metric_families
 from tests.service import MODEL, NO, YES, Service, png
 
@@ -40,6 +42,8 @@ def test_requests_are_counted_by_what_came_of_them():
     assert seen["neuralblack_confidence_bucket", "0.7"] == 0 and seen["neuralblack_confidence_bucket", "0.8"] == 2
     assert seen["neuralblack_decode_seconds_count",] == seen["neuralblack_model_seconds_count",] == 3
     assert seen["neuralblack_pending",] == 0
+    failed = {key[1:]: value for key, value in seen.items() if key[0] == "neuralblack_last_failure_timestamp_seconds"}
+    assert set(failed) == {("internal", "predict")} and abs(failed["internal", "predict"] - time.time()) < 60
     assert seen["neuralblack_model_info", MODEL["hash"][:12], MODEL["name"]] == 1
 
 

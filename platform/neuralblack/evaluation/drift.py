@@ -3,24 +3,21 @@
 neuralblack drift http://127.0.0.1:8000 --out drift
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from neuralblack.data.drift import STATISTICS, chance, stability_index, verdict
 from neuralblack.errors import InputError
 from neuralblack.evaluation.charts import drift_chart
 from neuralblack.evaluation.report import NOTICE
+from neuralblack.evaluation.scrape import numbers_of
 from neuralblack.files import new_folder, write_bytes, write_json
 
 COUNTED, EXPECTED = "neuralblack_input_slices_total", "neuralblack_input_expected_share"
 REFERENCE, MODEL = "neuralblack_input_reference", "neuralblack_model_info"
-
-RAYS = "ray_"  # in front of the name where it is from a node
 
 
 def measure_drift(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -40,7 +37,7 @@ def measure_drift(texts: Mapping[str, str]) -> dict[str, Any]:
     models, expected, reference = dict[tuple[str, str], str](), dict[str, dict[str, float]](), dict[str, int]()
     seen: dict[str, dict[str, float]] = {}
     for where, text in texts.items():
-        samples = _samples(text, where)
+        samples = numbers_of(text, where)
         mine = [labels for name, labels, _ in samples if name == MODEL]
         if not mine:
             raise InputError(
@@ -127,13 +124,3 @@ def _statistic(shares: Mapping[str, float], counts: Mapping[str, float], referen
         "chance": chance(len(bins), slices, reference) if slices else None,
         "verdict": verdict(index, bins=len(bins), slices=slices, reference=reference),
     }
-
-
-def _samples(text: str, where: str) -> Sequence[tuple[str, dict[str, str], float]]:
-    try:
-        families = list(text_string_to_metric_families(text))
-    except (ValueError, KeyError, IndexError):
-        raise InputError(
-            where, found="no metrics", expected="Prometheus' text format", fix="check file or address"
-        ) from None
-    return [(one.name.removeprefix(RAYS), one.labels, one.value) for family in families for one in family.samples]

@@ -17,6 +17,7 @@ from neuralblack.service.answers import Prediction
 from neuralblack.service.problems import as_problem
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
+OUR_FAULT = 500  # and the statuses above it
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -29,6 +30,12 @@ class Meter:
         self._requests = Counter(
             "neuralblack_requests",
             "Requests by what came of them: ok, refused, or the code of the error.",
+            ["route", "outcome"],
+            registry=self.registry,
+        )
+        self._failed = Gauge(
+            "neuralblack_last_failure_timestamp_seconds",
+            "When a request last failed by our fault, by the code of the error.",
             ["route", "outcome"],
             registry=self.registry,
         )
@@ -97,7 +104,10 @@ class Meter:
             self.request(route, "hung_up")
             raise
         except Exception as error:
-            self.request(route, as_problem(error).code)
+            problem = as_problem(error)
+            self.request(route, problem.code)
+            if problem.status >= OUR_FAULT:
+                self._failed.labels(route, problem.code).set_to_current_time()
             raise
 
     def slice(self, prediction: Prediction, *, started: float, decoded: float) -> None:

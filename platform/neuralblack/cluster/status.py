@@ -1,0 +1,146 @@
+"""What runs where: the registry's names, the service, its replicas, what waits, and what failed last.
+
+All but the registry is asked over HTTP, so it needs no Ray where it runs.
+"""
+
+import http.client
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from neuralblack.cluster.serve_here import cause_of
+from neuralblack.errors import InputError, RunError
+from neuralblack.evaluation.scrape import Number, numbers_of
+from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, alias_now
+from neuralblack.registry.audit import read_audit
+
+Seen = TypeVar("Seen")
+PATIENCE_S = 10.0  # for one answer
+RAY_TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one by itself
+WELL = ("RUNNING", "DEPLOYING")  # states of an application in which there is nothing to be done
+
+
+def status_of(*, registry: Path, service: str, dashboard: str | None = None) -> dict[str, Any]:
+    """Look at everything; what cannot be seen is said, and hides nothing else.
+
+    Args:
+        registry: its folder; where it cannot be seen from here, nothing is said of it.
+        service: its address.
+        dashboard: of the Ray cluster that serves, for every replica; none given: only the one that answers is asked.
+            Its token is Ray's own: RAY_AUTH_TOKEN, or the file RAY_AUTH_TOKEN_PATH, or that in the home folder.
+
+    Returns:
+        JSON: registry (alias -> model, since, by; None where there is none), service (address, and the model that
+        answers), applications (name -> status, replicas by state; of the dashboard), counted (models: replicas of each,
+        pending: slices, requests by outcome, last_failure: route, code, time; None where no replica says), and
+        troubles, a sentence each.
+
+    """
+    troubles: list[str] = []
+
+    def seen(look: Callable[[], Seen]) -> Seen | None:
+        try:
+            return look()
+        except (InputError, RunError) as error:
+            troubles.append(str(error))
+            return None
+
+    names = seen(lambda: names_of(registry)) if registry.is_dir() else None
+    ready = seen(lambda: json.loads(_fetch(f"{service}/ready")))
+    applications, numbers = None, list[Number]()
+    if dashboard:
+        applications = seen(lambda: _applications(dashboard))
+        nodes = seen(lambda: _nodes(dashboard)) or []
+    else:
+        nodes = [f"{service}/metrics"] if ready else []
+    for node in nodes:
+        numbers += seen(lambda at=node: numbers_of(_fetch(at).decode(), at)) or []  # type: ignore[misc]
+    model = ready["model"]["name"] if ready else None
+    champion, marked = ((names or {}).get(name) for name in (CHAMPION, MARKED))
+    if model and champion and model not in [each["model"] for each in (champion, marked) if each]:
+        troubles.append(f"{service} answers with {model}, but the champion is {champion['model']}: serve it anew")
+    for name, each in (applications or {}).items():
+        if each["status"] not in WELL:
+            troubles.append(f"application {name} is {each['status']}: {each['cause']}")
+    return {
+        "registry": names,
+        "service": {"address": service, "model": model},
+        "applications": applications,
+        "counted": counted(numbers) if numbers else None,
+        "troubles": troubles,
+    }
+
+
+def names_of(registry: Path) -> dict[str, dict[str, str] | None]:
+    """Look up what each of a registry's names means, since when, and by whom; raises InputError for a broken audit."""
+    newest = {(entry["alias"], entry["after"]): entry for entry in read_audit(registry)}
+    found = dict[str, dict[str, str] | None]()
+    for alias in (CHAMPION, CHALLENGER, MARKED):
+        model = alias_now(registry, alias)
+        entry = newest.get((alias, model or ""), {})
+        found[alias] = {"model": model, "since": entry.get("time", ""), "by": entry.get("by", "")} if model else None
+    return found
+
+
+def counted(numbers: Sequence[Number]) -> dict[str, Any]:
+    """Add up what replicas say of themselves, as `status_of` returns it."""
+    models, requests, pending, last = Counter[str](), Counter[str](), 0, None
+    for name, labels, value in numbers:
+        if name == "neuralblack_model_info":
+            models[labels["name"]] += int(value)
+        elif name == "neuralblack_requests_total":
+            requests[labels["outcome"]] += int(value)
+        elif name == "neuralblack_pending":
+            pending += int(value)
+        elif name == "neuralblack_last_failure_timestamp_seconds" and (last is None or value > last[0]):
+            last = (value, labels)
+    failure = last and {
+        "route": last[1]["route"],
+        "code": last[1]["outcome"],
+        "time": datetime.fromtimestamp(last[0], UTC).isoformat(timespec="seconds"),
+    }
+    return {"models": dict(models), "pending": pending, "requests": dict(requests), "last_failure": failure}
+
+
+def _applications(dashboard: str) -> dict[str, Any]:
+    found = {}
+    for name, each in json.loads(_fetch(f"{dashboard}/api/serve/applications/", _ray_token()))["applications"].items():
+        deployments = each["deployments"].values()
+        found[name] = {
+            "status": each["status"],
+            "replicas": dict(Counter(replica["state"] for one in deployments for replica in one["replicas"])),
+            "cause": cause_of([each["message"], *(one["message"] for one in deployments)]),
+        }
+    return found
+
+
+def _nodes(dashboard: str) -> list[str]:
+    """Look up where Prometheus would scrape the nodes."""
+    groups = json.loads(_fetch(f"{dashboard}/api/prometheus/sd", _ray_token()))
+    return sorted({f"http://{target}/metrics" for group in groups for target in group["targets"]})
+
+
+def _ray_token() -> str | None:
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", RAY_TOKEN)).expanduser()
+    return path.read_text().strip() if path.is_file() else None
+
+
+def _fetch(url: str, token: str | None = None) -> bytes:
+    """Ask once; raises RunError with what came instead of an answer."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urlopen(Request(url, headers=headers), timeout=PATIENCE_S) as response:
+            return bytes(response.read())
+    except HTTPError as error:
+        raise RunError(f"{url} answers {error.code}, {error.reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise RunError(f"{url} cannot be reached: {reason}") from None

@@ -1,0 +1,137 @@
+"""What `neuralblack status` sees and says, of a service and a dashboard that are servers here with canned answers."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from neuralblack.cluster.status import status_of
+from neuralblack.registry.aliases import point_alias
+from neuralblack.registry.audit import add_entry
+from neuralblack.service.meter import Meter
+from neuralblack.service.problems import Problem
+
+OLD, NEW = "tiny-0123456789ab", "tiny-ba9876543210"
+
+
+@pytest.fixture
+def serving():
+    """Start a server for a table of path -> answer; what is missing there is 404, and its token is asked for."""
+    servers = []
+
+    def start(answers, token=None):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                allowed = token is None or self.headers["Authorization"] == f"Bearer {token}"
+                status = 401 if not allowed else 200 if self.path in answers else 404
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(answers[self.path] if status == 200 else b"")
+
+            def log_message(self, *_):
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry whose champion is NEW, since today, behind OLD."""
+    for before, after in ((None, OLD), (OLD, NEW)):
+        add_entry(tmp_path, {"action": "promote", "alias": "champion", "before": before, "after": after})
+        point_alias(tmp_path, "champion", after)
+    return tmp_path
+
+
+def replica(model, *, requests=1, failing=False):
+    """The lines of a replica's /metrics."""
+    meter = Meter()
+    meter.describe(name=model, version="0123", pending=lambda: 2.0)
+    for _ in range(requests):
+        meter.request("predict", "ok")
+    if failing:
+        with pytest.raises(Problem), meter.trouble("study"):
+            raise Problem(503, "decoder_down", "…")
+    return meter.text().decode()
+
+
+def ready(model):
+    return {"/ready": json.dumps({"status": "ready", "model": {"name": model}}).encode()}
+
+
+def test_a_service_that_answers_with_the_champion_is_no_trouble(serving, registry):
+    service = serving(ready(NEW) | {"/metrics": replica(NEW, requests=3, failing=True).encode()})
+
+    found = status_of(registry=registry, service=service)
+
+    assert found["troubles"] == []
+    assert found["registry"]["champion"]["model"] == found["service"]["model"] == NEW
+    assert found["registry"]["champion"]["since"] and found["registry"]["challenger"] is None
+    assert found["counted"]["models"] == {NEW: 1} and found["counted"]["pending"] == 2
+    assert found["counted"]["requests"] == {"ok": 3, "decoder_down": 1}
+    assert (found["counted"]["last_failure"]["route"], found["counted"]["last_failure"]["code"]) == (
+        "study",
+        "decoder_down",
+    )
+
+
+def test_a_service_that_answers_with_another_model_than_the_champion_is_said(serving, registry):
+    service = serving(ready(OLD) | {"/metrics": replica(OLD).encode()})
+
+    (trouble,) = status_of(registry=registry, service=service)["troubles"]
+
+    assert f"answers with {OLD}, but the champion is {NEW}" in trouble
+
+
+def test_what_does_not_answer_is_said_and_hides_nothing_else(serving, registry, tmp_path):
+    found = status_of(registry=registry, service="http://127.0.0.1:1", dashboard=serving({}))
+
+    assert found["registry"]["champion"]["model"] == NEW and found["counted"] is None
+    assert sorted(trouble.split(" ")[1] for trouble in found["troubles"]) == ["answers", "answers", "cannot"]
+    assert status_of(registry=tmp_path / "elsewhere", service="http://127.0.0.1:1")["registry"] is None
+
+
+def test_a_changed_audit_is_trouble(serving, registry):
+    lines = (registry / "audit.jsonl").read_text()
+    (registry / "audit.jsonl").write_text(lines.replace(OLD, NEW, 1))
+
+    found = status_of(registry=registry, service=serving(ready(NEW) | {"/metrics": replica(NEW).encode()}))
+
+    assert "does not follow from the one before" in found["troubles"][0]
+    assert found["counted"]["models"] == {NEW: 1}
+
+
+def test_with_a_dashboard_every_replica_of_every_node_counts_and_serves_own_trouble_is_said(
+    serving, registry, monkeypatch
+):
+    nodes = [serving({"/metrics": replica(NEW, requests=count).encode()}) for count in (1, 4)]
+    application = {
+        "status": "DEPLOY_FAILED",
+        "message": "neuralblack.errors.InputError: weights: found x",
+        "deployments": {
+            "Classifier": {"message": "", "replicas": [{"state": "RUNNING"}] * 2 + [{"state": "STARTING"}]}
+        },
+    }
+    targets = [{"targets": [node.removeprefix("http://")]} for node in nodes]
+    dashboard = serving(
+        {
+            "/api/serve/applications/": json.dumps({"applications": {"neuralblack": application}}).encode(),
+            "/api/prometheus/sd": json.dumps(targets).encode(),
+        },
+        token="ray",
+    )
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "ray")
+
+    found = status_of(registry=registry, service=serving(ready(NEW)), dashboard=dashboard)
+
+    assert found["counted"]["models"] == {NEW: 2} and found["counted"]["requests"] == {"ok": 5}
+    assert found["applications"]["neuralblack"]["replicas"] == {"RUNNING": 2, "STARTING": 1}
+    assert found["troubles"] == ["application neuralblack is DEPLOY_FAILED: weights: found x"]
