@@ -1,5 +1,6 @@
 """What a service's YAML becomes before Ray sees it; no Ray is started here."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -44,6 +45,13 @@ def test_the_alias_becomes_a_model_and_its_hash_that_rays_own_schema_takes(name,
     assert (args["model"], args["hash"], args["registry"]) == (MODEL_ID, HASH, str(registry.resolve()))
     assert config["http_options"]["host"] == "127.0.0.1"
     check_schema(config, where=name)
+
+
+@pytest.mark.parametrize("name", ["local.yaml", "production.yaml", "prometheus.yaml"])
+def test_every_number_has_its_reason_beside_it(name):
+    settings = [line for line in (CONFIGS / name).read_text().splitlines() if re.match(r"\s*\w+:.*\d", line)]
+
+    assert settings and [line for line in settings if "# " not in line] == []
 
 
 @pytest.mark.parametrize("name", ["local.yaml", "production.yaml"])
