@@ -32,9 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## The whole way on made-up scans: prepare, search, train, evaluate, serve (KEEP=1 leaves the page up)
 	@$(IN_VENV) python jobs/demo.py $(if $(filter-out 0,$(KEEP)),--keep)
 
-accuracy: $(STAMP) ## How good a searched model is on scans, beside simpler ones: DATA=DIR (FULL=1, FOLD=k, SEED=s, OUT=DIR, RESULTS=DIR)
+accuracy: $(STAMP) ## How good a searched model is on scans, beside simpler ones: DATA=DIR (FULL=1, CHOICES=1, FOLD=k, SEED=s, OUT=DIR, RESULTS=DIR)
 	@[ -n "$(DATA)" ] || { echo "make: accuracy needs DATA=DIR, the folder of the archive's .mat files. Fix: download and unpack https://doi.org/10.6084/m9.figshare.1512427, then make accuracy DATA=DIR" >&2; exit 2; }
-	@$(IN_VENV) python -m benchmarks.accuracy "$(DATA)" $(if $(filter-out 0,$(FULL)),--full) $(if $(FOLD),--fold $(FOLD)) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)") $(if $(RESULTS),--results "$(RESULTS)")
+	@$(IN_VENV) python -m benchmarks.accuracy "$(DATA)" $(if $(filter-out 0,$(FULL)),--full) $(if $(filter-out 0,$(CHOICES)),--choices) $(if $(FOLD),--fold $(FOLD)) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)") $(if $(RESULTS),--results "$(RESULTS)")
 
 test: lint system-packages ## Lint, then every test but the long ones (SYSTEM=1 may install Chromium for the page's tests)
 	$(IN_VENV) python -m pytest

@@ -2,6 +2,7 @@
 
 make accuracy DATA=figshare_1512427                        one fold, one seed
 make accuracy DATA=figshare_1512427 FULL=1                 every fold, three seeds; FOLD=k SEED=s does one part of it
+make accuracy DATA=figshare_1512427 CHOICES=1              inputs and losses are compared, too, as FULL=1 does
 
 A part is a fold and a seed; the same again goes on where it stopped. OUT/fold1-seed0/ holds a part's runs; what the
 table needs of it is RESULTS/fold1-seed0.json, without a file's or a patient's name, and the table is put together from
@@ -42,6 +43,7 @@ def main(
     fold: Annotated[int | None, typer.Option(min=1, help="The test fold; none given: the first, or all.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; none given: 0, or all.")] = None,
     full: Annotated[bool, typer.Option("--full", help=f"Every fold with seeds 0 to {SEEDS - 1}.")] = False,
+    choices: Annotated[bool, typer.Option("--choices", help="Compare inputs and losses, too; --full does.")] = False,
     trials: Trials = 8,
     epochs: Annotated[int, typer.Option(min=1, help="Of a trial and of every run.")] = 8,
     set_: Set = [],
@@ -55,7 +57,7 @@ def main(
         raise InputError(
             "--fold", found=str(fold), expected="one of " + ", ".join(map(str, folds)), fix="every class must be in it"
         )
-    settings = Settings(trials=trials, epochs=epochs, overrides=[*LITE0, *set_])
+    settings = Settings(trials=trials, epochs=epochs, choices=choices or full, overrides=[*LITE0, *set_])
     wanted = itertools.product(range(SEEDS) if full and seed is None else [seed or 0], _asked(fold, folds, full))
     for number, tested in wanted:
         name = f"fold{tested}-seed{number}"

@@ -1,8 +1,9 @@
-"""One part of the accuracy benchmark: a search, the schedules beside it, simpler means, and the winner fitted again.
+"""One part of the accuracy benchmark: a search, fixed recipes beside it, simpler means, and the winner fitted again.
 
 Fold k is tested and nothing is chosen on it. The next fold chooses epochs and trials and fits temperatures; the others
 are learnt from, by everything of the first block. In the second block simpler means and the winner's recipe learn from
-every fold but k, and the winner's last epoch is tested with the temperature of before.
+every fold but k, and the winner's last epoch is tested with the temperature of before. A model that is shown tumours
+cut by a human's outline has a block of its own: it is not compared with the others, and nothing is chosen by it.
 """
 
 import logging
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.accuracy_row import row_of
 
 from neuralblack.config import TrainConfig, with_overrides
+from neuralblack.data.crops import box_at
 from neuralblack.data.dataset import Dataset, hashed, open_dataset
 from neuralblack.data.splits import folds_of, load_split, make_split
 from neuralblack.errors import InputError, RunError
@@ -28,16 +31,22 @@ from neuralblack.evaluation.held_out import linear_probe
 from neuralblack.evaluation.patients import Slices
 from neuralblack.files import read_json, write_json
 from neuralblack.inference.predictor import Predictor
-from neuralblack.metrics import calibration_gaps
 from neuralblack.registry.cost import cost_of
 from neuralblack.registry.model_folder import open_model
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 SCHEDULES = ("head-only", "top-down", "all")  # each with the default rates, beside the search's winner
+CHOICES = {  # against the last of SCHEDULES, from which each differs in one field
+    "all, cut to the head": "input=head",
+    "all, one class against the rest": "loss=log-sigmoid",
+    "all, focal loss": "loss=focal",
+}
+OUTLINED, CUT = "all, cut to the tumour", "input=roi"
 WINNER, REFITTED = "the search's winner", "the winner's recipe"
 FIRST, SECOND = "all folds but the tested one and the one that chose", "all folds but the tested one"
+MARKED = f"{FIRST}, shown tumours that a human has outlined"
 ENGINE = "eager-fp32"  # the reference: what another one rounds is measured elsewhere
 STAGES = "stages.json"  # in a part's folder
 LEAST_FOLDS = 3  # one to test on, one to choose on, one to learn from
@@ -49,6 +58,7 @@ class Settings:
 
     trials: int
     epochs: int
+    choices: bool = False  # whether inputs and losses are compared, too
     overrides: Sequence[str] = field(default_factory=tuple)  # FIELD=VALUE, for the search and every run
 
 
@@ -97,15 +107,18 @@ def measure_part(
     config = with_overrides(TrainConfig(), shared)
     best = [f"{name}={value}" for name, value in trials[0]["params"].items()]
     runs = {name: [f"schedule={name}"] for name in SCHEDULES} | {"refit": [*best, "validation_folds=[]"]}
+    choices = choices_of(dataset) if settings.choices else {}
+    runs |= {name: ["schedule=all", field] for name, field in choices.items()}
     with stage(out, "runs"):
         commands = {
-            name: ["train", str(data), str(out / name), "--workers", "0", *_set([*shared, *own])]
+            _folder(name): ["train", str(data), str(out / _folder(name)), "--workers", "0", *_set([*shared, *own])]
             for name, own in runs.items()
         }
         run_commands(commands, out)
     with stage(out, "judging"):
         rows = _baselines(dataset, config, block=FIRST)
-        rows += [_judged(out / name, dataset, name=name, block=FIRST) for name in SCHEDULES]
+        for name in (*SCHEDULES, *choices):
+            rows.append(_judged(out / _folder(name), dataset, name=name, block=MARKED if name == OUTLINED else FIRST))
         rows.append(_judged(out / "search", dataset, name=WINNER, block=FIRST))
         rows += _baselines(dataset, config.model_copy(update={"validation_folds": ()}), block=SECOND)
         winner = open_model(out / "search" / "model")
@@ -122,6 +135,18 @@ def measure_part(
         "minutes": read_json(out / STAGES),
         "rows": rows,
     }
+
+
+def choices_of(dataset: Dataset) -> dict[str, str]:
+    """List what is compared; tumours are only cut out where every slice has an outlined one."""
+    if all(box_at(box) for box in dataset.boxes):
+        return CHOICES | {OUTLINED: CUT}
+    log.info("nothing is cut to the tumour: not every slice has one that is outlined")
+    return CHOICES
+
+
+def _folder(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 @contextmanager
@@ -210,50 +235,3 @@ def _baselines(dataset: Dataset, config: TrainConfig, *, block: str) -> list[dic
 
 def _patients(dataset: Dataset, rows: Any) -> list[str]:
     return [hashed(dataset.patients[row]) for row in rows]
-
-
-def row_of(
-    name: str,
-    said: Slices,
-    *,
-    block: str,
-    learnt: int,
-    minutes: float | None,
-    before: Slices | None = None,
-    after: Slices | None = None,
-) -> dict[str, Any]:
-    """Keep of answers what a table over all parts needs, and nothing that names a patient.
-
-    Args:
-        name: of the method.
-        said: its answers.
-        block: FIRST or SECOND.
-        learnt: slices that it learnt from.
-        minutes: of one worker.
-        before, after: its probabilities before and behind its temperature; None where there is no such thing.
-
-    Returns:
-        patients: for each, in one order for all rows, its class, how many slices were given which class, and its
-        verdict. gaps: for each bin of a calibration error the sum of right (1 or 0) minus probability.
-
-    """
-    patients: dict[tuple[str, int], list[int]] = {}
-    given = said.probabilities.argmax(1)
-    count = said.probabilities.shape[1]
-    for patient, label, answer in zip(said.patients, said.labels.tolist(), given, strict=True):
-        patients.setdefault((patient, label), [0] * count)[answer] += 1
-    verdicts = dict(zip(patients, said.by_patient().probabilities.argmax(1).tolist(), strict=True))  # in one order
-    return {
-        "name": name,
-        "block": block,
-        "learnt": learnt,
-        "minutes": None if minutes is None else round(minutes, 2),
-        "patients": [[key[1], counts, verdicts[key]] for key, counts in sorted(patients.items())],
-        "gaps": {"before": _gaps(before), "after": _gaps(after)},
-    }
-
-
-def _gaps(said: Slices | None) -> list[float] | None:
-    if said is None:
-        return None
-    return [round(float(gap), 6) for gap in calibration_gaps(said.labels, said.probabilities)]

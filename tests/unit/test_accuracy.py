@@ -9,11 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import accuracy_part
-from benchmarks.accuracy_part import FIRST, REFITTED, SECOND, WINNER, Settings, complete_folds, measure_part, row_of
+from benchmarks.accuracy_part import (
+    CHOICES,
+    FIRST,
+    MARKED,
+    OUTLINED,
+    REFITTED,
+    SECOND,
+    WINNER,
+    Settings,
+    choices_of,
+    complete_folds,
+    measure_part,
+)
+from benchmarks.accuracy_row import row_of
 from benchmarks.accuracy_table import Pooled, markdown
 from tests.tiny import phantom_dataset
 
 from neuralblack.config import TrainConfig, with_overrides
+from neuralblack.data.prepare import prepare
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.patients import Slices
 from neuralblack.files import write_json
@@ -125,7 +139,12 @@ def test_a_part_judges_every_method_on_the_patients_that_chose_nothing(tiny, tmp
     folds = complete_folds(dataset)
     monkeypatch.setattr(accuracy_part, "run_commands", trained_here)
     found = measure_part(
-        dataset.path, tmp_path / "part", fold=folds[-1], folds=folds, seed=3, settings=Settings(2, 1, OVERRIDES)
+        dataset.path,
+        tmp_path / "part",
+        fold=folds[-1],
+        folds=folds,
+        seed=3,
+        settings=Settings(2, 1, overrides=OVERRIDES),
     )
 
     names = {block: [row["name"] for row in found["rows"] if row["block"] == block] for block in (FIRST, SECOND)}
@@ -137,6 +156,24 @@ def test_a_part_judges_every_method_on_the_patients_that_chose_nothing(tiny, tmp
     assert learnt[SECOND] == learnt[FIRST] + int((dataset.folds == folds[0]).sum())
     assert len({(row["block"], row["learnt"]) for row in found["rows"]}) == 2
     assert "# Accuracy: measured" in markdown([found])
+
+
+def test_inputs_and_losses_are_compared_and_outlined_tumours_have_a_table_of_their_own(
+    tiny, tmp_path, tmp_path_factory, monkeypatch
+):
+    whole = phantom_dataset(tmp_path_factory.getbasetemp() / "accuracy", patients=20)
+    tumours = prepare([whole.path.parent / "scans" / "figshare"], tmp_path / "tumours", size=64, workers=1)
+    folds = complete_folds(tumours)
+    monkeypatch.setattr(accuracy_part, "run_commands", trained_here)
+    settings = Settings(2, 1, choices=True, overrides=OVERRIDES)
+
+    found = measure_part(tumours.path, tmp_path / "part", fold=folds[0], folds=folds, seed=0, settings=settings)
+
+    names = {block: [row["name"] for row in found["rows"] if row["block"] == block] for block in (FIRST, MARKED)}
+    assert names[FIRST][-4:] == [*CHOICES, WINNER] and names[MARKED] == [OUTLINED]
+    page = markdown([found])
+    assert page.index("## With a human's outline") < page.index(f"| {OUTLINED} |") < page.index("## Aims")
+    assert OUTLINED not in choices_of(whole)
 
 
 def trained_here(commands, out):
