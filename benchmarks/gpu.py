@@ -26,7 +26,7 @@ from neuralblack.models.execution import Execution, choose_execution, repeatable
 from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.heads import cross_entropy
 from neuralblack.models.inputs import to_input
-from neuralblack.models.table import build_model, network_of
+from neuralblack.models.table import build_model, network_for, network_of
 from neuralblack.training.batches import Batches
 from neuralblack.training.pixels import Pixels
 from neuralblack.training.unfreezing import set_learning, split_at, stage_groups
@@ -124,7 +124,7 @@ class Trainer:
             rows % CLASSES,
             rows,
             config=self.config,
-            network=network_of(self.config.model),
+            network=network_for(self.config),
             execution=bench.execution,
         )
         self.model = build_model(self.config.model, classes=CLASSES).to(bench.device)

@@ -34,7 +34,7 @@ from neuralblack.data.splits import Split, make_split
 from neuralblack.models import torchvision_cpu
 from neuralblack.models.execution import choose_execution
 from neuralblack.models.heads import cross_entropy
-from neuralblack.models.table import build_model, network_of
+from neuralblack.models.table import build_model, network_for
 from neuralblack.training.batches import Batches
 from neuralblack.training.frozen import FrozenStages
 from neuralblack.training.loop import fit
@@ -70,7 +70,7 @@ class Work:
             self.labels,
             self.split.train,
             config=self.config,
-            network=network_of(self.config.model),
+            network=network_for(self.config),
             execution=self.execution,
         )
 
@@ -99,7 +99,7 @@ def ours(work: Work, depth: int) -> float:
 
 def floor(work: Work, depth: int) -> float:
     """Train an epoch's steps on tensors that are ready; slices a second."""
-    model, batch, side = work.model(), work.config.batch_size, network_of(work.config.model).size
+    model, batch, side = work.model(), work.config.batch_size, network_for(work.config).size
     set_learning(model, depth, batch_norm="eval")
     at = max(0, len(model) - depth)
     frozen, learning_stages = split_at(model, at)

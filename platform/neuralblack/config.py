@@ -50,6 +50,13 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         description="What the network is shown of a slice: all of it; the head, cut from its background; or roi, the "
         "tumour's box with a margin, which somebody must have drawn.",
     )
+    size: int | None = Field(
+        None,
+        ge=32,
+        le=1024,
+        description="Pixels a side of what the network is shown; none given: as its weights were made for. Above those "
+        "that slices are stored with (prepare --size) it shows them enlarged, without more to see.",
+    )
     schedule: str | dict[int, int] = Field(
         "top-down",
         description="A key of neuralblack.training.unfreezing.SCHEDULES, or {epoch: stages that learn from it on}.",

@@ -35,7 +35,7 @@ OF_THE_SPLIT = (  # trials are compared on the same slices and epochs
     "validation_folds",
     "test_folds",
 )
-OF_THE_VIEWS = ("model", "weights", "precision", "input", "augmentation", "augmentation_strength")
+OF_THE_VIEWS = ("model", "weights", "precision", "input", "size", "augmentation", "augmentation_strength")
 
 
 def with_fixed(overrides: Sequence[str], space: Space) -> tuple[TrainConfig, dict[str, Any]]:

@@ -15,7 +15,7 @@ from neuralblack.data.splits import Split
 from neuralblack.evaluation.bootstrap import intervals
 from neuralblack.evaluation.patients import Slices
 from neuralblack.models.execution import choose_execution
-from neuralblack.models.table import build_model, network_of
+from neuralblack.models.table import build_model, network_for
 from neuralblack.training.checkpoints import load_state
 from neuralblack.training.pixels import Pixels
 from neuralblack.training.recipe import classify
@@ -35,7 +35,7 @@ def intervals_of(finalists: Finalists, dataset: Dataset, split: Split) -> dict[i
 
 
 def _probabilities(config: TrainConfig, state: dict[str, Any], dataset: Dataset, split: Split) -> NDArray[np.float64]:
-    execution, network = choose_execution(precision=config.precision), network_of(config.model)
+    execution, network = choose_execution(precision=config.precision), network_for(config)
     model = build_model(config.model, classes=len(split.classes))
     model.load_state_dict(state)
     rows = torch.as_tensor(split.validation)

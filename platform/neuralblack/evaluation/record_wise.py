@@ -14,7 +14,7 @@ from neuralblack.data.dataset import Dataset
 from neuralblack.data.splits import Split
 from neuralblack.evaluation.leakage import Retrain
 from neuralblack.models.execution import choose_execution
-from neuralblack.models.table import build_model, network_of
+from neuralblack.models.table import build_model, network_for
 from neuralblack.training.checkpoints import merit
 from neuralblack.training.loop import Metrics, State
 from neuralblack.training.pixels import Pixels
@@ -46,7 +46,7 @@ def retrain_with(config: TrainConfig, dataset: Dataset, classes: tuple[str, ...]
             stages.eval().to(execution.device),
             pixels,
             torch.as_tensor(asked),
-            network=network_of(config.model),
+            network=network_for(config),
             execution=execution,
             loss=config.loss,
         )

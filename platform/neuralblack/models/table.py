@@ -9,12 +9,13 @@ its weights are summed over RGB, which equals showing the same slice three times
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neuralblack.config import TIMM
+from neuralblack.config import TIMM, TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.models import torchvision_cpu
 from neuralblack.models.network import Network, Stages, one_channel
@@ -91,6 +92,12 @@ def network_of(name: str) -> Network:
             fix="--set model=NAME",
         )
     return MODELS[name]
+
+
+def network_for(config: TrainConfig) -> Network:
+    """Look a run's network up, with the size of input that the run gives it."""
+    network = network_of(config.model)
+    return network if config.size is None else replace(network, size=config.size)
 
 
 def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0) -> nn.Sequential:

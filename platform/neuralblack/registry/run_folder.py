@@ -47,9 +47,9 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
     """
     facts = {"config": config.model_dump(mode="json"), "classes": split["classes"], "dataset": split["dataset"], **more}
     if config.model.startswith(TIMM):  # which may say another size or mean by the time that a run goes on
-        from neuralblack.models.table import network_of  # torch takes a second: only where needed
+        from neuralblack.models.table import network_for  # torch takes a second: only where needed
 
-        facts["network_input"] = network_of(config.model).facts
+        facts["network_input"] = network_for(config).facts
     # Both are made before either is written: what JSON cannot hold must not leave half a run.
     split_text = canonical_json(split)
     run_text = canonical_json({"facts": facts, "started": datetime.now(UTC).isoformat(timespec="seconds")})

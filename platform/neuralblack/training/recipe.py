@@ -18,7 +18,7 @@ from neuralblack.models.execution import Execution, choose_execution, repeatable
 from neuralblack.models.heads import loss_of, probabilities, scores
 from neuralblack.models.inputs import to_input
 from neuralblack.models.network import Network
-from neuralblack.models.table import build_model, network_of
+from neuralblack.models.table import build_model, network_for
 from neuralblack.training.batches import AHEAD, Batches, part_of
 from neuralblack.training.feature_cache import SLICES, FeatureCache, Sharing
 from neuralblack.training.frozen import FrozenStages, code_hash
@@ -35,7 +35,7 @@ def check(config: TrainConfig, *, classes: int) -> None:
     """Refuse what can be known to fail before anything starts: unknown names, weights that are not there."""
     schedule_of(config.schedule)
     loss_of(config.loss)
-    network_of(config.model)
+    network_for(config)
     model = build_model(config.model, classes=classes, weights=config.weights)
     if config.guidance and line_of(model) is None:
         raise InputError(
@@ -100,7 +100,9 @@ def train(
     if config.compile:
         need_compiler("--set compile=true", instead="--set compile=false")
     check_boxes(config, dataset, split)  # a search tries values that the run itself does not have
-    network = network_of(config.model)
+    network = network_for(config)
+    if network.size > dataset.spec.size:
+        log.warning("slices of %d pixels a side are enlarged to %d: no more to see", dataset.spec.size, network.size)
     model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
     model = model.to(execution.device)
     pixels = Pixels(as_shown(dataset, config.input).images, execution)
@@ -156,6 +158,7 @@ def facts_of(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         "preprocessing": dataset.spec.digest,
         "model": config.model,
         "input": config.input,
+        "size": config.size,
         "seed": config.seed,
         "augmentation": config.views.model_dump(),
         "code": code_hash(),

@@ -16,7 +16,7 @@ from neuralblack.data.dataset import Dataset, open_dataset
 from neuralblack.data.splits import Split, make_split
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
-from neuralblack.models.table import network_of
+from neuralblack.models.table import network_for
 from neuralblack.models.timm_networks import timm_version
 from neuralblack.registry.cost import Clock
 from neuralblack.registry.model_folder import ModelFolder, open_model, save_model
@@ -101,7 +101,7 @@ def finish_run(
         "model": config.model,
         "classes": list(split.classes),
         "config": config.model_dump(mode="json"),
-        "network_input": network_of(config.model).facts,
+        "network_input": network_for(config).facts,
         "validation": metrics,
         "chosen_by": chosen_by or by_merit,
         "dataset": {"hash": dataset.hash, "slices": len(dataset), "classes": list(dataset.classes)},
