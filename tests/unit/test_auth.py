@@ -8,6 +8,8 @@ from neuralblack.service.auth import token_from
 
 TOKEN = "correct-horse-battery-staple"
 GUARDED = [("POST", "/predict"), ("POST", "/study"), ("GET", "/model"), ("GET", "/metrics")]
+GUARDED += [("GET", "/v2"), ("GET", "/v2/models/neuralblack"), ("POST", "/v2/models/neuralblack/infer")]
+GUARDED += [("POST", "/v2/models/neuralblack/versions/0123456789ab/infer")]
 
 
 def with_token(scheme="Bearer", token=TOKEN):
@@ -51,7 +53,19 @@ def test_with_the_token_everything_answers(scheme):
     assert service.request("GET", "/metrics", headers=with_token(scheme)).status_code == 200
 
 
-@pytest.mark.parametrize("address", ["/", "/app.js", "/health", "/ready", "/openapi.json"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/",
+        "/app.js",
+        "/health",
+        "/ready",
+        "/openapi.json",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/neuralblack/ready",
+    ],
+)
 def test_the_page_and_the_state_are_open(address):
     assert Service(token=TOKEN).request("GET", address).status_code == 200
 

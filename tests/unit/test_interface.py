@@ -9,7 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from tests.service import NO, READER_TOKEN, SLICE, YES, Service, feedback_folder
+from tests.service import NAMED, NO, READER_TOKEN, SLICE, YES, Service, feedback_folder
 
 from neuralblack.errors import InputError
 
@@ -52,6 +52,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Skipped test cases with unsuppor
 SLOW = list(HealthCheck)  # the machine may be busy; nothing here is about time
 
 
+@SCHEMA.hook
+def map_path_parameters(context, parameters):
+    """Name the model that there is: a made-up one is never found."""
+    named = {"model_name": "neuralblack", "model_version": NAMED["version"]}
+    return {name: named[name] for name in parameters or {}}
+
+
 def ask(case):
     # No schema can say which bytes are a slice, so what fits it may still be refused.
     # A reader's token opens everything.
@@ -75,10 +82,15 @@ def test_many_requests_made_up_from_the_description_meet_nothing_undescribed(cas
 def test_every_route_describes_the_statuses_it_can_have():
     paths = SERVICE.request("GET", "/openapi.json").json()["paths"]
 
-    assert set(paths) == {"/predict", "/study", "/feedback", "/model", "/metrics", "/health", "/ready"}
+    places = ["/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"]
+    protocol = {"/v2", "/v2/health/live", "/v2/health/ready"}
+    protocol |= {f"{place}{end}" for place in places for end in ("", "/ready", "/infer")}
+    assert set(paths) == {"/predict", "/study", "/feedback", "/model", "/metrics", "/health", "/ready"} | protocol
     work = {"200", "400", "401", "408", "413", "422", "429", "500", "503"}
     assert set(paths["/predict"]["post"]["responses"]) == work | {"415"}
     assert set(paths["/study"]["post"]["responses"]) == work
+    for place in places:
+        assert set(paths[f"{place}/infer"]["post"]["responses"]) == work | {"404", "415"}
     assert set(paths["/feedback"]["post"]["responses"]) == work | {"403", "409", "415", "507"}
     assert "Retry-After" in paths["/predict"]["post"]["responses"]["429"]["headers"]
 
@@ -88,7 +100,9 @@ def test_the_description_says_who_needs_a_token():
         described = Service(token=token).request("GET", "/openapi.json").json()
         asked = {path: next(iter(each.values())).get("security") for path, each in described["paths"].items()}
 
-        open_, closed = ("/health", "/ready"), ("/predict", "/study", "/model", "/metrics")
+        open_ = {path for path in asked if path.endswith(("/health", "/live", "/ready"))}
+        closed = asked.keys() - open_ - {"/feedback"}
+        assert closed >= {"/predict", "/study", "/model", "/metrics", "/v2", "/v2/models/{model_name}/infer"}
         assert asked == dict.fromkeys(closed, expected) | dict.fromkeys(open_) | {"/feedback": [{"reader": []}]}
         assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
 

@@ -7,6 +7,8 @@ from tests.service import YES, Service, assert_problem, png
 
 from neuralblack.service.batcher import Batcher
 
+ADDRESSES = ("/predict", "/study", "/v2/models/neuralblack/infer")
+
 
 class Gate:
     """A classifier that answers when it is let, and counts who is inside."""
@@ -65,7 +67,7 @@ def test_an_overloaded_service_reads_no_body():
         async with Service(classify=gate, max_pending=1).client() as client:
             first = asyncio.create_task(client.post("/predict", content=png()))
             await until(lambda: gate.inside == 1)
-            answers = [await client.post(address, content=never()) for address in ("/predict", "/study")]
+            answers = [await client.post(address, content=never()) for address in ADDRESSES]
             gate.open.set()
             assert (await first).status_code == 200
             return answers

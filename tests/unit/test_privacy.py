@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from tests.service import Service, png
+from tests.service import Service, image, png
 
 from neuralblack.errors import InputError
 
@@ -39,6 +39,11 @@ REQUESTS = {
     "study": ("POST", "/study", form()),
     "wrong-study": ("POST", f"/study?{SENTINEL}={SENTINEL}", form(SENTINEL)),
     "feedback": ("POST", "/feedback", form()),
+    "infer": ("POST", "/v2/models/neuralblack/infer", {"json": {"inputs": [image(png())]}}),
+    "wrong-infer": ("POST", "/v2/models/neuralblack/infer", {"json": {SENTINEL: SENTINEL}}),
+    "wrong-tensor": ("POST", "/v2/models/neuralblack/infer", {"json": {"inputs": [image(b"", name=SENTINEL)]}}),
+    "no-slice-inferred": ("POST", "/v2/models/neuralblack/infer", {"json": {"inputs": [image(SENTINEL.encode())]}}),
+    "another-model": ("POST", f"/v2/models/{SENTINEL}/versions/{SENTINEL}/infer", {"content": SENTINEL.encode()}),
     "nothing-there": ("GET", f"/patients/{SENTINEL}", {}),
     "wrong-method": (SENTINEL, "/predict", {}),
 }

@@ -25,10 +25,11 @@ from neuralblack.service.described import DESCRIBED, describe
 from neuralblack.service.feedback import OFF, FeedbackFolder, key_of, read_opinion
 from neuralblack.service.marks import BOX, box_of, marked_by
 from neuralblack.service.meter import MEDIA_TYPE, Meter
+from neuralblack.service.open_inference import OpenInference, classify_all, read_inference
 from neuralblack.service.overload import Places, turn
 from neuralblack.service.pages import add_page
 from neuralblack.service.problems import Problem, answer_problems
-from neuralblack.service.routes import OPEN, READER, Bare, flags, guarded
+from neuralblack.service.routes import MODEL_PLACES, OPEN, READER, Bare, flags, guarded
 from neuralblack.service.study import BODY_SLICES, MOST_SLICES, answer_study, read_study
 from neuralblack.service.uploads import read_upload
 
@@ -60,7 +61,8 @@ def build_app(
             process; raises InputError, or DecoderDownError where it is not the file's fault.
         classify: what `decode` gave -> its prediction, batched with those of other requests.
         ready: whether the model is loaded and warm. Until then there are no predictions, only 503.
-        model: facts about it for the page and the answers; at least `name`, `hash` and `preprocessing` (its version).
+        model: facts about it for the page and the answers; at least `name`, `hash`, `classes` and `preprocessing` (its
+            version).
         explain: what `decode` gave and its label -> where the network looked, (S, S) uint8 with 255 where it did most;
             None: this model or engine cannot say.
         mark: what `decode` gave and the box of a tumour in pixels of the upload -> the same, marked; raises InputError
@@ -110,6 +112,12 @@ def build_app(
         ("/metrics", "GET", service.metrics),
         ("/health", "GET", service.health),
         ("/ready", "GET", service.readiness),
+        ("/v2", "GET", service.protocol.server),
+        ("/v2/health/live", "GET", service.protocol.live),
+        ("/v2/health/ready", "GET", service.protocol.ready),
+        *((place, "GET", service.protocol.model) for place in MODEL_PLACES),
+        *((f"{place}/ready", "GET", service.protocol.model_ready) for place in MODEL_PLACES),
+        *((f"{place}/infer", "POST", service.infer) for place in MODEL_PLACES),
     ):
         route_class = Bare if path in OPEN else readers_guard if path == "/feedback" else guard
         app.router.add_api_route(path, endpoint, methods=[method], route_class_override=route_class, **DESCRIBED[path])
@@ -146,6 +154,7 @@ class _Service:
         self._facts = dict(model)
         digits = str(model["hash"])
         self._model = {"name": str(model["name"]), "version": digits[:12], "hash": digits}
+        self.protocol = OpenInference(model, takes_box=mark is not None, must_be_ready=self._must_be_ready)
         self._tail = {"model": self._model, "preprocessing": int(str(model["preprocessing"]))}
         meter.describe(name=self._model["name"], version=self._model["version"], pending=lambda: places.taken)
 
@@ -154,8 +163,7 @@ class _Service:
         with self._meter.trouble("predict"):
             draw, explain = flags(request, "preview", "explain", beside=(BOX,))
             box = box_of(request)
-            if box and self._mark is None:
-                raise Problem(422, "no_box_taken", "This model looks at whole slices. Ask without a box.")
+            self._must_take(box)
             self._must_be_ready()
             if explain and self._explain is None:
                 raise Problem(422, "no_explanation", "This model cannot show where it looked. Ask without explain.")
@@ -181,13 +189,25 @@ class _Service:
                 files = await read_study(request, max_bytes=self._max_bytes, most=self._most_slices)
                 mine.uploaded = True
                 mine.take(len(files) - 1)
-
-                async def one(data: bytes) -> Prediction:
-                    return (await self._ask(data))[1]
-
-                answer = await answer_study(files, one, max_bytes=self._max_bytes) | self._end(request)
+                answer = await answer_study(files, self._predict, max_bytes=self._max_bytes) | self._end(request)
         self._meter.request("study", answer["status"])
         return json_response(answer)
+
+    async def infer(self, request: Request) -> Response:
+        """Classify slices in the Open Inference Protocol: whole files in the tensor `image`, as JSON or binary data."""
+        with self._meter.trouble("infer"):
+            flags(request)
+            self.protocol.asked_model(request)
+            self._must_be_ready()
+            async with turn(self._places, deadline_s=self._deadline_s) as mine:
+                asked = await read_inference(request, max_bytes=self._max_bytes, most=self._most_slices)
+                mine.uploaded = True
+                self._must_take(asked.boxes)
+                mine.take(len(asked.files) - 1)
+                predictions = await classify_all(asked, self._predict)
+                response = self.protocol.answer(request, asked, predictions)
+        self._meter.request("infer", "ok" if all(one.status == "ok" for one in predictions) else "refused")
+        return response
 
     async def feedback(self, request: Request) -> Response:
         """Keep what a reader says of a slice: a form with the slice again in `file` and its class in `label`."""
@@ -239,6 +259,9 @@ class _Service:
         """Count a request without the token."""
         self._meter.request(path.strip("/"), "unauthorised")
 
+    async def _predict(self, data: bytes, box: Box | None = None) -> Prediction:
+        return (await self._ask(data, box))[1]
+
     async def _ask(self, data: bytes, box: Box | None = None) -> tuple[Question, Prediction]:
         started = perf_counter()
         question = await self._read(data)
@@ -257,6 +280,10 @@ class _Service:
         except DecoderDownError:
             sentence = "The service cannot read files at the moment. Try again soon."
             raise Problem(503, "decoder_down", sentence, retry_after_s=5) from None
+
+    def _must_take(self, box: object) -> None:
+        if box and self._mark is None:
+            raise Problem(422, "no_box_taken", "This model looks at whole slices. Ask without a box.")
 
     def _must_be_ready(self) -> None:
         if not self._ready():

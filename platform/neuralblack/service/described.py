@@ -4,18 +4,31 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from neuralblack.service.answers import Answer, FeedbackAnswer, StudyAnswer, Trouble
 from neuralblack.service.auth import SCHEME
 from neuralblack.service.feedback import LABEL, PATIENT
+from neuralblack.service.inference_messages import (
+    InferAnswer,
+    InferRequest,
+    Live,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    ServerMetadata,
+)
 from neuralblack.service.marks import BOX
+from neuralblack.service.open_inference import HEADER, SERVER
+from neuralblack.service.routes import MODEL, MODEL_PLACES
 from neuralblack.service.uploads import FIELD
 
 WORK = (400, 401, 408, 413, 422, 429, 500, 503)
 MEANING = {
     400: "Nothing was sent, or a form that cannot be read.",
     401: "The token is missing or wrong.",
+    404: "There is no such model, or no such version of it.",
     403: "The operator has not switched feedback on; nothing is kept.",
     408: "The upload did not arrive in time.",
     409: "Another slice or class came under this Idempotency-Key.",
@@ -28,6 +41,7 @@ MEANING = {
     503: "The model is being loaded, or the answer would take too long; Retry-After says when to come back.",
 }
 RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+SHAPES = "#/components/schemas/{model}"
 _FILE = {"type": "string", "format": "binary"}
 SLICE_BODY = {
     "required": True,
@@ -54,7 +68,20 @@ STUDY_BODY = {
     },
 }
 
-
+INFER_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": SHAPES.format(model=InferRequest.__name__)}},
+        "application/octet-stream": {"schema": _FILE},
+    },
+}
+BINARY_ANSWER: dict[str, Any] = {
+    "description": "JSON, and behind it the outputs that were asked for as binary data.",
+    "headers": {
+        HEADER: {"description": "Where the JSON ends; only there with binary data.", "schema": {"type": "integer"}}
+    },
+    "content": {"application/octet-stream": {"schema": _FILE}},
+}
 FEEDBACK_BODY = {
     "required": True,
     "content": {
@@ -155,6 +182,46 @@ DESCRIBED: dict[str, dict[str, Any]] = {
 }
 
 
+def _places(place: str) -> list[dict[str, Any]]:
+    """Describe the parts of an address that name a model."""
+    parts = {"model_name": f"{SERVER}, or the model's own name."}
+    if place != MODEL:
+        parts["model_version"] = "The first 12 digits of the model's hash."
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "description": words}
+        for name, words in parts.items()
+    ]
+
+
+def _of_model(place: str) -> dict[str, dict[str, Any]]:
+    """Describe the routes of the Open Inference Protocol below one place."""
+    where = {"openapi_extra": {"parameters": _places(place)}}
+    head = {
+        "name": HEADER,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "How many of the body's bytes are JSON, where binary tensor data follow.",
+    }
+    return {
+        place: {"response_model": ModelMetadata, "responses": troubles(401, 404, 422, 500)} | where,
+        f"{place}/ready": {"response_model": ModelReady, "responses": troubles(404, 500, 503)} | where,
+        f"{place}/infer": {
+            "response_model": InferAnswer,
+            "responses": {200: BINARY_ANSWER} | troubles(*WORK, 404, 415),
+            "openapi_extra": {"requestBody": INFER_BODY, "parameters": [*_places(place), head]},
+        },
+    }
+
+
+DESCRIBED |= {
+    "/v2": {"response_model": ServerMetadata, "responses": troubles(401, 422, 500)},
+    "/v2/health/live": {"response_model": Live, "responses": troubles(500)},
+    "/v2/health/ready": {"response_model": Ready, "responses": troubles(500, 503)},
+    **{path: described for place in MODEL_PLACES for path, described in _of_model(place).items()},
+}
+
+
 def describe(app: FastAPI, *, token: bool) -> None:
     """Let the app describe itself once, with the token where one is asked for: the routes that can say 401."""
 
@@ -162,6 +229,8 @@ def describe(app: FastAPI, *, token: bool) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schema["components"]["securitySchemes"] = SCHEME
+            _, sent = models_json_schema([(InferRequest, "validation")], ref_template=SHAPES)
+            schema["components"]["schemas"] |= sent["$defs"]
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     if path == "/feedback":

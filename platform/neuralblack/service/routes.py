@@ -16,7 +16,10 @@ from neuralblack.service.problems import Problem
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-OPEN = ("/health", "/ready")  # and the page; every other route asks for the token
+MODEL = "/v2/models/{model_name}"  # of the Open Inference Protocol
+MODEL_PLACES = (MODEL, f"{MODEL}/versions/{{model_version}}")
+# And the page; every other route asks for the token.
+OPEN = ("/health", "/ready", "/v2/health/live", "/v2/health/ready", *(f"{place}/ready" for place in MODEL_PLACES))
 TOKEN = "This service asks for a token: send it as the header “Authorization: Bearer TOKEN”."
 READER = "Only a reader may say what a slice is: send a reader's token as the header “Authorization: Bearer TOKEN”."
 FLAGS = {"true": True, "1": True, "false": False, "0": False}

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from neuralblack.errors import InputError
 from neuralblack.service.answers import Prediction, result
 from neuralblack.service.problems import Problem, as_problem
-from neuralblack.service.uploads import FIELD, read_form
+from neuralblack.service.uploads import FIELD, read_form, size_of
 
 MOST_SLICES = 64
 BODY_SLICES = 4  # a study's body may be so many times as large as the largest slice
@@ -40,8 +40,7 @@ async def read_study(request: Request, *, max_bytes: int, most: int) -> list[byt
             raise Problem(413, "too_many", f"A study has at most {most} slices here; this one has more.") from None
         raise Problem(400, "bad_form", f"The form cannot be read: {error.message}") from None
     except Problem as problem:
-        size = f"{whole / 2**20:g} MiB" if whole >= 2**20 else f"{whole} bytes"
-        raise Problem(413, problem.code, f"The study is larger than {size}. Send fewer slices.") from None
+        raise Problem(413, problem.code, f"The study is larger than {size_of(whole)}. Send fewer slices.") from None
     files = form.getlist(FIELD)
     if not files or not all(isinstance(file, UploadFile) for file in files):
         raise Problem(400, "no_file", f"The form needs its slices as files in fields “{FIELD}”, and only files there.")

@@ -23,8 +23,22 @@ async def read_upload(request: Request, *, max_bytes: int) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
         data = await _form_file(request, max_bytes=max_bytes)
     else:
-        data = b"".join([chunk async for chunk in _limited(request, max_bytes=max_bytes, of=max_bytes)])
+        data = await read_body(request, max_bytes=max_bytes)
     return checked_upload(data, max_bytes=max_bytes)
+
+
+async def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """Read a whole body into memory; raises Problem 413."""
+    return b"".join([chunk async for chunk in _limited(request, max_bytes=max_bytes, of=max_bytes)])
+
+
+def size_of(count: int) -> str:
+    """Write a number of bytes for a sentence.
+
+    >>> size_of(20 * 2**20), size_of(1000)
+    ('20 MiB', '1000 bytes')
+    """
+    return f"{count / 2**20:g} MiB" if count >= 2**20 else f"{count} bytes"
 
 
 def checked_upload(data: bytes, *, max_bytes: int) -> bytes:
@@ -80,8 +94,7 @@ async def _limited(request: Request, *, max_bytes: int, of: int) -> AsyncGenerat
 
 
 def _too_large(max_bytes: int) -> Problem:
-    size = f"{max_bytes / 2**20:g} MiB" if max_bytes >= 2**20 else f"{max_bytes} bytes"
-    return Problem(413, "too_large", f"The upload is larger than {size}. Send one slice, not a volume.")
+    return Problem(413, "too_large", f"The upload is larger than {size_of(max_bytes)}. Send one slice, not a volume.")
 
 
 class _InMemory(MultiPartParser):
