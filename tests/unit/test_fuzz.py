@@ -1,5 +1,7 @@
-"""Mutated files: whatever they hold, the readers say what is wrong or read a slice; nothing else comes out."""
+"""Mutated files and requests: whatever they hold, what is wrong is said, or they are read; nothing else comes out."""
 
+import asyncio
+import base64
 import gzip
 import io
 import random
@@ -8,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 from tests.medical_files import PLANTED, compressed_dicom, dicom_bytes, nifti_bytes
+from tritonclient.http import InferenceServerClient, InferInput
 
 from neuralblack.data.mat_writer import write_mat
 from neuralblack.data.readers import read_slice
 from neuralblack.data.slices import Slice
 from neuralblack.errors import InputError
+from neuralblack.service.open_inference import HEADER, read_inference
+from neuralblack.service.problems import Problem
 
 KINDS = ("mat", "png", "jpeg", "tiff", "dicom", "dicom-jpeg", "dicom-rle", "nii", "nii.gz")
 MEDICAL = {
@@ -86,3 +92,36 @@ def test_a_mutated_file_is_a_slice_or_an_input_error(kind, count, tmp_path):
             assert slice_.image.ndim == 2 and np.isfinite(slice_.image).all(), (kind, number)
 
     assert 0 < read < count  # the mutants are neither all dead nor all harmless
+
+
+def inference_request(body: bytes, length: int | None) -> Request:
+    """A request whose header says that so many bytes of its body are JSON; None: it says nothing."""
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [] if length is None else [(HEADER.lower().encode(), str(length).encode())]
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(100_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_a_mutated_inference_request_is_read_or_a_problem(binary, count, tmp_path):
+    files, chance, read = [whole_file("png", tmp_path)] * 2, random.Random(binary), 0
+    boxes = InferInput("box", [2, 4], "INT64").set_data_from_numpy(np.arange(8).reshape(2, 4), binary_data=binary)
+    coded = np.array(files if binary else [base64.b64encode(each) for each in files], object)
+    slices = InferInput("image", [2], "BYTES").set_data_from_numpy(coded, binary_data=binary)
+    body, length = InferenceServerClient.generate_request_body([slices, boxes])
+    parts = (body[:length], body[length:]) if binary else (body, b"")
+    for number in range(count):
+        head, rest = (mutant(part, chance) if part and chance.random() < 0.5 else part for part in parts)
+        stated = chance.choice((len(head), len(head), chance.randrange(len(body)))) if binary else None
+        try:
+            asked = asyncio.run(read_inference(inference_request(head + rest, stated), max_bytes=2**20, most=4))
+        except Problem as problem:
+            assert problem.status in (400, 413, 415) and PLANTED not in problem.sentence, (binary, number)
+        else:
+            read += 1
+            assert len(asked.files) == len(asked.boxes or asked.files) <= 4, (binary, number)
+
+    assert 0 < read < count
