@@ -63,8 +63,7 @@ class Service:
             decode or self.decode,
             classify or self.classify,
             ready=lambda: ready,
-            model=MODEL,
-            **({"max_bytes": MAX_BYTES} | options),
+            **({"model": MODEL, "max_bytes": MAX_BYTES} | options),
         )
 
     async def decode(self, data):

@@ -7,13 +7,13 @@ own answer against our own shape costs more than all the rest of a request. A te
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 NOTICE = "Research use only; not a diagnosis."
@@ -78,34 +78,8 @@ class Why(BaseModel):
     sentence: str = Field(description="A sentence for people.")
 
 
-_MODEL: dict[str, Any] = {
-    "name": "lite0-0f6c1d2e3a4b",
-    "version": "9d3c51f0a2b7",
-    "hash": "9d3c51f0a2b7".ljust(64, "0"),
-}
-_TAIL: dict[str, Any] = {"model": _MODEL, "preprocessing": 1, "request_id": "3f0a9c", "notice": NOTICE}
-_SHARES: dict[str, Any] = {"glioma": 0.06, "meningioma": 0.03, "pituitary": 0.91}
-_REASON: dict[str, Any] = {"code": "colour", "sentence": "The picture has colours; an MRI slice has none."}
-
-
 class Answer(BaseModel):
     """The answer for one slice: a prediction, or a refusal with its reasons and without a label."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "status": "ok",
-                    "label": "pituitary",
-                    "probabilities": _SHARES,
-                    "prediction_set": ["pituitary"],
-                    "coverage": 0.9,
-                    **_TAIL,
-                },
-                {"status": "refused", "reasons": [_REASON], **_TAIL},
-            ]
-        }
-    )
 
     status: Literal["ok", "refused"] = Field(description="`refused`: this does not look like a slice the model knows.")
     label: str = Field("", description="The most probable class. Absent where refused.")
@@ -157,24 +131,6 @@ class Disagreement(BaseModel):
 class StudyAnswer(BaseModel):
     """One verdict over the slices of one patient. It has no prediction set: no guarantee holds for a mean."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "status": "ok",
-                    "label": "pituitary",
-                    "probabilities": _SHARES,
-                    "disagreement": {"agreeing": 1.0, "slices": 2, "refused": 1, "unreadable": 0},
-                    "slices": [
-                        {"index": 0, "status": "ok", "label": "pituitary", "probabilities": _SHARES},
-                        {"index": 1, "status": "refused", "reasons": [_REASON]},
-                    ],
-                    **_TAIL,
-                }
-            ]
-        }
-    )
-
     status: Literal["ok", "refused"]
     label: str = Field("", description="The most probable class of all slices together. Absent where refused.")
     probabilities: dict[str, float] = Field(
@@ -192,10 +148,6 @@ class StudyAnswer(BaseModel):
 class FeedbackAnswer(BaseModel):
     """What became of a reader's feedback; it is on the server's disk when this arrives."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"status": "kept", "label": "glioma", "agrees": False, **_TAIL}]}
-    )
-
     status: Literal["kept", "repeated"] = Field(description="`repeated`: it was kept before, under the same key.")
     label: str = Field(description="What the reader says it is.")
     agrees: bool = Field(description="Whether the model says so, too.")
@@ -205,12 +157,51 @@ class FeedbackAnswer(BaseModel):
     notice: str
 
 
+class Facts(BaseModel):
+    """The model that answers, what it takes, and what the service can do with it."""
+
+    name: str = Field(description="The name on the model's card.")
+    version: str = Field(description="The first 12 digits of the hash.")
+    hash: str = Field(description="The hash of its manifest, which covers every weight.")
+    classes: list[str] = Field(description="What it can say, in the order of its outputs.")
+    preprocessing: int = Field(description="Version of the preprocessing between the file and the model.")
+    size: int = Field(0, description="Pixels a side of a prepared slice.")
+    engine: str = Field("", description="What runs the network.")
+    max_bytes: int = Field(description="Of the largest slice.")
+    max_study_bytes: int = Field(description="Of the largest study.")
+    max_slices: int = Field(description="Of a study.")
+    explains: bool = Field(description="Whether it can show where it looked.")
+    needs_box: bool = Field(description="Whether each slice must come with the box of its tumour.")
+    feedback: bool = Field(description="Whether readers may say what a slice is.")
+    notice: str
+
+
+class Health(BaseModel):
+    """It answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """A slice that is sent now would be classified."""
+
+    status: Literal["ready"]
+    model: ModelName
+    token: bool = Field(description="Whether a token is asked for.")
+
+
 class Trouble(BaseModel):
     """Why there is no answer."""
 
     error: str = Field(description="A sentence for people.")
     code: str = Field(description="A word for programs.")
     request_id: str = Field(description="Also in the header X-Request-ID; quote it when something is wrong.")
+
+
+def named(model: Mapping[str, object]) -> dict[str, str]:
+    """Name a model by its facts, as `ModelName` describes it."""
+    digits = str(model["hash"])
+    return {"name": str(model["name"]), "version": digits[:12], "hash": digits}
 
 
 def result(prediction: Prediction) -> dict[str, Any]:

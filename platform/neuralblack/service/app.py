@@ -16,6 +16,7 @@ from neuralblack.service.answers import (
     Prediction,
     heat_map,
     json_response,
+    named,
     preview,
     result,
 )
@@ -152,8 +153,7 @@ class _Service:
         self._meter, self._token, self._feedback = meter, token, feedback
         self._most_slices = min(MOST_SLICES, places.most or MOST_SLICES)
         self._facts = dict(model)
-        digits = str(model["hash"])
-        self._model = {"name": str(model["name"]), "version": digits[:12], "hash": digits}
+        self._model = named(model)
         self.protocol = OpenInference(model, takes_box=mark is not None, must_be_ready=self._must_be_ready)
         self._tail = {"model": self._model, "preprocessing": int(str(model["preprocessing"]))}
         meter.describe(name=self._model["name"], version=self._model["version"], pending=lambda: places.taken)
@@ -197,7 +197,7 @@ class _Service:
         """Classify slices in the Open Inference Protocol: whole files in the tensor `image`, as JSON or binary data."""
         with self._meter.trouble("infer"):
             flags(request)
-            self.protocol.asked_model(request)
+            name = self.protocol.asked_model(request)
             self._must_be_ready()
             async with turn(self._places, deadline_s=self._deadline_s) as mine:
                 asked = await read_inference(request, max_bytes=self._max_bytes, most=self._most_slices)
@@ -205,7 +205,7 @@ class _Service:
                 self._must_take(asked.boxes)
                 mine.take(len(asked.files) - 1)
                 predictions = await classify_all(asked, self._predict)
-                response = self.protocol.answer(request, asked, predictions)
+                response = self.protocol.answer(name, asked, predictions)
         self._meter.request("infer", "ok" if all(one.status == "ok" for one in predictions) else "refused")
         return response
 

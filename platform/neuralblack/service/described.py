@@ -7,8 +7,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
-from neuralblack.service.answers import Answer, FeedbackAnswer, StudyAnswer, Trouble
+from neuralblack.service.answers import Answer, Facts, FeedbackAnswer, Health, Readiness, StudyAnswer, Trouble
 from neuralblack.service.auth import SCHEME
+from neuralblack.service.examples import add_examples
 from neuralblack.service.feedback import LABEL, PATIENT
 from neuralblack.service.inference_messages import (
     InferAnswer,
@@ -26,7 +27,7 @@ from neuralblack.service.uploads import FIELD
 
 WORK = (400, 401, 408, 413, 422, 429, 500, 503)
 MEANING = {
-    400: "Nothing was sent, or a form that cannot be read.",
+    400: "Nothing was sent, or a form or a request of tensors that cannot be read.",
     401: "The token is missing or wrong.",
     404: "There is no such model, or no such version of it.",
     403: "The operator has not switched feedback on; nothing is kept.",
@@ -123,13 +124,10 @@ def _flag(name: str, description: str) -> dict[str, Any]:
     }
 
 
-def _object(description: str) -> dict[int | str, dict[str, Any]]:
-    return {200: {"description": description, "content": {"application/json": {"schema": {"type": "object"}}}}}
-
-
 # What FastAPI is told of each route.
 DESCRIBED: dict[str, dict[str, Any]] = {
     "/predict": {
+        "summary": "Classify one slice",
         "response_model": Answer,
         "responses": troubles(*WORK, 415),
         "openapi_extra": {
@@ -149,11 +147,13 @@ DESCRIBED: dict[str, dict[str, Any]] = {
         },
     },
     "/study": {
+        "summary": "Give one verdict on a patient's slices",
         "response_model": StudyAnswer,
         "responses": troubles(*WORK),
         "openapi_extra": {"requestBody": STUDY_BODY},
     },
     "/feedback": {
+        "summary": "Keep what a reader says of a slice",
         "response_model": FeedbackAnswer,
         "responses": troubles(*WORK, 403, 409, 415, 507),
         "openapi_extra": {
@@ -169,16 +169,25 @@ DESCRIBED: dict[str, dict[str, Any]] = {
             ],
         },
     },
-    "/model": {"response_model": None, "responses": _object("Facts for people and pages.") | troubles(401, 500)},
+    "/model": {
+        "summary": "Describe the model and the limits",
+        "response_model": Facts,
+        "responses": troubles(401, 500),
+    },
     "/metrics": {
+        "summary": "Count what this replica has done",
         "response_class": Response,
         "responses": {
             200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
         }
         | troubles(401, 500),
     },
-    "/health": {"response_model": None, "responses": _object("It answers.") | troubles(500)},
-    "/ready": {"response_model": None, "responses": _object("It can classify.") | troubles(500, 503)},
+    "/health": {"summary": "Say that the process answers", "response_model": Health, "responses": troubles(500)},
+    "/ready": {
+        "summary": "Say that slices would be classified",
+        "response_model": Readiness,
+        "responses": troubles(500, 503),
+    },
 }
 
 
@@ -204,9 +213,20 @@ def _of_model(place: str) -> dict[str, dict[str, Any]]:
         "description": "How many of the body's bytes are JSON, where binary tensor data follow.",
     }
     return {
-        place: {"response_model": ModelMetadata, "responses": troubles(401, 404, 422, 500)} | where,
-        f"{place}/ready": {"response_model": ModelReady, "responses": troubles(404, 500, 503)} | where,
+        place: {
+            "summary": "Describe the model's tensors",
+            "response_model": ModelMetadata,
+            "responses": troubles(401, 404, 422, 500),
+        }
+        | where,
+        f"{place}/ready": {
+            "summary": "Say that the model can infer",
+            "response_model": ModelReady,
+            "responses": troubles(404, 500, 503),
+        }
+        | where,
         f"{place}/infer": {
+            "summary": "Classify slices as tensors",
             "response_model": InferAnswer,
             "responses": {200: BINARY_ANSWER} | troubles(*WORK, 404, 415),
             "openapi_extra": {"requestBody": INFER_BODY, "parameters": [*_places(place), head]},
@@ -215,9 +235,13 @@ def _of_model(place: str) -> dict[str, dict[str, Any]]:
 
 
 DESCRIBED |= {
-    "/v2": {"response_model": ServerMetadata, "responses": troubles(401, 422, 500)},
-    "/v2/health/live": {"response_model": Live, "responses": troubles(500)},
-    "/v2/health/ready": {"response_model": Ready, "responses": troubles(500, 503)},
+    "/v2": {"summary": "Describe the server", "response_model": ServerMetadata, "responses": troubles(401, 422, 500)},
+    "/v2/health/live": {"summary": "Say that the server answers", "response_model": Live, "responses": troubles(500)},
+    "/v2/health/ready": {
+        "summary": "Say that the server can infer",
+        "response_model": Ready,
+        "responses": troubles(500, 503),
+    },
     **{path: described for place in MODEL_PLACES for path, described in _of_model(place).items()},
 }
 
@@ -231,6 +255,7 @@ def describe(app: FastAPI, *, token: bool) -> None:
             schema["components"]["securitySchemes"] = SCHEME
             _, sent = models_json_schema([(InferRequest, "validation")], ref_template=SHAPES)
             schema["components"]["schemas"] |= sent["$defs"]
+            add_examples(schema["paths"])
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     if path == "/feedback":

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from neuralblack import __version__
 from neuralblack.data.slices import Box
 from neuralblack.errors import InputError
-from neuralblack.service.answers import NOTICE, Prediction, json_response, whys
+from neuralblack.service.answers import NOTICE, Prediction, json_response, named, whys
 from neuralblack.service.inference_messages import OUTPUT_NAMES, InferRequest, InputTensor, OutputName
 from neuralblack.service.problems import Problem
 from neuralblack.service.routes import flags
@@ -41,6 +41,7 @@ from neuralblack.service.uploads import FRAME_BYTES, checked_upload, read_body, 
 SERVER = "neuralblack"
 HEADER = "Inference-Header-Content-Length"
 IMAGE, BOX = Tensor("image", "BYTES", (-1,)), Tensor("box", "INT64", (-1, 4))
+SERVER_METADATA = {"name": SERVER, "version": __version__, "extensions": ["binary_tensor_data"]}
 INPUTS = {"image": IMAGE, "box": BOX}
 MOST_MARKS = 2048  # commas and brackets of a request's JSON; 64 slices with their boxes have 500
 NONE = -1.0  # stands where a refused slice has no number: never a probability, and JSON has no NaN
@@ -68,12 +69,13 @@ class OpenInference:
             takes_box: whether each slice comes with the box of a tumour.
             must_be_ready: raises Problem 503 while nothing can be classified.
         """
-        self._names, self._version = (SERVER, str(model["name"])), str(model["hash"])[:12]
+        known = named(model)
+        self._names, self._version = (SERVER, known["name"]), known["version"]
         self._classes, self._takes_box, self._must_be_ready = tuple(model["classes"]), takes_box, must_be_ready
         self._facts = {
             "classes": ",".join(self._classes),
-            "name": str(model["name"]),
-            "hash": str(model["hash"]),
+            "name": known["name"],
+            "hash": known["hash"],
             "preprocessing": int(model["preprocessing"]),
             "notice": NOTICE,
         }
@@ -81,7 +83,7 @@ class OpenInference:
     async def server(self, request: Request) -> Response:
         """Say what this server is and which extensions of the Open Inference Protocol it speaks."""
         flags(request)
-        return json_response({"name": SERVER, "version": __version__, "extensions": ["binary_tensor_data"]})
+        return json_response(SERVER_METADATA)
 
     async def live(self, request: Request) -> Response:
         """Say that this process answers; it need not be able to classify yet."""
@@ -101,10 +103,14 @@ class OpenInference:
     async def model(self, request: Request) -> Response:
         """Describe the tensors that the model takes and gives, and the one version of it that is served."""
         flags(request)
+        return json_response(self.metadata(self.asked_model(request)))
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Describe the model, under one of its names."""
         inputs = [IMAGE.as_json() | {"parameters": {"content_type": "base64"}}]
         classes = {"parameters": {"classes": self._facts["classes"]}}
-        described = {
-            "name": self.asked_model(request),
+        return {
+            "name": name,
             "versions": [self._version],
             "platform": "neuralblack",
             "inputs": [*inputs, BOX.as_json()] if self._takes_box else inputs,
@@ -113,31 +119,34 @@ class OpenInference:
                 for each in outputs_of(len(self._classes)).values()
             ],
         }
-        return json_response(described)
 
     def asked_model(self, request: Request) -> str:
         """Find the model that an address names; raises Problem 404 for another one, or another version."""
         name, version = request.path_params["model_name"], request.path_params.get("model_version", self._version)
-        if name not in self._names or version != self._version:
-            known = " and ".join(self._names)
-            sentence = f"There is no such model here. Its names are {known}, its only version is {self._version}."
-            raise Problem(404, "unknown_model", sentence)
-        return str(name)
+        return self.known(str(name), str(version))
 
-    def answer(self, request: Request, asked: Inference, predictions: Sequence[Prediction]) -> Response:
+    def known(self, name: str, version: str) -> str:
+        """Give back the name of the model that is served; raises Problem 404 for another one, or another version."""
+        if name not in self._names or version != self._version:
+            names = " and ".join(self._names)
+            sentence = f"There is no such model here. Its names are {names}, its only version is {self._version}."
+            raise Problem(404, "unknown_model", sentence)
+        return name
+
+    def answer(self, name: str, asked: Inference, predictions: Sequence[Prediction]) -> Response:
         """Write down what was asked for; raises Problem 422 where a slice is refused and `status` was not asked for."""
         if not asked.asks_status:
             _no_refusal(predictions)
         described, values = outputs_of(len(self._classes)), values_of(predictions, self._classes)
         outputs, parts = [], []
-        for name, binary in asked.outputs.items():
-            tensor = described[name].as_json() | {"shape": [len(predictions), *described[name].shape[1:]]}
+        for output, binary in asked.outputs.items():
+            tensor = described[output].as_json() | {"shape": [len(predictions), *described[output].shape[1:]]}
             if binary:
-                parts.append(to_bytes(values[name]))
+                parts.append(to_bytes(values[output]))
                 outputs.append(tensor | {"parameters": {"binary_data_size": len(parts[-1])}})
             else:
-                outputs.append(tensor | {"data": to_json(values[name])})
-        head = {"model_name": self.asked_model(request), "model_version": self._version}
+                outputs.append(tensor | {"data": to_json(values[output])})
+        head = {"model_name": name, "model_version": self._version}
         head |= {"id": asked.id} if asked.id else {}
         return _response(head | {"parameters": self._facts, "outputs": outputs}, parts)
 

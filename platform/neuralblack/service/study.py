@@ -31,7 +31,7 @@ async def read_study(request: Request, *, max_bytes: int, most: int) -> list[byt
         Problem: 400 no form, an unreadable one, or one without a file; 413 too large a body or too many files.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-        raise Problem(400, "bad_form", f"A study is a form (multipart/form-data) with its slices in fields “{FIELD}”.")
+        raise no_form()
     whole = BODY_SLICES * max_bytes
     try:
         form = await read_form(request, max_bytes=whole, most=most)
@@ -39,12 +39,22 @@ async def read_study(request: Request, *, max_bytes: int, most: int) -> list[byt
         if error.message.startswith("Too many files"):
             raise Problem(413, "too_many", f"A study has at most {most} slices here; this one has more.") from None
         raise Problem(400, "bad_form", f"The form cannot be read: {error.message}") from None
-    except Problem as problem:
-        raise Problem(413, problem.code, f"The study is larger than {size_of(whole)}. Send fewer slices.") from None
+    except Problem:
+        raise study_too_large(whole) from None
     files = form.getlist(FIELD)
     if not files or not all(isinstance(file, UploadFile) for file in files):
         raise Problem(400, "no_file", f"The form needs its slices as files in fields “{FIELD}”, and only files there.")
     return [await file.read() for file in files if isinstance(file, UploadFile)]
+
+
+def no_form() -> Problem:
+    """Say what a study is sent as."""
+    return Problem(400, "bad_form", f"A study is a form (multipart/form-data) with its slices in fields “{FIELD}”.")
+
+
+def study_too_large(max_bytes: int) -> Problem:
+    """Say that a study is larger than its body may be."""
+    return Problem(413, "too_large", f"The study is larger than {size_of(max_bytes)}. Send fewer slices.")
 
 
 async def answer_study(
@@ -70,7 +80,11 @@ async def answer_study(
             raise Problem(413, "too_large", "This slice is larger than the service takes.")
         return await classify(data)
 
-    answers = await asyncio.gather(*map(one, files), return_exceptions=True)
+    return summed_up(await asyncio.gather(*map(one, files), return_exceptions=True))
+
+
+def summed_up(answers: Sequence[Prediction | BaseException]) -> dict[str, Any]:
+    """Draw one verdict from the answers to a study's slices; arguments, results and errors as of `answer_study`."""
     slices = [{"index": index, **_slice(answer)} for index, answer in enumerate(answers)]
     good = [each for each in slices if each["status"] == "ok"]
     disagreement: dict[str, float] = {

@@ -44,7 +44,7 @@ def size_of(count: int) -> str:
 def checked_upload(data: bytes, *, max_bytes: int) -> bytes:
     """Give back a file's bytes where they can be a slice; raises Problem 400, 413 or 415 as `read_upload`."""
     if len(data) > max_bytes:
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     if not data:
         raise Problem(400, "empty", f"The upload is empty. Send one slice as {KINDS}.")
     if not recognised(data):
@@ -90,10 +90,11 @@ async def _limited(request: Request, *, max_bytes: int, of: int) -> AsyncGenerat
         elif taken > 3 * max_bytes:
             break
     if over:
-        raise _too_large(of)
+        raise too_large(of)
 
 
-def _too_large(max_bytes: int) -> Problem:
+def too_large(max_bytes: int) -> Problem:
+    """Say that an upload is larger than a slice may be."""
     return Problem(413, "too_large", f"The upload is larger than {size_of(max_bytes)}. Send one slice, not a volume.")
 
 
