@@ -1,15 +1,19 @@
 """The real service over HTTP: the same answers as the Predictor, no other door open, nothing left behind."""
 
+import base64
 import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 import yaml
 from tests.e2e.processes import descendants, folders_of, listening, replicas_of, resident_bytes
 from tests.service import READER_TOKEN
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
 
 from neuralblack.cluster.serve_here import processes_of
 from neuralblack.data.feedback import list_feedback, read_feedback
@@ -63,6 +67,57 @@ def test_the_service_names_the_champion_and_is_ready(service, predictor):
     assert ready.status_code == 200
     assert ready.json()["model"]["hash"] == predictor.hash
     assert len(ready.headers.get_list("x-request-id")) == 1
+
+
+@pytest.fixture
+def inference_client(service):
+    """A client of the Open Inference Protocol that others wrote, for servers of others."""
+    with InferenceServerClient(service.url.removeprefix("http://"), network_timeout=120) as client:
+        yield client
+
+
+def image_tensor(files, *, binary):
+    coded = files if binary else [base64.b64encode(each) for each in files]
+    return InferInput("image", [len(files)], "BYTES").set_data_from_numpy(np.array(coded, object), binary_data=binary)
+
+
+def test_a_client_of_other_servers_finds_the_model(inference_client, predictor):
+    assert inference_client.is_server_live() and inference_client.is_server_ready()
+    assert inference_client.is_model_ready("neuralblack") and inference_client.is_model_ready(predictor.name)
+    assert not inference_client.is_model_ready("another")
+    assert "binary_tensor_data" in inference_client.get_server_metadata()["extensions"]
+    described = inference_client.get_model_metadata("neuralblack", predictor.hash[:12])
+    assert described["versions"] == [predictor.hash[:12]]
+    assert [each["name"] for each in described["inputs"]] == ["image"]
+    probabilities = next(each for each in described["outputs"] if each["name"] == "probabilities")
+    assert probabilities["shape"] == [-1, len(predictor.classes)]
+    assert probabilities["parameters"]["classes"] == ",".join(predictor.classes)
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "JSON"])
+@pytest.mark.parametrize("outputs", [None, ("label", "probabilities")], ids=["all outputs", "two outputs"])
+def test_a_client_of_other_servers_gets_the_answers_of_the_predictor(
+    outputs, binary, inference_client, predictor, slices
+):
+    tensor = image_tensor([path.read_bytes() for path in slices], binary=binary)
+    asked = outputs and [InferRequestedOutput(name, binary_data=binary) for name in outputs]
+
+    result = inference_client.infer("neuralblack", [tensor], outputs=asked, request_id="mine-1")
+
+    expected = [predictor.file(path) for path in slices]
+    shares = [[one.probabilities[name] for name in predictor.classes] for one in expected]
+    assert result.as_numpy("probabilities") == pytest.approx(np.array(shares), abs=1e-4)
+    labels = [each if isinstance(each, str) else each.decode() for each in result.as_numpy("label")]
+    assert labels == [one.label for one in expected]
+    assert result.get_response()["id"] == "mine-1" and result.get_response()["model_version"] == predictor.hash[:12]
+    assert (result.as_numpy("status") is None) == (outputs is not None)
+
+
+def test_a_client_of_other_servers_hears_what_is_wrong(inference_client):
+    with pytest.raises(InferenceServerException, match=r"image\[0\]: found") as error:
+        inference_client.infer("neuralblack", [image_tensor([b"\x89PNG\r\n\x1a\n broken"], binary=True)])
+
+    assert error.value.status() == "422"
 
 
 def chunks(size):
