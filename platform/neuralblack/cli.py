@@ -213,6 +213,25 @@ def feedback(
 
 
 @app.command()
+def forget(
+    folder: Annotated[Path, typer.Argument(help="What the service kept: `args: feedback` of its configuration.")],
+    patient: Annotated[str, typer.Option(prompt=True, help="As readers named it; asked for where it is not given.")],
+) -> None:
+    """Remove all that readers said of a patient from what the service kept.
+
+    Example: neuralblack forget feedback --patient p1
+    """
+    from os import environ
+
+    from neuralblack.data.feedback import erase_patient, key_from
+
+    count = erase_patient(folder, patient, key=key_from(environ))
+    typer.echo(
+        f"{count} slices removed; datasets that they were joined to before, and models of those, are as they were"
+    )
+
+
+@app.command()
 def retrain(
     data: Annotated[str, typer.Argument(help="A dataset of the champion's folds and more, as `feedback` writes.")],
     run: Annotated[str, typer.Argument(help="The new run's folder; the same command again goes on.")],
@@ -525,15 +544,18 @@ def drift(
 
 
 @app.command()
-def rollback(registry: Registry = Path("registry")) -> None:
+def rollback(
+    registry: Registry = Path("registry"),
+    name: Annotated[Literal["champion", "roi"], typer.Option(help="roi: the model of marked tumours.")] = "champion",
+) -> None:
     """Make the champion of before the newest promotion the champion again; once more goes one further back.
 
     Example: neuralblack rollback --registry registry
     """
     from neuralblack.registry.promotion import roll_back
 
-    before, after = roll_back(registry)
-    typer.echo(f"champion {after}, no longer {before}")
+    before, after = roll_back(registry, alias=name)
+    typer.echo(f"{name} {after}, no longer {before}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.service import MODEL, NO, READER_TOKEN, SLICE, Service, assert_problem, feedback_folder, png
 
-from neuralblack.data.feedback import key_from, keyed, list_feedback, read_feedback
+from neuralblack.data.feedback import erase_patient, key_from, keyed, list_feedback, read_feedback
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.service.auth import readers_from
@@ -232,3 +232,22 @@ def test_a_folder_that_cannot_be_written_to_is_said_at_the_start(tmp_path):
 
 def test_the_key_comes_from_the_environment():
     assert key_from({"NEURALBLACK_FEEDBACK_KEY": f" {KEY}\n"}) == KEY.encode()
+
+
+def test_a_patient_is_forgotten_and_the_others_stay(tmp_path):
+    to = service(tmp_path)
+    for index, patient in enumerate(("p1", "p2", " p1 ")):
+        assert say(to, patient=patient, key=f"key-000{index}").status_code == 200
+
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 2
+    assert [read_feedback(path)[0].patient for path in list_feedback(tmp_path)] == [keyed(b"k" * 32, "p2")]
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 0
+
+
+def test_beside_a_damaged_file_nobody_is_forgotten(tmp_path):
+    say(service(tmp_path), patient="p1")
+    (tmp_path / "damaged.png").write_bytes(b"no picture")
+
+    with pytest.raises(InputError, match=r"damaged\.png"):
+        erase_patient(tmp_path, "p1", key=b"k" * 32)
+    assert len(list_feedback(tmp_path)) == 2

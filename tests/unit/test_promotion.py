@@ -18,8 +18,8 @@ from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS, read_metrics
 from neuralblack.inference.predictor import Predictor
 from neuralblack.inference.reference import borrow, calibrate
-from neuralblack.registry.aliases import CHALLENGER, CHAMPION, alias_now, resolve
-from neuralblack.registry.audit import AUDIT, read_audit
+from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, alias_now, point_alias, resolve
+from neuralblack.registry.audit import AUDIT, add_entry, read_audit
 from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
 from neuralblack.registry.promotion import check_audit, name_challenger, promote, roll_back
 from neuralblack.training.runs import train_here
@@ -105,6 +105,17 @@ def test_a_roll_back_goes_back_one_and_once_more_another_one(runs, tmp_path):
     assert promote(runs[2][0], tmp_path, FORCED).id == third
     assert roll_back(tmp_path) == (third, first)
     assert [entry["action"] for entry in check_audit(tmp_path)].count("roll back") == 3
+
+
+def test_each_name_is_rolled_back_by_itself(runs, tmp_path):
+    first, second, _ = (promote(run, tmp_path, FORCED).id for run, _ in runs)
+    for before, after in ((None, first), (first, second)):
+        add_entry(tmp_path, {"action": "promote", "alias": MARKED, "before": before, "after": after})
+        point_alias(tmp_path, MARKED, after)
+    champion = alias_now(tmp_path, CHAMPION)
+
+    assert roll_back(tmp_path, alias=MARKED) == (second, first)
+    assert (alias_now(tmp_path, MARKED), alias_now(tmp_path, CHAMPION)) == (first, champion)
 
 
 def test_a_roll_back_to_a_damaged_model_is_refused_and_the_champion_stays(runs, tmp_path):

@@ -144,6 +144,21 @@ def list_feedback(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
 
 
+def erase_patient(folder: Path, patient: str, *, key: bytes) -> int:
+    """Remove all that readers said of a patient; raises InputError, and removes nothing, where a file is damaged.
+
+    Returns:
+        How many slices that were. What was joined to a dataset before, or learnt from, is not among them.
+
+    """
+    digits = keyed(key, patient)
+    theirs = [path for path in list_feedback(folder) if read_feedback(path)[0].patient == digits]
+    for path in theirs:
+        path.unlink()
+    sync_folder(folder)
+    return len(theirs)
+
+
 def pixels_hash(pixels: NDArray[np.uint8]) -> str:
     """Hash a prepared slice; hex digits."""
     return sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()

@@ -130,10 +130,10 @@ def refuse_unlike(champion: ModelFolder, challenger: ModelFolder, *, where: obje
 
 
 def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
-    """Make the champion of before the newest promotion the champion again; once more goes one further back.
+    """Let a name mean again what it meant before the newest promotion; once more goes one further back.
 
     Returns:
-        The ids of the model that was the champion and of the one that is it now.
+        The ids of the model that it meant and of the one that it means now.
 
     Raises:
         InputError: there was none before, it is damaged, or the audit is.
