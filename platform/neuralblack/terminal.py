@@ -51,16 +51,21 @@ def print_trials(rows: list[dict[str, Any]]) -> None:
 
 
 def print_runs(runs: list[dict[str, Any]], fields: list[str]) -> None:
-    """Print runs side by side, with the fields in which they differ."""
-    table = Table(title="runs, best first; numbers of the best epoch on the validation part", title_justify="left")
-    for column in ("run", "state", "started (UTC)", *fields, "epochs", "best", "macro-F1", "accuracy", "loss"):
-        table.add_column(column, justify="left" if column in ("run", "state", *fields) else "right")
+    """Print runs side by side, and below them, a line each, the fields in which they differ: too many for columns."""
+    table = Table(
+        title="runs, best first; macro-F1, accuracy and loss of the best epoch on validation", title_justify="left"
+    )
+    texts = ("run", "state")
+    for column in (*texts, "start, UTC", "epochs", "best", "F1", "accuracy", "loss"):
+        table.add_column(column, justify="left" if column in texts else "right", overflow="fold")
     for run in runs:
-        values = [brief(run["config"].get(name)) for name in fields]
         numbers = ["-" if run[name] is None else f"{run[name]:.3f}" for name in ("macro_f1", "accuracy", "loss")]
         epochs, best = f"{run['done']}/{run['epochs']}", "-" if run["best_epoch"] is None else str(run["best_epoch"])
-        table.add_row(run["name"], run["state"], run["started"][:16], *values, epochs, best, *numbers)
+        table.add_row(run["name"], run["state"], run["started"][5:16].replace("T", " "), epochs, best, *numbers)
     _stdout().print(table)
+    for run in runs if fields else []:
+        differs = ", ".join(f"{name} {brief(run['config'].get(name))}" for name in fields)
+        _stdout().print(f"{run['name']}: {differs}", markup=False, soft_wrap=True)
 
 
 def print_crossval(table: dict[str, Any]) -> None:

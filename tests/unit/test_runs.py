@@ -10,6 +10,7 @@ from neuralblack.files import read_json
 from neuralblack.registry.environment import commit_of
 from neuralblack.registry.run_folder import hold_run, record_epoch, start_run
 from neuralblack.registry.runs import differences, runs_under
+from neuralblack.terminal import print_runs
 
 SPLIT = {"classes": ["glioma", "meningioma"], "dataset": "0" * 64}
 
@@ -79,3 +80,14 @@ def test_the_commit_of_a_checkout_says_whether_it_was_changed(tmp_path):
     (tmp_path / "package" / "file").write_text("2")
 
     assert commit_of(tmp_path / "package") == f"{clean}-dirty"
+
+
+def test_on_a_narrow_terminal_no_name_and_no_number_is_cut_off(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = runs_under([folder])
+
+    print_runs(found, differences(found))
+
+    said = capsys.readouterr().out
+    assert "…" not in said and max(map(len, said.partition("b: ")[0].splitlines())) <= 80
+    assert all(f"{run['name']}: model " in said for run in found)

@@ -47,7 +47,7 @@ def describe_model(model: ModelFolder) -> Rows:
         ("network", _recipe(config)),
         ("network input", ", ".join(f"{name} {value:g}" for name, value in seen.items())),
         ("chosen", f"epoch {validation['epoch'] + 1} of {config.epochs}, by the {model.card['chosen_by']}"),
-        ("validation", _validation(validation)),
+        ("on validation", _validation(validation)),
         *((name, _part(part)) for name, part in parts.items()),
         *_calibration(model.calibration),
         ("preprocessing", f"version {model.spec.version}, {model.spec.size} x {model.spec.size} pixels"),
