@@ -18,9 +18,10 @@ def rows(page):
 
 
 def percent(share):
-    if 0.001 <= share <= 0.999:
-        return f"{100 * share:.1f}{SPACE}%"
-    return f"<{SPACE}0.1{SPACE}%" if share < 0.001 else f">{SPACE}99.9{SPACE}%"
+    """As the page writes a probability."""
+    if share > 0.99:
+        return f"over 99{SPACE}%"
+    return f"under 1{SPACE}%" if share < 0.01 else f"{int(100 * share + 0.5)}{SPACE}%"
 
 
 def drop(page, files):

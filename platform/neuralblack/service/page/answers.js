@@ -1,30 +1,7 @@
-// Answers as elements: bars, verdicts, refusals, the slices of a study. Texts go in as text, never as markup.
+// Answers as elements: bars, verdicts, refusals, the slices of a study.
 
-export function element(tag, { text, ...attributes } = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  made.append(...children);
-  return made;
-}
-
-// Never "100%" and never "0%": a probability from a model is neither.
-export function percent(share) {
-  if (share > 0.999) return ">\u00a099.9\u00a0%";
-  if (share < 0.001) return "<\u00a00.1\u00a0%";
-  return `${(100 * share).toFixed(1)}\u00a0%`;
-}
-
-// "a, b or c"
-function either(words) {
-  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} or ${words.at(-1)}`;
-}
-
-export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
-
-export function quiet(text) {
-  return element("p", { class: "quiet", text });
-}
+import { certainty, likelihood, percent } from "./confidence.js";
+import { element, plural, quiet } from "./elements.js";
 
 export function emptyBars(classes) {
   return [quiet("The probability of each class will stand here."),
@@ -35,7 +12,13 @@ export function answerOf(body) {
   if (body.status === "refused") return refusalOf(body);
   const count = Object.keys(body.probabilities).length;
   const share = percent(body.probabilities[body.label]);
-  return [verdict(body.label, `Most probable of ${count} classes, at ${share}`), bars(body), ...certainty(body), ...end(body)];
+  return [
+    verdict(body.label, `Most probable of ${count} classes, at ${share}`),
+    ...likelihood(body),
+    bars(body),
+    ...certainty(body),
+    ...end(body),
+  ];
 }
 
 export function studyOf(body) {
@@ -46,7 +29,6 @@ export function studyOf(body) {
     verdict(body.label, `Most probable over ${plural(read.length, "slice")}, at ${share}`),
     agreement(body, read),
     bars(body),
-    ...certainty(body),
     ...end(body),
   ];
 }
@@ -114,19 +96,6 @@ function row(label, share, first = false) {
       element("span", { class: "number", text: share === null ? "" : percent(share) })),
     track,
   );
-}
-
-// Only a calibrated model can say how often the classes that it names hold the truth.
-function certainty({ coverage, prediction_set: named, probabilities }) {
-  if (typeof coverage !== "number" || !Array.isArray(named)) return [];
-  const all = named.length === Object.keys(probabilities).length;
-  const words = named.length === 0 ? "no class can be named" : either(named);
-  const hundredths = Math.min(99, Math.floor(100 * coverage + 1e-6)); // a promise is rounded down, and is never 100 %
-  const often = hundredths % 10 === 0 ? `${hundredths / 10} of 10` : `${hundredths} of 100`;
-  return [element("div", { class: "certainty" },
-    element("p", {}, element("strong", { text: `At ${hundredths}\u00a0% certainty: ${words}` })),
-    element("p", { text: `In ${often} held-out slices the true class was among those named.` +
-      (all ? " Here these are all that the model knows: it cannot tell." : "") }))];
 }
 
 function end(body) {

@@ -1,6 +1,7 @@
 // The page: choose or drop slices, see what the model sees and what it says.
 
-import { answerOf, element, emptyBars, plural, quiet, slicesOf, studyOf } from "./answers.js";
+import { answerOf, emptyBars, slicesOf, studyOf } from "./answers.js";
+import { element, plural, quiet } from "./elements.js";
 import { describeFeedback, offerFeedback } from "./feedback.js";
 import { offerMark } from "./mark.js";
 import { Problem, ask, token } from "./server.js";

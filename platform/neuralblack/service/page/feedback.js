@@ -1,6 +1,6 @@
 // What a reader says of the slice that is shown: sent with the slice, where the service collects it.
 
-import { element } from "./answers.js";
+import { element } from "./elements.js";
 import { Problem, ask, token } from "./server.js";
 
 const at = (id) => document.getElementById(id);

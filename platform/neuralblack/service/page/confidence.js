@@ -1,0 +1,45 @@
+// How sure the model is, in words and numbers that are easy to read right. All thresholds of the page are here.
+
+import { element } from "./elements.js";
+
+// From so many hundredths on. The words are those of the IPCC's scale of likelihood (Mastrandrea et al., 2010, guidance
+// note on uncertainties) up to 90; it has two more above, but no model here has been checked on slices enough for them.
+const WORDS = [[90, "Very likely"], [66, "Likely"], [51, "More likely than not"], [0, "Unsure"]];
+
+// A probability from a model is never 100 % and never 0 %, and its tenths of a percent mean nothing.
+const hundredths = (share) => Math.round(100 * Math.min(Math.max(share, 0.01), 0.99));
+
+function bounded(share, unit = "") {
+  const bound = share > 0.99 ? "over " : share < 0.01 ? "under " : "";
+  return `${bound}${hundredths(share)}${unit}`;
+}
+
+export const percent = (share) => bounded(share, "\u00a0%");
+
+// "a, b or c"
+function either(words) {
+  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} or ${words.at(-1)}`;
+}
+
+// Only a calibrated model can say how often such an answer is right; of another a word would be a promise.
+export function likelihood({ coverage, probabilities, label }) {
+  if (typeof coverage !== "number") return [];
+  const share = probabilities[label];
+  const [, word] = WORDS.find(([from]) => hundredths(share) >= from);
+  const right = share > 0.99 ? bounded(share) : `about ${bounded(share)}`;
+  return [element("p", { class: "likelihood" }, element("strong", { text: `${word}: ` }),
+    `of 100 such answers on slices like those it learnt from, ${right} are right.`)];
+}
+
+// The prediction set: which classes cannot be ruled out, and how often that holds.
+export function certainty({ coverage, prediction_set: named, probabilities }) {
+  if (typeof coverage !== "number" || !Array.isArray(named)) return [];
+  const all = named.length === Object.keys(probabilities).length;
+  const words = named.length === 0 ? "no class can be named" : either(named);
+  const promised = Math.min(99, Math.floor(100 * coverage + 1e-6)); // rounded down, and never 100 %
+  const often = promised % 10 === 0 ? `${promised / 10} of 10` : `${promised} of 100`;
+  return [element("div", { class: "certainty" },
+    element("p", {}, element("strong", { text: `At ${promised}\u00a0% certainty: ${words}` })),
+    element("p", { text: `In ${often} held-out slices the true class was among those named.` +
+      (all ? " Here these are all that the model knows: it cannot tell." : "") }))];
+}
