@@ -380,6 +380,22 @@ def test_the_facts_of_the_model_are_there_for_the_page():
     assert facts["max_bytes"] == MAX_BYTES
 
 
+def test_the_card_of_the_model_is_there_to_be_read():
+    service = Service(card="# tiny\n\nAccuracy 91 ± 2%.\n")
+    response = service.request("GET", "/card")
+
+    assert response.text == "# tiny\n\nAccuracy 91 ± 2%.\n"
+    assert response.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert service.request("GET", "/model").json()["card"] is True
+
+
+def test_a_model_without_a_report_has_no_card_and_says_so():
+    service = Service()
+
+    assert_problem(service.request("GET", "/card"), 404, "no_card", "without a report")
+    assert service.request("GET", "/model").json()["card"] is False
+
+
 def test_the_interface_describes_itself():
     described = Service().request("GET", "/openapi.json").json()
 

@@ -7,7 +7,7 @@ from neuralblack.errors import InputError
 from neuralblack.service.auth import token_from
 
 TOKEN = "correct-horse-battery-staple"
-GUARDED = [("POST", "/predict"), ("POST", "/study"), ("GET", "/model"), ("GET", "/metrics")]
+GUARDED = [("POST", "/predict"), ("POST", "/study"), ("GET", "/model"), ("GET", "/card"), ("GET", "/metrics")]
 GUARDED += [("GET", "/v2"), ("GET", "/v2/models/neuralblack"), ("POST", "/v2/models/neuralblack/infer")]
 GUARDED += [("POST", "/v2/models/neuralblack/versions/0123456789ab/infer")]
 

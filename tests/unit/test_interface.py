@@ -85,7 +85,8 @@ def test_every_route_describes_the_statuses_it_can_have():
     places = ["/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"]
     protocol = {"/v2", "/v2/health/live", "/v2/health/ready"}
     protocol |= {f"{place}{end}" for place in places for end in ("", "/ready", "/infer")}
-    assert set(paths) == {"/predict", "/study", "/feedback", "/model", "/metrics", "/health", "/ready"} | protocol
+    own = {"/predict", "/study", "/feedback", "/model", "/card", "/metrics", "/health", "/ready"}
+    assert set(paths) == own | protocol
     work = {"200", "400", "401", "408", "413", "422", "429", "500", "503"}
     assert set(paths["/predict"]["post"]["responses"]) == work | {"415"}
     assert set(paths["/study"]["post"]["responses"]) == work
@@ -102,7 +103,7 @@ def test_the_description_says_who_needs_a_token():
 
         open_ = {path for path in asked if path.endswith(("/health", "/live", "/ready"))}
         closed = asked.keys() - open_ - {"/feedback"}
-        assert closed >= {"/predict", "/study", "/model", "/metrics", "/v2", "/v2/models/{model_name}/infer"}
+        assert closed >= {"/predict", "/study", "/model", "/card", "/metrics", "/v2", "/v2/models/{model_name}/infer"}
         assert asked == dict.fromkeys(closed, expected) | dict.fromkeys(open_) | {"/feedback": [{"reader": []}]}
         assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
 

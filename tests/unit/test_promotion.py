@@ -21,7 +21,7 @@ from neuralblack.inference.reference import borrow, calibrate
 from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, alias_now, point_alias, resolve
 from neuralblack.registry.audit import AUDIT, add_entry, read_audit
 from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
-from neuralblack.registry.promotion import check_audit, name_challenger, promote, roll_back
+from neuralblack.registry.promotion import check_audit, name_challenger, promote, read_card, roll_back
 from neuralblack.training.runs import train_here
 
 SHORT = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=16, precision="fp32")
@@ -210,6 +210,7 @@ def test_a_run_is_judged_by_its_evaluation_and_the_next_one_beside_it(runs, tmp_
     model, judgement = challenge(first, tmp_path / "registry", evaluation=easy, overrides=low)
     assert [check.name for check in judgement.checks] == ["baselines", "calibration", "golden slices"]
     assert (tmp_path / "registry" / "evaluations" / model.id / PREDICTIONS).exists()
+    assert f"# {model.id}" in read_card(tmp_path / "registry", model.id)
 
     _, judgement = challenge(second, tmp_path / "registry", evaluation=beside, overrides=low)
     assert [check.name for check in judgement.checks][-1] == "champion"

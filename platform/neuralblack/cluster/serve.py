@@ -27,6 +27,7 @@ from neuralblack.data.preprocessing import marked
 from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.inference.predictor import Prediction, Predictor
+from neuralblack.registry.promotion import read_card
 from neuralblack.service.app import build_app
 from neuralblack.service.auth import readers_from, token_from
 from neuralblack.service.batcher import Batcher
@@ -73,6 +74,7 @@ class Classifier:
             self.batcher,
             ready=lambda: True,  # the constructor has loaded and warmed the model, or there is no replica
             model=facts(self.predictor),
+            card=read_card(self.args.registry, self.args.model),
             explain=explainer(self.predictor),
             mark=partial(marked, where="box") if self.predictor.needs_box else None,
             listeners=listeners(self.args, self.predictor, meter),

@@ -23,12 +23,13 @@ from neuralblack.evaluation.closer import Explain, measure_pointing, measure_rob
 from neuralblack.evaluation.leakage import alarms
 from neuralblack.evaluation.making import facts_of_making
 from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS, REPORT, VERSION
-from neuralblack.evaluation.model_card import CARD, write_card
+from neuralblack.evaluation.model_card import write_card
 from neuralblack.evaluation.patients import VERDICT, VERDICTS, Slices
 from neuralblack.evaluation.report import write_report
 from neuralblack.evaluation.subsets import by_source, tumour_only
 from neuralblack.files import new_folder, write_bytes, write_json
 from neuralblack.metrics import calibration_error, summarise
+from neuralblack.registry.promotion import CARD
 
 log = logging.getLogger(__name__)
 

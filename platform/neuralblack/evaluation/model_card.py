@@ -13,7 +13,6 @@ from neuralblack.data.splits import PARTS
 from neuralblack.evaluation.report import NOTICE
 from neuralblack.evaluation.words import between, percent
 
-CARD = "README.md"
 NUMBERS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece", "accuracy_at_90")
 SHARES = {"accuracy", "balanced_accuracy", "macro_f1", "accuracy_at_90"}
 DATA = (

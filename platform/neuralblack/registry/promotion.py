@@ -29,6 +29,7 @@ from neuralblack.registry.model_folder import ModelFolder, model_path, open_mode
 log = logging.getLogger(__name__)
 
 ANY = "any"  # no model has this id
+CARD = "README.md"  # of an evaluation: the model's card, Markdown
 
 
 def promote(
@@ -83,6 +84,14 @@ def promote(
         if before != source.id:
             _move(registry, alias, before, source.id, action="promote", **judgement.as_json())
     return model
+
+
+def read_card(registry: Path, model_id: str) -> str | None:
+    """Read the card that a model was promoted with; None where that was forced without an evaluation."""
+    try:
+        return (registry / "evaluations" / model_id / CARD).read_text("utf-8")
+    except FileNotFoundError:
+        return None
 
 
 def name_challenger(run: Path, registry: Path) -> ModelFolder:

@@ -43,6 +43,7 @@ def build_app(
     *,
     ready: Callable[[], bool],
     model: Mapping[str, object],
+    card: str | None = None,
     explain: Callable[[Question, str], Awaitable[NDArray[np.uint8]]] | None = None,
     mark: Callable[[Question, Box], Question] | None = None,
     listeners: Sequence[Callable[[Question, Prediction], None]] = (),
@@ -64,6 +65,7 @@ def build_app(
         ready: whether the model is loaded and warm. Until then there are no predictions, only 503.
         model: facts about it for the page and the answers; at least `name`, `hash`, `classes` and `preprocessing` (its
             version).
+        card: what a report says of it, Markdown; None: nothing was written.
         explain: what `decode` gave and its label -> where the network looked, (S, S) uint8 with 255 where it did most;
             None: this model or engine cannot say.
         mark: what `decode` gave and the box of a tumour in pixels of the upload -> the same, marked; raises InputError
@@ -95,6 +97,7 @@ def build_app(
         mark=mark,
         ready=ready,
         model=model,
+        card=card,
         max_bytes=max_bytes,
         places=Places(max_pending),
         deadline_s=deadline_s,
@@ -110,6 +113,7 @@ def build_app(
         ("/study", "POST", service.study),
         ("/feedback", "POST", service.feedback),
         ("/model", "GET", service.facts),
+        ("/card", "GET", service.card),
         ("/metrics", "GET", service.metrics),
         ("/health", "GET", service.health),
         ("/ready", "GET", service.readiness),
@@ -140,6 +144,7 @@ class _Service:
         mark: Callable[[Question, Box], Question] | None,
         ready: Callable[[], bool],
         model: Mapping[str, object],
+        card: str | None,
         max_bytes: int,
         places: Places,
         deadline_s: float | None,
@@ -152,7 +157,7 @@ class _Service:
         self._max_bytes, self._places, self._deadline_s = max_bytes, places, deadline_s
         self._meter, self._token, self._feedback = meter, token, feedback
         self._most_slices = min(MOST_SLICES, places.most or MOST_SLICES)
-        self._facts = dict(model)
+        self._facts, self._card = dict(model), card
         self._model = named(model)
         self.protocol = OpenInference(model, takes_box=mark is not None, must_be_ready=self._must_be_ready)
         self._tail = {"model": self._model, "preprocessing": int(str(model["preprocessing"]))}
@@ -239,8 +244,15 @@ class _Service:
             "explains": self._explain is not None,
             "needs_box": self._mark is not None,
             "feedback": self._feedback is not None,
+            "card": self._card is not None,
         }
         return json_response(self._facts | self._model | limits | can | {"notice": NOTICE})
+
+    async def card(self, request: Request) -> Response:
+        """Give the model's card, with its numbers and its limits, as Markdown."""
+        if self._card is None:
+            raise Problem(404, "no_card", "This model was promoted without a report, so it has no card.")
+        return Response(self._card, media_type="text/markdown")
 
     async def metrics(self, request: Request) -> Response:
         """Say what this replica has counted, in Prometheus' text format."""

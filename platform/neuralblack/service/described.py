@@ -29,8 +29,8 @@ WORK = (400, 401, 408, 413, 422, 429, 500, 503)
 MEANING = {
     400: "Nothing was sent, or a form or a request of tensors that cannot be read.",
     401: "The token is missing or wrong.",
-    404: "There is no such model, or no such version of it.",
     403: "The operator has not switched feedback on; nothing is kept.",
+    404: "There is no such model or version, or nothing was written about it.",
     408: "The upload did not arrive in time.",
     409: "Another slice or class came under this Idempotency-Key.",
     413: "The upload is too large.",
@@ -173,6 +173,17 @@ DESCRIBED: dict[str, dict[str, Any]] = {
         "summary": "Describe the model and the limits",
         "response_model": Facts,
         "responses": troubles(401, 500),
+    },
+    "/card": {
+        "summary": "Show the model's card",
+        "response_class": Response,
+        "responses": {
+            200: {
+                "description": "The model's card: what it is for, its numbers, its limits.",
+                "content": {"text/markdown": {"schema": {"type": "string"}}},
+            }
+        }
+        | troubles(401, 404, 500),
     },
     "/metrics": {
         "summary": "Count what this replica has done",

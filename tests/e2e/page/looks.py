@@ -1,6 +1,9 @@
 """What is on the page, as it is read."""
 
+import time
+
 SPACE = "\N{NO-BREAK SPACE}"
+CHOOSER_S = 30  # until the browser must have asked for a file
 
 
 def choose(page, *files, until=".verdict"):
@@ -22,6 +25,27 @@ def percent(share):
     if share > 0.99:
         return f"over 99{SPACE}%"
     return f"under 1{SPACE}%" if share < 0.01 else f"{int(100 * share + 0.5)}{SPACE}%"
+
+
+def file_dialogs(page):
+    """Load the page again and collect the dialogs for files that it opens.
+
+    Listened for from the start: Chromium hears of it some time later, and opens a dialog of its own until then.
+    """
+    opened = []
+    page.on("filechooser", lambda chooser: opened.append(chooser))
+    page.reload()
+    page.wait_for_selector(".state.ready")
+    return opened
+
+
+def first_dialog(page, opened):
+    """Wait for the first of `file_dialogs`."""
+    deadline = time.monotonic() + CHOOSER_S
+    while not opened:
+        assert time.monotonic() < deadline, "no dialog was opened"
+        page.wait_for_timeout(50)  # lets the event in
+    return opened[0]
 
 
 def drop(page, files):

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.e2e
 FILES = resources.files("neuralblack.service") / "page"
 
 TEXTS = """() => [
-      ...document.querySelectorAll("h1, h2, h3, p, span, small, button, strong, label, output, li, summary, select")]
+      ...document.querySelectorAll(`h1, h2, h3, h4, p, span, small, button, strong, label, output, li, summary, select,
+        a, kbd, td, th, code`)]
     .filter(e => e.offsetParent && e.innerText)
     .map(e => {
       let ground = e;
@@ -21,7 +22,7 @@ TEXTS = """() => [
       return [e.innerText, getComputedStyle(e).color, getComputedStyle(ground).backgroundColor];
     })"""
 FAULTS = """() => {
-    const seen = [...document.querySelectorAll("input, button, select")].filter(e => e.offsetParent);
+    const seen = [...document.querySelectorAll("input, button, select, a")].filter(e => e.offsetParent);
     const named = e => e.innerText?.trim() || e.labels?.length || e.getAttribute("aria-label");
     const ids = [...document.querySelectorAll("[id]")].map(e => e.id);
     const points = [...document.querySelectorAll("[aria-labelledby], [aria-describedby]")]
@@ -30,7 +31,7 @@ FAULTS = """() => {
     const box = e => (e.closest("label") ?? e).getBoundingClientRect();
     return [
       ...seen.filter(e => !named(e)).map(e => `no name: ${e.outerHTML}`),
-      ...seen.filter(e => box(e).height < 16 || box(e).width < 24).map(e => `too small: ${e.outerHTML}`),
+      ...seen.filter(e => box(e).height < 24 || box(e).width < 24).map(e => `too small: ${e.outerHTML}`),
       ...[...document.images].filter(e => !e.hasAttribute("alt")).map(e => `no alt: ${e.outerHTML}`),
       ...ids.filter((id, index) => ids.indexOf(id) !== index).map(id => `twice: ${id}`),
       ...points.filter(id => !document.getElementById(id)).map(id => `points nowhere: ${id}`),
@@ -78,6 +79,10 @@ def every_state(collecting, closed, tmp_path):
         page.check("#look")
         page.wait_for_selector("#heat-map:not([hidden])")
         yield "heat map"
+        page.click("#card")
+        page.wait_for_selector("#card-text h4")
+        yield "card"
+        page.click("#card-close")
         choose(page, cat, until=".reasons")
         yield "refused"
         choose(page, scan, cat, other, broken, until="#slices li")

@@ -1,7 +1,5 @@
 """One slice on the page: what a researcher sees of it, and what is said when something is wrong."""
 
-import time
-
 import pytest
 from tests.e2e.page.fake_service import (
     ANSWERS,
@@ -14,7 +12,7 @@ from tests.e2e.page.fake_service import (
     page_service,
     slice_file,
 )
-from tests.e2e.page.looks import SPACE, choose, drop, percent, rows
+from tests.e2e.page.looks import SPACE, choose, drop, file_dialogs, first_dialog, percent, rows
 
 pytestmark = pytest.mark.e2e
 
@@ -42,19 +40,11 @@ def test_a_dropped_slice_is_classified(page, scan):
 
 
 def test_the_keyboard_alone_is_enough(page, scan):
-    # Listened for from the start: Chromium hears of it some time later, and opens a dialog of its own until then.
-    choosers = []
-    page.on("filechooser", lambda chooser: choosers.append(chooser))
-    page.reload()
-    page.wait_for_selector(".state.ready")
+    opened = file_dialogs(page)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     page.keyboard.press("Space")
-    deadline = time.monotonic() + 30
-    while not choosers:
-        assert time.monotonic() < deadline, "Space on the file input opened nothing"
-        page.wait_for_timeout(50)  # lets the event in
-    choosers[0].set_files(scan)
+    first_dialog(page, opened).set_files(scan)
     page.wait_for_selector(".verdict")
 
     page.keyboard.press("Tab")

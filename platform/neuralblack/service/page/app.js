@@ -1,10 +1,13 @@
 // The page: choose or drop slices, see what the model sees and what it says.
 
 import { answerOf, emptyBars, slicesOf, studyOf } from "./answers.js";
+import { describeCard } from "./card.js";
+import { offerCopy } from "./copy.js";
 import { element, plural, quiet } from "./elements.js";
 import { describeFeedback, offerFeedback } from "./feedback.js";
 import { offerMark } from "./mark.js";
 import { Problem, ask, token } from "./server.js";
+import "./shortcuts.js";
 import { offerHeat, setBusy, show } from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
@@ -60,7 +63,18 @@ function begin(text, words) {
   offerFeedback(null);
   offerMark(null);
   show();
+  say(words);
+}
+
+// What stands in the answer's place while there is none.
+function say(words) {
   answer.replaceChildren(quiet(words));
+  offerCopy(null);
+}
+
+function showAnswer(body, elements) {
+  answer.replaceChildren(...elements);
+  offerCopy(body);
 }
 
 function choose(files) {
@@ -76,15 +90,15 @@ async function classify(chosen, signal) {
   // A raw body: the file's name stays here.
   const body = await ask("predict?preview=true", { body: chosen, signal, waiting });
   showSlice(chosen, body, signal);
-  answer.replaceChildren(...answerOf(body));
+  showAnswer(body, answerOf(body));
   if (facts?.needs_box) offerMark(body, (box) => run((signal) => judgeMarked(chosen, box, signal)));
 }
 
 // The same slice, with the box that somebody drew; the slice and the box stay where they are.
 async function judgeMarked(chosen, box, signal) {
-  answer.replaceChildren(quiet("Judging the tumour…"));
+  say("Judging the tumour…");
   const body = await ask(`predict?box=${box}`, { body: chosen, signal, waiting });
-  answer.replaceChildren(...answerOf(body));
+  showAnswer(body, answerOf(body));
   offerHeatOf(chosen, body, signal, `&box=${box}`);
 }
 
@@ -106,7 +120,7 @@ async function classifyStudy(files, signal) {
     throw new Problem("This service takes one slice at a time. Choose a single one.");
   });
   show({ words: "Choose a slice from the list to see it." });
-  answer.replaceChildren(...studyOf(body));
+  showAnswer(body, studyOf(body));
   const look = (index, button) => run((signal) => lookAt(files[index], button, signal));
   slices.replaceChildren(...slicesOf(body, files.map((each) => each.name), look));
   study.hidden = false;
@@ -163,6 +177,7 @@ async function findModel(wait = 1000) {
     } else {
       facts = await ask("model");
       describeFeedback(facts);
+      describeCard(facts);
       setState("Model ready", true);
       model.textContent = `Model ${facts.name} · tells apart ${facts.classes.join(", ")}`;
       model.title = `SHA-256 of its manifest: ${facts.hash}`;

@@ -61,7 +61,9 @@ async function send(path, { body, headers, signal, patienceMs }) {
       headers: { ...(token.isKept() && { Authorization: `Bearer ${kept}` }), ...headers },
       signal: signal ? AbortSignal.any([signal, patience]) : patience,
     });
-    const content = await response.json().catch(() => null); // a proxy's own answer may be anything
+    const isText = response.headers.get("Content-Type")?.startsWith("text/markdown");
+    // A proxy's own answer may be anything.
+    const content = await (isText ? response.text() : response.json()).catch(() => null);
     patience.throwIfAborted();
     signal?.throwIfAborted();
     return { ok: response.ok && content !== null, status: response.status, content, pauseS: pauseOf(response) };
