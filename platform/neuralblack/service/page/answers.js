@@ -51,7 +51,8 @@ export function slicesOf(body, names, look) {
   });
 }
 
-function ownAnswer(slice, verdict) {
+// What one slice says for itself, beside a verdict, and why it says nothing.
+export function ownAnswer(slice, verdict) {
   const reason = (slice.reasons ?? []).map(({ sentence }) => sentence).join(" ");
   if (slice.status === "refused") return ["No answer", reason];
   if (slice.status === "unreadable") return ["Cannot be read", reason || slice.error];

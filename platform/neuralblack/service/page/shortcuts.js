@@ -16,8 +16,10 @@ const KEYS = {
   m: ["model card", press("card")],
 };
 
+// Through the slices of the study that is shown, else through the results of the visit.
 function walk(step) {
-  const lines = [...document.querySelectorAll("button.line")].filter((line) => line.checkVisibility());
+  const walked = at("study").checkVisibility() ? "slices" : "entries";
+  const lines = [...at(walked).querySelectorAll("button:not(:disabled)")];
   const current = lines.findIndex((line) => line.hasAttribute("aria-current"));
   const next = lines[current === -1 && step < 0 ? lines.length - 1 : current + step];
   next?.focus();

@@ -7,6 +7,7 @@ const [heat, look, settings, strength, strengthText, heatMap, heatNote, heatProb
 
 const NOTE = "The colours show where the network looked, not where the tumour is.";
 let load = null; // asks for the heat map of the slice that is shown
+let leaving = new AbortController(); // ends that when another slice is shown
 
 export function setBusy(on) {
   busy.hidden = !on;
@@ -25,8 +26,10 @@ export function show({ address = "", alt = "", words = "" } = {}) {
   offerHeat(null);
 }
 
-// `asking(waiting)` gives an answer with `heat_map`, or throws a sentence; null takes the offer away.
+// `asking(waiting, signal)` gives an answer with `heat_map`, or throws a sentence; null takes the offer away.
 export function offerHeat(asking) {
+  leaving.abort();
+  leaving = new AbortController();
   load = asking;
   heat.hidden = asking === null;
   look.checked = false;
@@ -41,7 +44,7 @@ async function toggle() {
     const mine = load;
     setBusy(true);
     try {
-      const body = await mine((words) => { heatProblem.textContent = words; });
+      const body = await mine((words) => { heatProblem.textContent = words; }, leaving.signal);
       if (load !== mine) return;
       if (!body.heat_map) throw new Error("This service offers no heat map.");
       heatMap.src = body.heat_map;

@@ -1,0 +1,82 @@
+// The model behind this page: whether it is ready, what it takes, and the token where one is asked for.
+
+import { ask, token } from "./server.js";
+
+const at = (id) => document.getElementById(id);
+const [door, secret, doorProblem, forget, file] = ["door", "token", "door-problem", "forget", "file"].map(at);
+const [state, model] = ["state", "model"].map(at);
+
+export let facts = null; // of the model, when they are known
+let found = null; // hears them
+let interrupted = null; // what to do again when there is a token
+
+function setState(words, ready = false) {
+  state.textContent = words;
+  state.classList.toggle("ready", ready);
+}
+
+// Ask until the model is ready; `then(facts)` is called when it is, and again behind a new token.
+export function findModel(then) {
+  found = then;
+  look();
+}
+
+async function look(wait = 1000) {
+  try {
+    const ready = await fetch("ready");
+    if (!ready.ok) {
+      setState("The model is being loaded…");
+    } else if ((await ready.json()).token && !token.isKept()) {
+      return askForToken(interrupted); // without being told so by a 401 first
+    } else {
+      facts = await ask("model");
+      setState("Model ready", true);
+      model.textContent = `Model ${facts.name} · tells apart ${facts.classes.join(", ")}`;
+      model.title = `SHA-256 of its manifest: ${facts.hash}`;
+      forget.hidden = !token.isKept();
+      found(facts);
+      if (!door.hidden) enter();
+      return;
+    }
+  } catch (error) {
+    if (error.status === 401) return askForToken(interrupted);
+    setState("The server does not answer");
+  }
+  setTimeout(look, wait, Math.min(wait * 1.5, 10_000));
+}
+
+// Ask for it; `then` is done when there is one.
+export function askForToken(then) {
+  interrupted = then;
+  doorProblem.textContent = token.isKept() ? "The service does not accept this token." : "";
+  token.forget();
+  forget.hidden = true;
+  door.hidden = false;
+  setState("A token is needed");
+  secret.focus();
+}
+
+function enter() {
+  door.hidden = true;
+  secret.value = "";
+  const goOn = interrupted;
+  interrupted = null;
+  if (goOn) goOn();
+  else file.focus();
+}
+
+door.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = secret.value.trim();
+  if (token.isPossible(text)) {
+    doorProblem.textContent = "";
+    token.keep(text);
+    look();
+  } else {
+    doorProblem.textContent = text ? "A token is one word of plain letters, digits and signs." : "Type the token first.";
+  }
+});
+forget.addEventListener("click", () => {
+  token.forget();
+  location.reload(); // nothing that it opened stays on the screen
+});

@@ -1,0 +1,137 @@
+"""Several slices that are not of one patient: each is asked about by itself, and the list fills while they come."""
+
+import threading
+
+import pytest
+from tests.e2e.page.fake_service import GLIOMA, MENINGIOMA, REFUSED, broken_file, page_service, slice_file
+from tests.e2e.page.looks import choose, drop, percent
+
+pytestmark = pytest.mark.e2e
+
+TOKEN = "0123456789abcdef-token"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Twelve slices: the second is a meningioma, the third refused, the fourth broken, the others gliomas."""
+    says = dict.fromkeys(range(1, 13), GLIOMA) | {2: MENINGIOMA, 3: REFUSED}
+    files = [slice_file(tmp_path / f"{number}.png", each) for number, each in says.items()]
+    broken_file(files[3])
+    return files
+
+
+@pytest.fixture
+def apart(page):
+    """The page, which takes several files one by one."""
+    page.uncheck("#together")
+    return page
+
+
+def lines(page):
+    return [line.inner_text().split("\n")[1:] for line in page.query_selector_all("#entries .line")]
+
+
+def hold(page, after):
+    """Let so many slices be answered, and the others wait until the returned event is set."""
+    let_go, asked = threading.Event(), []
+
+    def answer(route):
+        asked.append(route)
+        if len(asked) <= after or let_go.is_set():
+            route.continue_()
+
+    page.route("**/predict*", answer)
+    return let_go, asked
+
+
+def test_each_slice_gets_its_own_answer_and_one_that_fails_stops_no_other(apart, files):
+    drop(apart, reversed(files))
+    apart.wait_for_selector("#progress-words:text-is('11 of 12 slices read.')")
+
+    found = lines(apart)
+    assert [each[0] for each in found] == [f"{number}.png" for number in range(1, 13)]
+    assert found[0][1:] == [f"glioma, {percent(0.91)}"]
+    assert found[1][1:] == [f"meningioma, {percent(0.75)}"]
+    assert found[2][1] == "No answer" and "has colours" in found[2][2]
+    assert found[3][1] == "No answer" and "export it again" in found[3][2]
+    assert all(each[1].startswith("glioma") for each in found[4:])
+    assert apart.is_hidden("#problem") and apart.is_hidden("#study") and apart.is_hidden("#cancel")
+
+
+def test_how_far_it_is_stands_beside_a_bar_and_the_first_answer_is_shown_meanwhile(apart, files):
+    let_go, held = hold(apart, after=3)
+    apart.set_input_files("#file", files)
+    apart.wait_for_selector("#progress-words:text-is('3 of 12')")
+
+    assert apart.get_attribute("#progress-words", "role") == "status"
+    assert apart.evaluate("document.getElementById('progress-bar').value") == 3
+    assert apart.inner_text("#name") == "1.png"
+    assert apart.is_visible(".verdict") and apart.is_hidden("#busy")
+    apart.click("#entries li:nth-child(2) button")
+    assert apart.inner_text(".verdict strong").lower() == "meningioma"
+    assert apart.inner_text("#progress-words") == "3 of 12"
+    let_go.set()
+    for route in held[3:]:
+        route.continue_()
+    apart.wait_for_selector("#progress-words:text-is('11 of 12 slices read.')")
+    assert apart.inner_text("#name") == "2.png"
+
+
+@pytest.mark.parametrize("way", ["button", "key"])
+def test_what_is_left_can_be_stopped_and_what_is_there_stays(way, apart, files):
+    hold(apart, after=2)
+    apart.set_input_files("#file", files)
+    apart.wait_for_selector("#progress-words:text-is('2 of 12')")
+    if way == "button":
+        apart.click("#cancel")
+    else:
+        apart.keyboard.press("Escape")
+    apart.wait_for_selector("#progress-words:text-is('Stopped.')")
+
+    assert [each[1] for each in lines(apart)[2:]] == ["Stopped"] * 10
+    assert apart.evaluate("document.activeElement.id") == "file"
+    assert apart.inner_text(".verdict strong").lower() == "glioma"
+    apart.click("#entries li:nth-child(2) button")
+    assert apart.inner_text(".verdict strong").lower() == "meningioma"
+
+
+def test_a_study_can_be_stopped_too(page, files):
+    page.route("**/study", lambda route: None)
+    page.set_input_files("#file", files)
+    page.click("#cancel")
+    page.wait_for_selector("#progress-words:text-is('Stopped.')")
+
+    assert lines(page) == [["Study of 12 slices", "Stopped"]]
+    assert page.is_hidden("#busy")
+
+
+def test_files_of_which_none_can_be_read_say_so(apart, tmp_path):
+    apart.set_input_files("#file", [broken_file(tmp_path / f"{number}.png") for number in (1, 2)])
+    apart.wait_for_selector("#answer:has-text('None of these files could be read')")
+
+    assert apart.inner_text("#progress-words") == "0 of 2 slices read."
+
+
+def test_slices_sent_without_the_token_go_on_when_there_is_one(open_page, files):
+    with page_service(token=TOKEN) as url:
+        page = open_page(url)
+        page.wait_for_selector("#door:not([hidden])")
+        page.uncheck("#together")
+        page.set_input_files("#file", files)
+        page.wait_for_selector("#progress[hidden]", state="attached")
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        page.wait_for_selector("#progress-words:text-is('11 of 12 slices read.')")
+
+    assert len(lines(page)) == 12
+
+
+def test_the_switch_decides_what_several_files_are(page, files):
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    choose(page, *files[:2])
+    assert [url.rpartition("/")[2] for url in sent] == ["study"]
+
+    page.uncheck("#together")
+    choose(page, *files[:2], until="#progress-words:text-is('2 of 2 slices read.')")
+    assert [url.rpartition("/")[2] for url in sent[1:]] == ["predict?preview=true"] * 2
