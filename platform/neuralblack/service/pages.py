@@ -1,9 +1,12 @@
 """The files of the page, each at its address."""
 
+import asyncio
 from importlib import resources
 
 from fastapi import FastAPI
 from starlette.responses import Response
+
+from neuralblack.service.example_slices import EXAMPLES, draw_example
 
 PAGE = {  # address -> file in page/, media type
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -14,6 +17,7 @@ PAGE = {  # address -> file in page/, media type
     "/copy.js": ("copy.js", "text/javascript; charset=utf-8"),
     "/door.js": ("door.js", "text/javascript; charset=utf-8"),
     "/elements.js": ("elements.js", "text/javascript; charset=utf-8"),
+    "/examples.js": ("examples.js", "text/javascript; charset=utf-8"),
     "/feedback.js": ("feedback.js", "text/javascript; charset=utf-8"),
     "/limits.js": ("limits.js", "text/javascript; charset=utf-8"),
     "/mark.js": ("mark.js", "text/javascript; charset=utf-8"),
@@ -32,6 +36,8 @@ def add_page(app: FastAPI) -> None:
     page = resources.files("neuralblack.service") / "page"
     for address, (file, kind) in PAGE.items():
         _add_file(app, address, page.joinpath(file).read_bytes(), kind)
+    for name in EXAMPLES:
+        _add_example(app, name)
 
 
 def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
@@ -39,3 +45,11 @@ def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
         return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     app.add_api_route(address, file, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def _add_example(app: FastAPI, name: str) -> None:
+    async def example() -> Response:
+        picture = await asyncio.to_thread(draw_example, name)  # answers go on beside it
+        return Response(picture, media_type="image/png", headers={"Cache-Control": "max-age=86400"})
+
+    app.add_api_route(f"/examples/{name}.png", example, methods=["GET", "HEAD"], include_in_schema=False)

@@ -5,6 +5,7 @@ import { describeCard } from "./card.js";
 import { offerCopy } from "./copy.js";
 import { askForToken, facts, findModel } from "./door.js";
 import { element, plural, quiet } from "./elements.js";
+import { describeExamples, onExample } from "./examples.js";
 import { describeFeedback, offerFeedback } from "./feedback.js";
 import { checkSlice, checkStudy } from "./limits.js";
 import { offerMark } from "./mark.js";
@@ -260,6 +261,7 @@ document.addEventListener("drop", (event) => {
   const files = event.dataTransfer?.files ?? [];
   if (files.length > 0) choose([...files]);
 });
+onExample((fetching) => run(async (signal) => choose([await fetching(signal)])));
 onCancel(() => {
   stop("Stopped.");
   if (shown === null) answer.replaceChildren();
@@ -269,6 +271,7 @@ onVisit({ opening: () => { if (!beside) stop(); }, forgotten: forgetResults });
 findModel((facts) => {
   describeFeedback(facts);
   describeCard(facts);
+  describeExamples(facts);
   if (Array.isArray(facts.formats)) kinds.textContent = facts.formats.join(", ");
   if (current === null && shown === null) answer.replaceChildren(...emptyBars(facts.classes));
 });

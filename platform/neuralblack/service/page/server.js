@@ -73,6 +73,18 @@ async function send(path, { body, headers, signal, patienceMs }) {
   }
 }
 
+// A file of this page.
+export async function download(address, name, signal) {
+  try {
+    const response = await fetch(address, { signal });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    return new File([await response.blob()], name, { type: response.headers.get("Content-Type") });
+  } catch {
+    signal.throwIfAborted();
+    throw new Problem(DOWN);
+  }
+}
+
 function pauseOf(response) {
   const stated = response.headers.get("Retry-After") ?? "";
   if (![429, 503].includes(response.status) || !/^\d+$/.test(stated)) return null;

@@ -1,0 +1,30 @@
+"""Slices to try the page with: made-up heads, drawn when they are first asked for.
+
+They come from the generator of the demo's scans, so no picture lies in the repository, and none is of a person.
+"""
+
+import io
+from functools import cache
+
+from PIL import Image
+
+from neuralblack.data.phantoms import Patient, draw_phantom
+from neuralblack.data.preprocessing import Preprocessing, preprocess
+
+EXAMPLES = {  # name in the address -> class, view, seed: of the first dozen seeds, one that is plain to see
+    "glioma": ("glioma", "axial", 5),
+    "meningioma": ("meningioma", "axial", 4),
+    "pituitary": ("pituitary", "sagittal", 4),
+    "no-tumour": ("no tumour", "axial", 1),
+}
+SIZE = 192  # pixels along each side, some 24 kB as a PNG
+
+
+@cache
+def draw_example(name: str) -> bytes:
+    """Draw one, a PNG of 8 bits; `name` is a key of EXAMPLES. It takes a tenth of a second, the first time."""
+    label, view, seed = EXAMPLES[name]
+    phantom = draw_phantom(Patient.draw(label, seed=seed), view, size=SIZE)
+    png = io.BytesIO()
+    Image.fromarray(preprocess(phantom.image, Preprocessing(size=SIZE), where=name)).save(png, "PNG")
+    return png.getvalue()

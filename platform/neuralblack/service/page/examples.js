@@ -1,0 +1,19 @@
+// Made-up slices to try at once.
+
+import { download } from "./server.js";
+
+const gallery = document.getElementById("examples");
+const buttons = [...gallery.querySelectorAll("button")];
+
+// Only of classes that the model knows: it would have to call another one something.
+export function describeExamples({ classes }) {
+  for (const button of buttons) button.parentElement.hidden = !classes.includes(button.dataset.label);
+  gallery.hidden = false;
+}
+
+// `tryIt(fetching)` gets what fetches the file, `fetching(signal)`.
+export function onExample(tryIt) {
+  for (const button of buttons)
+    button.addEventListener("click", () =>
+      tryIt((signal) => download(button.querySelector("img").src, `made-up ${button.dataset.label}.png`, signal)));
+}
