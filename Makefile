@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 # What tests and the demo start by name (python in a job, ray, neuralblack) comes from the environment.
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 
-.PHONY: help setup demo accuracy test lint soak system-packages constraints wheel cluster clean
+.PHONY: help setup demo accuracy test lint soak screenshots system-packages constraints wheel cluster clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ constraints: ## Write the newest versions that fit into constraints.txt; then ru
 	  "$$fresh/venv/bin/python" -m pip freeze --exclude-editable | sed 's/+[^+]*$$//' >> "$$fresh/list"; \
 	  cp "$$fresh/list" constraints.txt
 
+screenshots: $(STAMP) ## Pictures of every state of the page into screenshots/; docs/page.png and page-dark.png are two of them
+	@$(IN_VENV) python -m tests.e2e.page.screenshots screenshots
+
 wheel: $(STAMP) ## This commit's package and constraints.txt into dist/, which cluster.yaml installs on every node
 	@rm -rf build dist
 	@"$(BIN)/python" -m pip wheel -qq --no-deps --wheel-dir dist .
@@ -74,5 +77,5 @@ cluster: $(STAMP) ## Start the AWS cluster of cluster.yaml, or bring it up to da
 	@$(IN_VENV) ray up --yes cluster.yaml
 
 clean: ## Remove what can be made again, except .venv
-	rm -rf build dist demo .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis platform/*.egg-info
+	rm -rf build dist demo screenshots .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis platform/*.egg-info
 	find . -name __pycache__ -not -path './.git/*' -not -path './$(VENV)/*' -prune -exec rm -rf {} +

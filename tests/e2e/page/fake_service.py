@@ -118,8 +118,8 @@ async def explain(slice_: np.ndarray, label: str) -> np.ndarray:
 @contextmanager
 def page_service(*, heard: list[bytes] | None = None, **options: object) -> Iterator[str]:
     """Serve the app over the fakes, with `options` of `build_app`; its address. `heard` gets all that browsers send."""
-    options = {"explain": explain, "model": MODEL, "card": CARD} | options
-    app = build_app(decode, classify, ready=lambda: True, **options)
+    options = {"classify": classify, "explain": explain, "model": MODEL, "card": CARD} | options
+    app = build_app(decode, ready=lambda: True, **options)
 
     async def listening_app(scope, receive, send):
         async def listen():

@@ -20,7 +20,7 @@ def test_every_key_is_listed_and_no_other(page):
         "O choose a file",
         "H heat map",
         "J next slice",
-        "K slice before",
+        "K previous",
         "C copy as JSON",
         "M model card",
     ]

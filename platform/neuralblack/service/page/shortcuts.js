@@ -11,7 +11,7 @@ const KEYS = {
   o: ["choose a file", press("file")],
   h: ["heat map", press("look")],
   j: ["next slice", () => walk(1)],
-  k: ["slice before", () => walk(-1)],
+  k: ["previous", () => walk(-1)],
   c: ["copy as JSON", press("copy")],
   m: ["model card", press("card")],
 };

@@ -1,0 +1,160 @@
+"""Pictures of every state of the page, to look at: python -m tests.e2e.page.screenshots OUT
+
+The page is real, and so is the browser; the slices are phantoms, and a stand-in for the model knows what each shows.
+Two of the pictures are committed, docs/page.png and docs/page-dark.png.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+from tests.e2e.page.conftest import CHROMIUM
+from tests.e2e.page.fake_service import ANSWERS, REFUSED, Prediction, broken_file, page_service
+
+from neuralblack.data.phantoms import Patient, draw_phantom
+from neuralblack.data.preprocessing import Preprocessing, preprocess
+
+DESKTOP = {"width": 1200, "height": 900}
+PHONE = {"width": 390, "height": 844}
+PAPER = {"width": 703, "height": 1032}  # A4 without its margins, at 96 pixels an inch
+KINDS = {  # suffix of the names -> the browser's page
+    "": {"viewport": DESKTOP},
+    "-dark": {"viewport": DESKTOP, "color_scheme": "dark"},
+    "-phone": {"viewport": PHONE, "has_touch": True, "is_mobile": True, "device_scale_factor": 2},
+}
+COLOURS = 256  # of the README's pictures, which are committed
+KNOWN = ("glioma", "meningioma", "pituitary")
+SIZE = 256  # pixels
+SLICES = 6  # of the made-up study
+
+
+def sure_of(label: str, share: float, *also: str) -> Prediction:
+    """Say `label`, and of the other classes half of the rest."""
+    shares = {each: share if each == label else (1 - share) / 2 for each in KNOWN}
+    return Prediction("ok", label, shares, (label, *also), 0.95)
+
+
+def draw(label: str, view: str, *, seed: int, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a made-up slice as the model sees it, (256, 256) uint8, and where its tumour is, (256, 256) bool."""
+    phantom = draw_phantom(Patient.draw(label, seed=seed), view, offset=offset, size=SIZE)
+    return preprocess(phantom.image, Preprocessing(size=SIZE), where="phantom"), phantom.mask
+
+
+class StandIn:
+    """What knows the pictures it has been given, and answers as it was told to."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[Prediction, np.ndarray]] = {}
+
+    def learn(self, pixels: np.ndarray, answer: Prediction, tumour: np.ndarray) -> None:
+        self._known[pixels.tobytes()] = answer, tumour
+
+    async def classify(self, pixels: np.ndarray) -> Prediction:
+        return self._known[pixels.tobytes()][0]
+
+    async def explain(self, pixels: np.ndarray, label: str) -> np.ndarray:
+        """Look at the tumour and around it, as coarsely as a network does."""
+        tumour = Image.fromarray(self._known[pixels.tobytes()][1]).convert("L")
+        coarse = tumour.resize((8, 8), Image.Resampling.BOX).resize(tumour.size, Image.Resampling.BICUBIC)
+        values = np.asarray(coarse, np.float32)
+        return (255 * values / values.max()).astype(np.uint8)
+
+
+def write_files(folder: Path, model: StandIn) -> dict[str, list[Path]]:
+    """Write what is chosen in the pictures, and tell the stand-in what it shows."""
+
+    def write(name: str, answer: Prediction, pixels: np.ndarray, tumour: np.ndarray) -> Path:
+        model.learn(pixels, answer, tumour)
+        Image.fromarray(pixels).save(folder / name)
+        return folder / name
+
+    one = write("axial 31.png", sure_of("glioma", 0.87, "meningioma"), *draw("glioma", "axial", seed=5))
+    study = []
+    for number, offset in enumerate(np.linspace(-1, 1, SLICES), 1):
+        answer = sure_of("meningioma", 0.55 + 0.07 * number) if number > 1 else sure_of("glioma", 0.52)
+        study.append(write(f"coronal {number}.png", answer, *draw("meningioma", "coronal", seed=4, offset=offset)))
+    noise = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE), np.uint8)
+    refused = write("holiday.png", ANSWERS[REFUSED], noise, noise > 0)
+    return {"slice": [one], "study": study, "refusal": [refused], "broken": [broken_file(folder / "half.png")]}
+
+
+def states(page: Page, address: str, files: dict[str, list[Path]]) -> Iterator[str]:
+    """Lead a page through its states; yields each one's name."""
+    page.goto(address)
+    page.wait_for_selector(".state.ready")
+    page.wait_for_load_state("networkidle")
+    yield "empty"
+    page.set_input_files("#file", files["slice"])
+    page.wait_for_selector(".verdict")
+    yield "slice"
+    page.check("#look")
+    page.wait_for_selector("#heat-map:not([hidden])")
+    yield "heat-map"
+    page.click("#card")
+    page.wait_for_selector("#card-text h4")
+    yield "card"
+    page.click("#card-close")
+    page.set_input_files("#file", files["study"])
+    page.wait_for_selector("#slices li")
+    page.click("#slices li:nth-child(3) button")
+    page.wait_for_selector("#slice:not([hidden])")
+    yield "study"
+    page.uncheck("#together")
+    page.set_input_files("#file", [*files["study"], *files["slice"], *files["refusal"], *files["broken"]])
+    page.wait_for_selector("#progress-words:text('slices read')")
+    yield "several"
+    page.set_input_files("#file", files["refusal"])
+    page.wait_for_selector(".reasons")
+    yield "refusal"
+    page.set_input_files("#file", files["broken"])
+    page.wait_for_selector("#problem:not([hidden])")
+    yield "error"
+
+
+def take(browser: Browser, address: str, files: dict[str, list[Path]], out: Path, kind: str) -> None:
+    """Take every state in one of the KINDS, and the heat map also as the README shows it."""
+    page = browser.new_page(reduced_motion="reduce", **KINDS[kind])
+    for name in states(page, address, files):
+        page.screenshot(path=out / f"{name}{kind}.png", full_page=name != "card")
+        if name == "heat-map":
+            page.screenshot(path=out / f"page{kind}.png")
+            picture = Image.open(out / f"page{kind}.png").convert("RGB")
+            picture.quantize(COLOURS, dither=Image.Dither.NONE).save(out / f"page{kind}.png", optimize=True)
+    page.close()
+
+
+def take_print(browser: Browser, address: str, files: dict[str, list[Path]], out: Path) -> None:
+    """Take a result on paper."""
+    page = browser.new_page(viewport=DESKTOP)
+    next(state for state in states(page, address, files) if state == "heat-map")
+    page.set_viewport_size(PAPER)
+    page.emulate_media(media="print")
+    page.screenshot(path=out / "print.png")
+    page.close()
+
+
+def main(out: Path) -> None:
+    """Take the pictures into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    model = StandIn()
+    flags = ["--no-sandbox"] if os.getuid() == 0 else []  # as in conftest
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        page_service(classify=model.classify, explain=model.explain) as address,
+        sync_playwright() as started,
+        started.chromium.launch(executable_path=str(CHROMIUM), args=flags) as browser,
+    ):
+        files = write_files(Path(folder), model)
+        for kind in KINDS:
+            take(browser, address, files, out, kind)
+        take_print(browser, address, files, out)
+    print(f"{len(list(out.glob('*.png')))} pictures in {out}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
