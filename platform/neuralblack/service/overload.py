@@ -61,7 +61,10 @@ async def turn(places: Places, *, deadline_s: float | None) -> AsyncGenerator[Tu
         if not limit.expired():
             raise  # somebody else's time-out
         if not mine.uploaded:
-            raise Problem(408, "slow_upload", f"The upload did not arrive within {deadline_s:g} s.") from None
+            sentence = (
+                f"The upload did not arrive within {deadline_s:g} s. Send it over a faster line, or fewer at once."
+            )
+            raise Problem(408, "slow_upload", sentence) from None
         raise Problem(
             503,
             "too_slow",

@@ -95,7 +95,8 @@ def as_problem(error: Exception) -> Problem:
         case HTTPException():
             return Problem(error.status_code, "refused", "The request was refused; see the interface's /openapi.json.")
         case _:
-            return Problem(500, "internal", "The service failed at this request; its log says more. Nothing was kept.")
+            sentence = "The service failed at this request. Try once more, or tell who runs it the request's id."
+            return Problem(500, "internal", sentence)
 
 
 class _Frame:

@@ -77,7 +77,9 @@ async def answer_study(
 
     async def one(data: bytes) -> Prediction:
         if len(data) > max_bytes:
-            raise Problem(413, "too_large", "This slice is larger than the service takes.")
+            raise Problem(
+                413, "too_large", "This slice is larger than the service takes. Send one slice, not a volume."
+            )
         return await classify(data)
 
     return summed_up(await asyncio.gather(*map(one, files), return_exceptions=True))

@@ -74,9 +74,18 @@ function verdict(strong, under, kind = "") {
   return element("p", { class: `verdict ${kind}` }, element("strong", { text: strong }), element("span", { text: under }));
 }
 
+const FITTING = "Choose one slice that fits: a whole head, upright, in contrast-enhanced T1, grey, with no writing in it. Of " +
+  "any other picture this model can say nothing.";
+
 function refusalOf(body, under = "The service does not classify this slice.") {
   const reasons = (body.reasons ?? []).map(({ sentence }) => element("li", { text: sentence }));
-  return [verdict("No answer", under, "none"), element("ul", { class: "reasons" }, ...reasons), ...end(body)];
+  const needsBox = body.reasons?.some(({ code }) => code === "no_box"); // which its own reason says what to do about
+  return [
+    verdict("No answer", under, "none"),
+    element("ul", { class: "reasons" }, ...reasons),
+    ...(needsBox ? [] : [element("p", { class: "advice", text: FITTING })]),
+    ...end(body),
+  ];
 }
 
 function bars(body) {

@@ -195,7 +195,8 @@ async function classifyStudy(files, entry, signal) {
   const patienceMs = 60_000 + 2_000 * files.length;
   const body = await ask("study", { body: form, signal, waiting, patienceMs }).catch((error) => {
     if (error.status !== 404) throw error;
-    throw new Problem("This service takes one slice at a time. Switch “one patient” off under the slice, and choose again.");
+    throw new Problem("This service takes one slice at a time. " +
+      "Switch off “Several files are slices of one patient”, and choose them again.");
   });
   endProgress();
   entry.answer(ownAnswer(body, body.label), () => showStudy(files, body), { apart: body.status !== "ok" });

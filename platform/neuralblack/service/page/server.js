@@ -6,6 +6,16 @@ const TRIES = 5; // in all
 const LONGEST_WAIT_S = 60; // nobody sits in front of a page for longer; then the sentence is better
 const DOWN = "The server does not answer. Check that it is running and that you are connected, then try again.";
 
+const CHANGED = "This file was moved or changed since it was chosen. Choose it again.";
+const UNREACHED = "The service behind this address does not answer. Try again in a minute, or tell who runs it.";
+const WITHOUT_REASON = { // status of an answer that is not the service's own -> what to do
+  413: "This is too large for the server. Send one slice, not a volume.",
+  429: "The server has too much to do. Try again in a minute.",
+  502: UNREACHED,
+  503: UNREACHED,
+  504: UNREACHED,
+};
+
 // What went wrong, in a sentence for people; `status` is 0 where no answer came.
 export class Problem extends Error {
   constructor(sentence, { status = 0, requestId = "" } = {}) {
@@ -69,8 +79,15 @@ async function send(path, { body, headers, signal, patienceMs }) {
     return { ok: response.ok && content !== null, status: response.status, content, pauseS: pauseOf(response) };
   } catch {
     signal?.throwIfAborted();
-    throw new Problem(patience.aborted ? "The server took too long. Try again later." : DOWN);
+    if (patience.aborted) throw new Problem("The server took too long. Try again later.");
+    throw new Problem(await canBeRead(body) ? DOWN : CHANGED);
   }
+}
+
+// The browser reads a file when it is sent, and says of one that is gone what it says of a server that is.
+async function canBeRead(body) {
+  const files = body instanceof FormData ? body.getAll("file") : body ? [body] : [];
+  return Promise.all(files.map((each) => each.slice(0, 1).arrayBuffer())).then(() => true, () => false);
 }
 
 // A file of this page.
@@ -92,8 +109,8 @@ function pauseOf(response) {
 }
 
 function sentence({ status, content }) {
-  const words = typeof content?.error === "string" ? content.error
-    : `The server answered with status ${status} and no reason. Try again later.`;
+  const words = typeof content?.error === "string" ? content.error : WITHOUT_REASON[status]
+    ?? `The server answered with status ${status} and no reason. Try again later.`;
   return new Problem(words, { status, requestId: content?.request_id });
 }
 

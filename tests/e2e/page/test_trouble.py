@@ -1,0 +1,74 @@
+"""When something is wrong the page says what to do, whoever it was that refused."""
+
+import pytest
+from tests.e2e.page.fake_service import REFUSED, UNMARKED, page_service, slice_file
+from tests.e2e.page.looks import choose
+
+pytestmark = pytest.mark.e2e
+
+PROXY = "<html>not one of ours</html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (413, "Send one slice, not a volume."),
+        (429, "Try again in a minute."),
+        (502, "Try again in a minute, or tell who runs it."),
+        (503, "Try again in a minute, or tell who runs it."),
+        (504, "Try again in a minute, or tell who runs it."),
+        (418, "status 418 and no reason. Try again later."),
+    ],
+)
+def test_an_answer_of_a_proxy_says_what_to_do(status, words, page, tmp_path):
+    page.route("**/predict*", lambda route: route.fulfill(status=status, body=PROXY, content_type="text/html"))
+    choose(page, slice_file(tmp_path / "scan.png"), until="#problem:not([hidden])")
+
+    assert words in page.inner_text("#problem")
+    assert "html" not in page.inner_text("#problem")
+
+
+def test_a_service_that_fails_says_what_to_do_and_names_the_request(page, open_page, tmp_path):
+    async def classify(slice_):
+        raise RuntimeError("a fault of ours")
+
+    with page_service(classify=classify) as url:
+        failing = open_page(url)
+        failing.wait_for_selector(".state.ready")
+        choose(failing, slice_file(tmp_path / "scan.png"), until="#problem:not([hidden])")
+
+        assert "Try once more, or tell who runs it the request's id." in failing.inner_text("#problem")
+        assert "Request " in failing.inner_text("#problem small")
+
+
+def test_a_service_with_too_much_to_do_says_when_to_come_back(page, tmp_path):
+    busy = {"error": "The service has as much to do as it can hold. Send the request again in a moment."}
+    page.route("**/predict*", lambda route: route.fulfill(status=429, headers={"Retry-After": "3600"}, json=busy))
+    choose(page, slice_file(tmp_path / "scan.png"), until="#problem:not([hidden])")
+
+    assert "again in a moment" in page.inner_text("#problem")
+
+
+def test_a_file_that_is_gone_is_not_called_a_server_that_is(page, tmp_path):
+    scan = slice_file(tmp_path / "scan.png")
+    choose(page, scan)
+    scan.unlink()
+    page.click("#look")
+
+    page.wait_for_selector("#heat-problem:text('Choose it again')")
+
+
+def test_an_empty_file_says_what_to_do(page, tmp_path):
+    (tmp_path / "empty.png").touch()
+    choose(page, tmp_path / "empty.png", until="#problem:not([hidden])")
+
+    assert "is empty. Export it again." in page.inner_text("#problem")
+
+
+def test_a_refusal_says_which_slice_would_fit(page, tmp_path):
+    choose(page, slice_file(tmp_path / "cat.png", REFUSED), until=".reasons")
+    assert "Choose one slice that fits" in page.inner_text(".advice")
+
+    choose(page, slice_file(tmp_path / "unmarked.png", UNMARKED), until="#name:text-is('unmarked.png')")
+    page.wait_for_selector(".reasons:has-text('Draw one')")
+    assert page.query_selector(".advice") is None
