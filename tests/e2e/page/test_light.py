@@ -6,6 +6,8 @@ import pytest
 from tests.e2e.page.fake_service import GLIOMA, MENINGIOMA, slice_file
 from tests.e2e.page.looks import choose
 
+from neuralblack.service.pages import SCRIPTS
+
 pytestmark = pytest.mark.e2e
 
 MOST_BYTES = 100_000  # of all that a visit begins with, but for the pictures of the examples
@@ -25,6 +27,12 @@ def test_the_whole_page_is_small(context, address):
 
     assert {"/", "/app.js", "/style.css", "/model"} <= set(sizes)
     assert sum(sizes.values()) < MOST_BYTES
+
+
+def test_every_script_is_asked_for_at_once(page):
+    preloaded = {each.get_attribute("href") for each in page.query_selector_all("link[rel=modulepreload]")}
+
+    assert preloaded == {f"{name}.js" for name in SCRIPTS} - {"app.js"}
 
 
 def test_the_page_works_where_every_other_server_is_out_of_reach(context, address, tmp_path):

@@ -1,0 +1,43 @@
+// Several slices that are not of one patient: each by itself, some at a time.
+
+import { plural } from "./elements.js";
+import { endProgress, showProgress } from "./progress.js";
+import { Problem } from "./server.js";
+import { askAbout, begin } from "./slice.js";
+import { goOnBeside, say, shown } from "./turn.js";
+import { setBusy } from "./viewer.js";
+
+const LANES = 4; // slices asked about at once: the network takes them as one batch, and others find room beside them
+
+// One that fails says so in its line, and the others go on.
+export async function classifyEach(asked, signal) {
+  const left = asked.filter(({ entry }) => !entry.isAnswered()); // the others came before a token was asked for
+  begin(plural(asked.length, "slice"), `Asking about ${asked.length} slices…`);
+  showProgress(asked.length, asked.length - left.length);
+  goOnBeside();
+  let done = asked.length - left.length;
+  await inLanes(left, async (each) => {
+    await askAbout(each, signal).catch((error) => failAlone(each, error, signal));
+    showProgress(asked.length, ++done);
+    if (shown === null && each.entry.isAnswered()) {
+      setBusy(false);
+      each.entry.show();
+    }
+  });
+  const answered = asked.filter(({ entry }) => entry.isAnswered()).length;
+  endProgress(`${answered} of ${plural(asked.length, "slice")} read.`);
+  if (shown === null) say("None of these files could be read; the list says why.");
+}
+
+function failAlone({ entry }, error, signal) {
+  signal.throwIfAborted();
+  if (error.status === 401) throw error;
+  if (!(error instanceof Problem)) console.error(error); // a fault of this page
+  entry.fail("No answer", error.message);
+}
+
+async function inLanes(jobs, work) {
+  const waitingJobs = jobs.values(); // every lane takes the next one
+  const lane = async () => { for (const job of waitingJobs) await work(job); };
+  await Promise.all(Array.from({ length: LANES }, lane));
+}

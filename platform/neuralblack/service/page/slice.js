@@ -1,0 +1,83 @@
+// One slice: ask about it, show what comes, and judge a tumour that is marked on it.
+
+import { answerOf, ownAnswer } from "./answers.js";
+import { facts } from "./door.js";
+import { offerFeedback } from "./feedback.js";
+import { checkSlice } from "./limits.js";
+import { offerMark } from "./mark.js";
+import { Problem, ask } from "./server.js";
+import { hideProblem, run, say, showAnswer, waiting } from "./turn.js";
+import { offerHeat, show } from "./viewer.js";
+import { leaveEntries } from "./visit.js";
+
+const at = (id) => document.getElementById(id);
+const [name, again, study, slices] = ["name", "again", "study", "slices"].map(at);
+
+export function nameIt(text) {
+  name.textContent = name.title = text;
+  again.hidden = text === "";
+}
+
+// Nothing is shown yet of what is called `text`.
+export function begin(text, words) {
+  nameIt(text);
+  study.hidden = true;
+  slices.replaceChildren();
+  offerFeedback(null);
+  offerMark(null);
+  leaveEntries();
+  show();
+  say(words);
+}
+
+export async function classify({ chosen, entry }, signal) {
+  begin(chosen.name, "Reading the slice…");
+  await askAbout({ chosen, entry }, signal);
+  entry.show();
+}
+
+export async function askAbout({ chosen, entry }, signal) {
+  checkSlice(chosen);
+  // A raw body: the file's name stays here.
+  keep(entry, chosen, await ask("predict?preview=true", { body: chosen, signal, waiting }));
+}
+
+// Let the visit's list show this answer again; `more` is what its heat map has to be asked with.
+function keep(entry, chosen, body, more = "") {
+  const opening = () => showResult(entry, chosen, body, more);
+  entry.answer(ownAnswer(body, body.label), opening, { apart: body.status !== "ok" });
+}
+
+function showResult(entry, chosen, body, more) {
+  hideProblem();
+  study.hidden = true;
+  offerMark(null);
+  showSlice(chosen, body, more);
+  showAnswer(body, answerOf(body));
+  if (facts?.needs_box) offerMark(body, (box) => run((signal) => judgeMarked(entry, chosen, body, box, signal)));
+}
+
+// The same slice, with the box that somebody drew; the slice and the box stay where they are.
+async function judgeMarked(entry, chosen, { preview, width, height }, box, signal) {
+  say("Judging the tumour…");
+  const more = `&box=${box}`;
+  const body = await ask(`predict?box=${box}`, { body: chosen, signal, waiting });
+  keep(entry, chosen, { ...body, preview, width, height }, more);
+  showAnswer(body, answerOf(body));
+  offerHeatOf(chosen, body, more);
+}
+
+export function showSlice(chosen, body, more) {
+  nameIt(chosen.name);
+  offerFeedback(chosen);
+  show(body.preview ? { address: body.preview, alt: "The slice as the model sees it" } : { words: "There is no picture of this file." });
+  offerHeatOf(chosen, body, more);
+}
+
+function offerHeatOf(chosen, body, more = "") {
+  offerHeat(null);
+  if (body.status === "refused" || facts?.explains === false) return;
+  offerHeat((waiting, signal) => ask(`predict?explain=true&preview=true${more}`, { body: chosen, signal, waiting }).catch((error) => {
+    throw error.status === 422 ? new Problem("This service offers no heat map.") : error; // as older ones
+  }));
+}

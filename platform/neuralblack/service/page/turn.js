@@ -1,0 +1,95 @@
+// One request at a time: what is under way, what stands in the answer's place, and how it ends.
+
+import { offerCopy } from "./copy.js";
+import { askForToken } from "./door.js";
+import { element, quiet } from "./elements.js";
+import { endProgress } from "./progress.js";
+import { Problem } from "./server.js";
+import { setBusy } from "./viewer.js";
+
+const at = (id) => document.getElementById(id);
+const [answer, problem, wait] = ["answer", "problem", "wait"].map(at);
+
+export let shown = null; // the answer that stands here
+let current = null; // what ends the request under way; a new choice does
+let beside = false; // whether results may be looked at while it goes on
+
+export const isIdle = () => current === null && shown === null;
+
+// From now on what is under way and what is looked at do not disturb each other.
+export function goOnBeside() {
+  beside = true;
+}
+
+// Somebody looks at something else.
+export function leave() {
+  if (!beside) stop();
+}
+
+export function hideProblem() {
+  problem.hidden = true;
+}
+
+function showProblem({ message, requestId }) {
+  problem.replaceChildren(element("p", { text: message }));
+  if (requestId) problem.append(element("p", {}, element("small", { text: `Request ${requestId}` })));
+  problem.hidden = false;
+}
+
+// What stands in the answer's place while there is none.
+export function say(words) {
+  shown = null;
+  answer.replaceChildren(quiet(words));
+  offerCopy(null);
+}
+
+export function showAnswer(body, elements) {
+  shown = body;
+  answer.replaceChildren(...elements);
+  offerCopy(body);
+}
+
+export function waiting(words, seconds) {
+  // The words are read out once, from the answer's place; a countdown there would be read out every second.
+  if (wait.hidden && shown === null) say(words);
+  wait.hidden = seconds === 0;
+  wait.textContent = `${shown === null ? "" : words} Trying again in ${seconds} s. Another choice stops this.`;
+}
+
+export function stop(words = "") {
+  current?.abort();
+  current = null;
+  beside = false;
+  setBusy(false);
+  wait.hidden = true;
+  endProgress(words);
+}
+
+// Do `work(signal)` alone: whatever was under way is over, and only the last one may show anything.
+export async function run(work, entries = []) {
+  stop();
+  const mine = (current = new AbortController());
+  problem.hidden = true;
+  setBusy(true);
+  try {
+    await work(mine.signal);
+  } catch (error) {
+    if (mine !== current) {
+      for (const entry of entries) entry.fail("Stopped");
+      return;
+    }
+    if (!(error instanceof Problem)) console.error(error); // a fault of this page
+    if (shown === null) answer.replaceChildren(); // one slice of a study that fails leaves the study's answer
+    endProgress();
+    if (error.status === 401) return askForToken(() => run(work, entries));
+    for (const entry of entries) entry.fail("No answer", error.message);
+    showProblem(error);
+  } finally {
+    if (mine === current) {
+      current = null;
+      beside = false;
+      setBusy(false);
+      wait.hidden = true;
+    }
+  }
+}
