@@ -10,7 +10,7 @@ from tests.service import READER_TOKEN, SLICE, Service, feedback_folder, image, 
 
 from neuralblack.data.readers import KINDS
 from neuralblack.errors import InputError
-from neuralblack.service.examples import MAX_BYTES, MODEL, OK, REFUSED, REQUEST_ID, answers, problems
+from neuralblack.service.examples import CARD, MAX_BYTES, MODEL, OK, REFUSED, REQUEST_ID, answers, problems
 from neuralblack.service.inference_messages import OUTPUT_NAMES
 
 COLOURED = b"\xff\xd8\xff\xe0" + bytes(100)
@@ -83,7 +83,7 @@ def test_every_error_that_is_shown_has_the_one_body(operations):
 
 
 def test_the_answers_that_are_shown_are_those_of_the_app(tmp_path):
-    of, shown = service(), answers()
+    of, shown = service(card=CARD), answers()
 
     said = {
         ("/predict", "a prediction"): of.predict(content=png(), headers=ASKED),
@@ -102,6 +102,7 @@ def test_the_answers_that_are_shown_are_those_of_the_app(tmp_path):
             address = path.format(model_name="neuralblack", model_version=MODEL["hash"][:12])
             response = said.get((path, name)) or of.request("GET", address, headers=ASKED)
             assert response.json() == shown[path][name], (path, name)
+    assert of.request("GET", "/card").text == CARD
 
 
 def test_the_request_that_is_shown_is_answered(operations):
@@ -154,6 +155,7 @@ TROUBLES = {
     ("/feedback", 401): lambda folder: keeping(folder).request("POST", "/feedback", headers=ASKED),
     ("/feedback", 403): lambda _: feedback(service()),
     ("/feedback", 409): other_feedback,
+    ("/card", 404): lambda _: service().request("GET", "/card", headers=ASKED),
     (INFER, 404): lambda _: service().request("POST", "/v2/models/another/infer", headers=ASKED),
     (INFER, 422): lambda _: infer(service(), COLOURED),
     ("/v2", 422): lambda _: service().request("GET", "/v2?misspelt=true", headers=ASKED),

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+NO_CARD = "This model was promoted without a report, so it has no card."
 NOTICE = "Research use only; not a diagnosis."
 HEAT_MAP_NOTE = "It shows where the network looked, not where the tumour is."
 # Vermillion, of Okabe and Ito's palette (2008) for readers who are colour-blind or not.
@@ -173,6 +174,7 @@ class Facts(BaseModel):
     explains: bool = Field(description="Whether it can show where it looked.")
     needs_box: bool = Field(description="Whether each slice must come with the box of its tumour.")
     feedback: bool = Field(description="Whether readers may say what a slice is.")
+    card: bool = Field(description="Whether the model was promoted with a report, whose card /card gives.")
     notice: str
 
 

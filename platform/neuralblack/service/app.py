@@ -12,6 +12,7 @@ from starlette.responses import Response
 from neuralblack.data.slices import Box
 from neuralblack.service.answers import (
     HEAT_MAP_NOTE,
+    NO_CARD,
     NOTICE,
     Prediction,
     heat_map,
@@ -251,7 +252,7 @@ class _Service:
     async def card(self, request: Request) -> Response:
         """Give the model's card, with its numbers and its limits, as Markdown."""
         if self._card is None:
-            raise Problem(404, "no_card", "This model was promoted without a report, so it has no card.")
+            raise Problem(404, "no_card", NO_CARD)
         return Response(self._card, media_type="text/markdown")
 
     async def metrics(self, request: Request) -> Response:

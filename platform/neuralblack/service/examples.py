@@ -13,12 +13,12 @@ from starlette.requests import Request
 
 from neuralblack.data.readers import KINDS
 from neuralblack.errors import InputError
-from neuralblack.service.answers import NOTICE, named, result
+from neuralblack.service.answers import NO_CARD, NOTICE, named, result
 from neuralblack.service.feedback import OFF
 from neuralblack.service.inference_messages import OUTPUT_NAMES
 from neuralblack.service.meter import Meter
 from neuralblack.service.open_inference import IMAGE, SERVER, SERVER_METADATA, Inference, OpenInference
-from neuralblack.service.overload import Places
+from neuralblack.service.overload import Places, slow_upload
 from neuralblack.service.problems import Problem, as_problem
 from neuralblack.service.routes import MODEL_PLACES, READER, TOKEN, flags
 from neuralblack.service.study import BODY_SLICES, MOST_SLICES, no_form, study_too_large, summed_up
@@ -32,6 +32,8 @@ MODEL = {
     "size": 256,
     "engine": "openvino-bf16",
 }
+CARD = "# lite0-0f6c1d2e3a4b\n\nResearch use only; not a medical device.\n"
+TEXTS = ("/card", "/metrics")  # the paths that do not answer in JSON
 MAX_BYTES = 20 * 2**20
 DEADLINE_S = 10
 REQUEST_ID = "3f0a9c"
@@ -66,7 +68,7 @@ def answers() -> dict[str, dict[str, Any]]:
     end = {"model": named(MODEL), "preprocessing": 1, "request_id": REQUEST_ID, "notice": NOTICE}
     protocol = OpenInference(MODEL, takes_box=False, must_be_ready=lambda: None)
     limits = {"max_bytes": MAX_BYTES, "max_study_bytes": BODY_SLICES * MAX_BYTES, "max_slices": MOST_SLICES}
-    can = {"explains": True, "needs_box": False, "feedback": False}
+    can = {"explains": True, "needs_box": False, "feedback": False, "card": True}
     made: dict[str, dict[str, Any]] = {
         "/predict": {"a prediction": result(OK) | end, "a refusal": result(REFUSED) | end},
         "/study": {"a verdict": summed_up([OK, OK, REFUSED]) | end},
@@ -105,7 +107,7 @@ def problems(path: str) -> dict[int, Problem]:
         401: Problem(401, "unauthorised", TOKEN),
         403: Problem(403, "feedback_off", OFF),
         404: _problem_of(lambda: protocol.known("another", "1")),
-        408: Problem(408, "slow_upload", f"The upload did not arrive within {DEADLINE_S} s."),
+        408: slow_upload(DEADLINE_S),
         409: Problem(409, "other_feedback", "Something else came under this Idempotency-Key. Use a new one."),
         413: too_large(MAX_BYTES),
         415: _problem_of(lambda: checked_upload(KINDS.encode(), max_bytes=MAX_BYTES)),
@@ -122,6 +124,8 @@ def problems(path: str) -> dict[int, Problem]:
             heard |= {400: no_form(), 413: study_too_large(BODY_SLICES * MAX_BYTES)}
         case "/feedback":
             heard |= {401: Problem(401, "unauthorised", READER), 422: as_problem(broken)}
+        case "/card":
+            heard[404] = Problem(404, "no_card", NO_CARD)
         case _ if path.endswith("/infer"):
             heard[422] = _problem_of(lambda: _inferred(protocol, REFUSED, asks_status=False))
     return heard
@@ -137,8 +141,9 @@ def add_examples(paths: dict[str, Any]) -> None:
                 if str(status) in replies:
                     body = json.loads(bytes(problem.response(REQUEST_ID).body))
                     replies[str(status)]["content"]["application/json"]["example"] = body
-            if path == "/metrics":
-                replies["200"]["content"]["text/plain"]["example"] = _counted()
+            if path in TEXTS:
+                (content,) = replies["200"]["content"].values()
+                content["example"] = CARD if path == "/card" else _counted()
             else:
                 shown = {name: {"value": value} for name, value in made[path].items()}
                 replies["200"]["content"]["application/json"]["examples"] = shown

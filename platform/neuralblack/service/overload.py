@@ -61,10 +61,7 @@ async def turn(places: Places, *, deadline_s: float | None) -> AsyncGenerator[Tu
         if not limit.expired():
             raise  # somebody else's time-out
         if not mine.uploaded:
-            sentence = (
-                f"The upload did not arrive within {deadline_s:g} s. Send it over a faster line, or fewer at once."
-            )
-            raise Problem(408, "slow_upload", sentence) from None
+            raise slow_upload(deadline_s or 0.0) from None
         raise Problem(
             503,
             "too_slow",
@@ -73,3 +70,9 @@ async def turn(places: Places, *, deadline_s: float | None) -> AsyncGenerator[Tu
         ) from None
     finally:
         places.leave(mine.count)
+
+
+def slow_upload(deadline_s: float) -> Problem:
+    """Say that an upload did not arrive in time."""
+    sentence = f"The upload did not arrive within {deadline_s:g} s. Send it over a faster line, or fewer at once."
+    return Problem(408, "slow_upload", sentence)
