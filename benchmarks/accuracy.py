@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from benchmarks.accuracy_part import Settings, complete_folds, measure_part
+from benchmarks.accuracy_part import Settings, complete_folds, is_of, measure_part
 from benchmarks.accuracy_table import markdown
 from benchmarks.machine import describe_machine
 
@@ -58,11 +58,14 @@ def main(
             "--fold", found=str(fold), expected="one of " + ", ".join(map(str, folds)), fix="every class must be in it"
         )
     settings = Settings(trials=trials, epochs=epochs, choices=choices or full, overrides=[*LITE0, *set_])
-    wanted = itertools.product(range(SEEDS) if full and seed is None else [seed or 0], _asked(fold, folds, full))
-    for number, tested in wanted:
-        name = f"fold{tested}-seed{number}"
+    seeds = range(SEEDS) if full and seed is None else [seed or 0]
+    wanted = [(each, one, f"fold{one}-seed{each}") for each, one in itertools.product(seeds, _asked(fold, folds, full))]
+    for path in results.glob("fold*-seed*.json"):
+        if path.stem not in [name for *_, name in wanted] and not is_of(read_json(path), settings):
+            raise InputError(path, found="a part of other settings", expected=str(settings), fix="another --results")
+    for number, tested, name in wanted:
         path, start = results / f"{name}.json", time.monotonic()
-        if path.exists():
+        if path.exists() and is_of(read_json(path), settings):
             log.info("%s is there: %s", name, path)
             continue
         part = measure_part(dataset, out / name, fold=tested, folds=folds, seed=number, settings=settings)

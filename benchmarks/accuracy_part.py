@@ -59,7 +59,12 @@ class Settings:
     trials: int
     epochs: int
     choices: bool = False  # whether inputs and losses are compared, too
-    overrides: Sequence[str] = field(default_factory=tuple)  # FIELD=VALUE, for the search and every run
+    overrides: Sequence[str] = field(default_factory=list)  # FIELD=VALUE, for the search and every run
+
+
+def is_of(part: Mapping[str, Any], settings: Settings) -> bool:
+    """Say whether a part was made by this code with these settings; else it is made anew, of the same runs."""
+    return bool((part["version"], part["settings"]) == (VERSION, asdict(settings)))
 
 
 def complete_folds(dataset: Dataset) -> list[int]:

@@ -617,10 +617,16 @@ def status(
     Example: neuralblack status http://127.0.0.1:8000 --registry registry
     """
     from json import dumps
+    from os import environ
 
     from neuralblack.cluster.status import status_of
 
-    found = status_of(registry=registry, service=service.rstrip("/"), dashboard=dashboard and dashboard.rstrip("/"))
+    found = status_of(
+        registry=registry,
+        service=service.rstrip("/"),
+        dashboard=dashboard and dashboard.rstrip("/"),
+        token=environ.get("NEURALBLACK_TOKEN"),
+    )
     if json:
         typer.echo(dumps(found))
     else:

@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from benchmarks.accuracy_part import (
     OUTLINED,
     REFITTED,
     SECOND,
+    VERSION,
     WINNER,
     Settings,
     choices_of,
     complete_folds,
+    is_of,
     measure_part,
 )
 from benchmarks.accuracy_row import row_of
@@ -123,6 +126,14 @@ def test_parts_of_different_settings_are_no_table():
 
     with pytest.raises(InputError, match=r"2 kinds of settings.*another --results"):
         markdown([part(*rows), part(*rows, fold=2, settings=other)])
+
+
+def test_a_part_of_other_settings_is_not_taken_for_the_one_that_is_asked_for():
+    settings = Settings(2, 2, overrides=["model=tiny"])
+    made = part() | {"version": VERSION, "settings": json.loads(json.dumps(asdict(settings)))}
+
+    assert is_of(made, settings)
+    assert not is_of(made, replace(settings, choices=True)) and not is_of(made | {"version": VERSION - 1}, settings)
 
 
 def test_a_fold_without_every_class_is_not_tested(tmp_path_factory):

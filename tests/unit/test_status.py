@@ -23,7 +23,7 @@ def serving():
     def start(answers, token=None):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                allowed = token is None or self.headers["Authorization"] == f"Bearer {token}"
+                allowed = token is None or self.path == "/ready" or self.headers["Authorization"] == f"Bearer {token}"
                 status = 401 if not allowed else 200 if self.path in answers else 404
                 self.send_response(status)
                 self.end_headers()
@@ -97,6 +97,24 @@ def test_what_does_not_answer_is_said_and_hides_nothing_else(serving, registry, 
     assert found["registry"]["champion"]["model"] == NEW and found["counted"] is None
     assert sorted(trouble.split(" ")[1] for trouble in found["troubles"]) == ["answers", "answers", "cannot"]
     assert status_of(registry=tmp_path / "elsewhere", service="http://127.0.0.1:1")["registry"] is None
+
+
+def test_a_service_with_a_token_is_asked_with_it(serving, registry):
+    service = serving(ready(NEW) | {"/metrics": replica(NEW).encode()}, token="secret")
+
+    assert status_of(registry=registry, service=service, token="secret")["troubles"] == []
+    (trouble,) = status_of(registry=registry, service=service)["troubles"]
+    assert "/metrics answers 401" in trouble
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"status": "ready"}', b"\xff\xfe"])
+def test_where_something_else_answers_it_is_said(answer, serving, registry):
+    other = serving({"/ready": answer, "/api/serve/applications/": answer, "/api/prometheus/sd": answer})
+
+    found = status_of(registry=registry, service=other, dashboard=other)
+
+    assert found["service"]["model"] is None and found["troubles"]
+    assert found["registry"]["champion"]["model"] == NEW
 
 
 def test_a_changed_audit_is_trouble(serving, registry):

@@ -96,7 +96,7 @@ def schedules_of(config: TrainConfig, space: Space) -> list[dict[int, int]]:
 def drawn(space: Space, config: TrainConfig, *, draws: int, seed: int) -> list[dict[str, Any]]:
     """Draw configurations; those that see the same views stand together, so that they share what is still there.
 
-    The first of the draws is what trials share already, so that a search of few trials is no worse than none.
+    The first is the run without a search, as far as the space holds it.
 
     Args:
         space: checked already.
@@ -118,7 +118,8 @@ def drawn(space: Space, config: TrainConfig, *, draws: int, seed: int) -> list[d
         if draw == 0:
             sampled |= _unsearched(space, config)
         found += [{name: (sampled | point)[name] for name in space} for point in points]
-    return sorted(found, key=_view_group)
+    first = _view_group(found[0])
+    return sorted(found, key=lambda params: (_view_group(params) != first, _view_group(params)))
 
 
 def _unsearched(space: Space, config: TrainConfig) -> dict[str, Any]:
@@ -128,7 +129,10 @@ def _unsearched(space: Space, config: TrainConfig) -> dict[str, Any]:
 
 
 def _holds(domain: Domain, value: Any) -> bool:
-    return value in domain.categories if isinstance(domain, Categorical) else domain.lower <= value <= domain.upper
+    if isinstance(domain, Categorical):
+        return value in domain.categories
+    below = domain.upper - isinstance(domain, Integer)  # Ray's integers end before it
+    return value is not None and bool(domain.lower <= value <= below)
 
 
 def _view_group(params: Mapping[str, Any]) -> str:

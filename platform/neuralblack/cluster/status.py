@@ -26,12 +26,15 @@ RAY_TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one by itself
 WELL = ("RUNNING", "DEPLOYING")  # states of an application in which there is nothing to be done
 
 
-def status_of(*, registry: Path, service: str, dashboard: str | None = None) -> dict[str, Any]:
+def status_of(
+    *, registry: Path, service: str, dashboard: str | None = None, token: str | None = None
+) -> dict[str, Any]:
     """Look at everything; what cannot be seen is said, and hides nothing else.
 
     Args:
         registry: its folder; where it cannot be seen from here, nothing is said of it.
         service: its address.
+        token: the service's, where it asks for one.
         dashboard: of the Ray cluster that serves, for every replica; none given: only the one that answers is asked.
             Its token is Ray's own: RAY_AUTH_TOKEN, or the file RAY_AUTH_TOKEN_PATH, or that in the home folder.
 
@@ -44,24 +47,24 @@ def status_of(*, registry: Path, service: str, dashboard: str | None = None) -> 
     """
     troubles: list[str] = []
 
-    def seen(look: Callable[[], Seen]) -> Seen | None:
+    def seen(look: Callable[[], Seen], where: object) -> Seen | None:
         try:
             return look()
         except (InputError, RunError) as error:
             troubles.append(str(error))
-            return None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            troubles.append(f"{where} does not answer as expected: something else may be there")
+        return None
 
-    names = seen(lambda: names_of(registry)) if registry.is_dir() else None
-    ready = seen(lambda: json.loads(_fetch(f"{service}/ready")))
+    names = seen(lambda: names_of(registry), registry) if registry.is_dir() else None
+    model = seen(lambda: str(json.loads(_fetch(f"{service}/ready"))["model"]["name"]), service)
     applications, numbers = None, list[Number]()
     if dashboard:
-        applications = seen(lambda: _applications(dashboard))
-        nodes = seen(lambda: _nodes(dashboard)) or []
-    else:
-        nodes = [f"{service}/metrics"] if ready else []
-    for node in nodes:
-        numbers += seen(lambda at=node: numbers_of(_fetch(at).decode(), at)) or []  # type: ignore[misc]
-    model = ready["model"]["name"] if ready else None
+        applications = seen(lambda: _applications(dashboard), dashboard)
+        for node in seen(lambda: _nodes(dashboard), dashboard) or []:
+            numbers += seen(lambda at=node: _numbers(at), node) or []  # type: ignore[misc]
+    elif model:
+        numbers = seen(lambda: _numbers(f"{service}/metrics", token), service) or []
     champion, marked = ((names or {}).get(name) for name in (CHAMPION, MARKED))
     if model and champion and model not in [each["model"] for each in (champion, marked) if each]:
         troubles.append(f"{service} answers with {model}, but the champion is {champion['model']}: serve it anew")
@@ -124,6 +127,10 @@ def _nodes(dashboard: str) -> list[str]:
     """Look up where Prometheus would scrape the nodes."""
     groups = json.loads(_fetch(f"{dashboard}/api/prometheus/sd", _ray_token()))
     return sorted({f"http://{target}/metrics" for group in groups for target in group["targets"]})
+
+
+def _numbers(url: str, token: str | None = None) -> list[Number]:
+    return numbers_of(_fetch(url, token).decode("utf-8", "replace"), url)
 
 
 def _ray_token() -> str | None:

@@ -270,7 +270,7 @@ class _Service:
 
     def unauthorised(self, path: str) -> None:
         """Count a request without the token."""
-        self._meter.request(path.strip("/"), "unauthorised")
+        self._meter.request("infer" if path.endswith("/infer") else path.strip("/"), "unauthorised")
 
     async def _predict(self, data: bytes, box: Box | None = None) -> Prediction:
         return (await self._ask(data, box))[1]

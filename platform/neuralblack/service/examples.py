@@ -1,4 +1,4 @@
-"""Example answers for /openapi.json, made by what makes the real ones; a test asks the app for every one of them."""
+"""Example answers for /openapi.json, most made by what makes the real ones; a test asks the app for each status."""
 
 import base64
 import io

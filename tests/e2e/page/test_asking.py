@@ -99,6 +99,21 @@ def test_a_slice_sent_without_the_token_goes_on_when_there_is_one(open_page, clo
     assert page.inner_text("#name") == "scan.png"
 
 
+def test_what_waits_for_a_token_is_forgotten_with_the_visit(open_page, closed, scan):
+    page = open_page(closed)
+    page.wait_for_selector("#door:not([hidden])")
+    page.set_input_files("#file", scan)
+    page.wait_for_selector("#entries .own:text-is('No answer yet')")
+    page.click("#clear")
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if "predict" in request.url else None)
+    enter(page, TOKEN)
+
+    page.wait_for_selector(".state.ready")
+    page.wait_for_selector("#door[hidden]", state="attached")
+    assert sent == [] and page.query_selector("#entries li") is None
+
+
 def test_a_busy_service_is_asked_again_by_itself(page, scan):
     asked = busy(page, 2)
     page.set_input_files("#file", scan)

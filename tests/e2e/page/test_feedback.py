@@ -56,6 +56,14 @@ def test_the_same_again_is_kept_once_and_another_class_besides(page_with_slice, 
         assert len(list_feedback(folder)) == count
 
 
+def test_of_a_made_up_slice_nothing_is_asked(page_with_slice):
+    assert page_with_slice.is_visible("#feedback")
+    page_with_slice.click(".example")
+    page_with_slice.wait_for_selector("#entries li:nth-child(2) [aria-current]")
+
+    assert page_with_slice.is_hidden("#feedback")
+
+
 def test_without_a_class_nothing_is_sent(page_with_slice, folder):
     page_with_slice.click("#feedback button")
 

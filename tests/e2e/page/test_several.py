@@ -44,6 +44,51 @@ def hold(page, after):
     return let_go, asked
 
 
+def test_more_files_than_the_list_holds_are_refused_before_one_is_sent(apart):
+    sent = []
+    apart.on("request", lambda request: sent.append(request.url))
+    many = [{"name": f"{index}.png", "mimeType": "image/png", "buffer": b"a"} for index in range(201)]
+    apart.set_input_files("#file", many)
+    apart.wait_for_selector("#problem:has-text('201 files; at most 200 at once')")
+
+    assert sent == [] and lines(apart) == []
+
+
+def test_an_older_result_can_be_looked_at_before_the_first_answer_of_several(apart, files):
+    choose(apart, files[1])
+    let_go, asked = hold(apart, 0)
+    drop(apart, files[4:7])
+    apart.wait_for_selector("#progress-words:text-is('0 of 3')")
+    apart.click("#entries li:nth-child(1) button")
+
+    assert apart.inner_text(".verdict strong").lower() == "meningioma"
+    assert apart.is_hidden("#busy")
+    let_go.set()
+    for route in asked:
+        route.continue_()
+    apart.wait_for_selector("#progress-words:text-is('3 of 3 slices read.')")
+
+
+def test_a_slice_of_an_older_study_can_be_looked_at_while_several_come(page, files):
+    choose(page, *files[4:6], until="#entries li:nth-child(1) [aria-current]")
+    page.uncheck("#together")
+    let_go, asked = hold(page, 0)
+    drop(page, files[6:9])
+    page.wait_for_selector("#progress-words:text-is('0 of 3')")
+    page.click("#entries li:nth-child(1) button")
+    page.click("#slices button >> nth=1")
+    while len(asked) < 4:
+        page.wait_for_timeout(50)
+    let_go.set()
+    for route in asked:
+        route.continue_()
+
+    page.wait_for_selector("#progress-words:text-is('3 of 3 slices read.')")
+    page.wait_for_selector("#slice:not([hidden])")
+    assert page.inner_text("#name") == files[5].name
+    assert [line[1] for line in lines(page)[1:]] == [f"glioma, {percent(0.91)}"] * 3
+
+
 def test_each_slice_gets_its_own_answer_and_one_that_fails_stops_no_other(apart, files):
     drop(apart, reversed(files))
     apart.wait_for_selector("#progress-words:text-is('11 of 12 slices read.')")

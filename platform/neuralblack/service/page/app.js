@@ -2,16 +2,17 @@
 
 import { emptyBars } from "./answers.js";
 import { describeCard } from "./card.js";
-import { facts, findModel } from "./door.js";
+import { facts, findModel, forgetInterrupted } from "./door.js";
 import { describeExamples, onExample } from "./examples.js";
 import { describeFeedback } from "./feedback.js";
 import { onCancel } from "./progress.js";
 import { classifyEach } from "./several.js";
 import "./shortcuts.js";
+import { Problem } from "./server.js";
 import { begin, classify } from "./slice.js";
 import { classifyStudy } from "./study.js";
 import { hideProblem, isIdle, leave, run, shown, stop } from "./turn.js";
-import { addEntry, onVisit } from "./visit.js";
+import { MOST, addEntry, onVisit } from "./visit.js";
 
 const at = (id) => document.getElementById(id);
 const [file, drop, kinds, again, together, answer] = ["file", "drop", "kinds", "again", "together", "answer"].map(at);
@@ -23,6 +24,8 @@ function choose(files) {
     const entry = addEntry(`Study of ${sorted.length} slices`);
     return run((signal) => classifyStudy(sorted, entry, signal), [entry]);
   }
+  if (sorted.length > MOST)
+    return run(async () => { throw new Problem(`These are ${sorted.length} files; at most ${MOST} at once. Choose fewer.`); });
   const asked = sorted.map((chosen) => ({ chosen, entry: addEntry(chosen.name) }));
   const work = asked.length === 1 ? (signal) => classify(asked[0], signal) : (signal) => classifyEach(asked, signal);
   return run(work, asked.map(({ entry }) => entry));
@@ -30,6 +33,7 @@ function choose(files) {
 
 function forgetResults() {
   stop();
+  forgetInterrupted();
   begin("", "");
   hideProblem();
   if (facts) answer.replaceChildren(...emptyBars(facts.classes));

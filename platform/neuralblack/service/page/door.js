@@ -56,6 +56,11 @@ export function askForToken(then) {
   secret.focus();
 }
 
+// What waits for a token is not to be done any more.
+export function forgetInterrupted() {
+  interrupted = null;
+}
+
 function enter() {
   door.hidden = true;
   secret.value = "";

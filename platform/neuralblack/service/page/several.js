@@ -4,7 +4,7 @@ import { plural } from "./elements.js";
 import { endProgress, showProgress } from "./progress.js";
 import { Problem } from "./server.js";
 import { askAbout, begin } from "./slice.js";
-import { goOnBeside, say, shown } from "./turn.js";
+import { goOnBeside, isLooking, say, shown } from "./turn.js";
 import { setBusy } from "./viewer.js";
 
 const LANES = 4; // slices asked about at once: the network takes them as one batch, and others find room beside them
@@ -19,14 +19,14 @@ export async function classifyEach(asked, signal) {
   await inLanes(left, async (each) => {
     await askAbout(each, signal).catch((error) => failAlone(each, error, signal));
     showProgress(asked.length, ++done);
-    if (shown === null && each.entry.isAnswered()) {
+    if (shown === null && !isLooking() && each.entry.isAnswered()) {
       setBusy(false);
       each.entry.show();
     }
   });
   const answered = asked.filter(({ entry }) => entry.isAnswered()).length;
   endProgress(`${answered} of ${plural(asked.length, "slice")} read.`);
-  if (shown === null) say("None of these files could be read; the list says why.");
+  if (shown === null && !isLooking()) say("None of these files could be read; the list says why.");
 }
 
 function failAlone({ entry }, error, signal) {

@@ -6,7 +6,7 @@ import { offerFeedback } from "./feedback.js";
 import { checkSlice } from "./limits.js";
 import { offerMark } from "./mark.js";
 import { Problem, ask } from "./server.js";
-import { hideProblem, run, say, showAnswer, waiting } from "./turn.js";
+import { hideProblem, look, say, showAnswer, waiting } from "./turn.js";
 import { offerHeat, show } from "./viewer.js";
 import { leaveEntries } from "./visit.js";
 
@@ -54,7 +54,7 @@ function showResult(entry, chosen, body, more) {
   offerMark(null);
   showSlice(chosen, body, more);
   showAnswer(body, answerOf(body));
-  if (facts?.needs_box) offerMark(body, (box) => run((signal) => judgeMarked(entry, chosen, body, box, signal)));
+  if (facts?.needs_box) offerMark(body, (box) => look((signal) => judgeMarked(entry, chosen, body, box, signal)));
 }
 
 // The same slice, with the box that somebody drew; the slice and the box stay where they are.
@@ -69,7 +69,7 @@ async function judgeMarked(entry, chosen, { preview, width, height }, box, signa
 
 export function showSlice(chosen, body, more) {
   nameIt(chosen.name);
-  offerFeedback(chosen);
+  offerFeedback(chosen.madeUp ? null : chosen);
   show(body.preview ? { address: body.preview, alt: "The slice as the model sees it" } : { words: "There is no picture of this file." });
   offerHeatOf(chosen, body, more);
 }

@@ -8,7 +8,7 @@ import { offerMark } from "./mark.js";
 import { endProgress, showProgress } from "./progress.js";
 import { Problem, ask } from "./server.js";
 import { begin, nameIt, showSlice } from "./slice.js";
-import { hideProblem, run, showAnswer, waiting } from "./turn.js";
+import { hideProblem, look, showAnswer, waiting } from "./turn.js";
 import { offerHeat, show } from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
@@ -38,8 +38,8 @@ function showStudy(files, body) {
   offerMark(null);
   show({ words: "Choose a slice from the list to see it." });
   showAnswer(body, studyOf(body));
-  const look = (index, button) => run((signal) => lookAt(files[index], button, signal));
-  slices.replaceChildren(...slicesOf(body, files.map((each) => each.name), look));
+  const open = (index, button) => look((signal) => lookAt(files[index], button, signal));
+  slices.replaceChildren(...slicesOf(body, files.map((each) => each.name), open));
   study.hidden = false;
 }
 

@@ -13,8 +13,10 @@ const [answer, problem, wait] = ["answer", "problem", "wait"].map(at);
 export let shown = null; // the answer that stands here
 let current = null; // what ends the request under way; a new choice does
 let beside = false; // whether results may be looked at while it goes on
+let looking = null; // what ends the request for what is looked at meanwhile
 
 export const isIdle = () => current === null && shown === null;
+export const isLooking = () => looking !== null;
 
 // From now on what is under way and what is looked at do not disturb each other.
 export function goOnBeside() {
@@ -23,7 +25,14 @@ export function goOnBeside() {
 
 // Somebody looks at something else.
 export function leave() {
-  if (!beside) stop();
+  if (!beside) return stop();
+  stopLooking();
+  setBusy(false);
+}
+
+function stopLooking() {
+  looking?.abort();
+  looking = null;
 }
 
 export function hideProblem() {
@@ -59,10 +68,33 @@ export function waiting(words, seconds) {
 export function stop(words = "") {
   current?.abort();
   current = null;
+  stopLooking();
   beside = false;
   setBusy(false);
   wait.hidden = true;
   endProgress(words);
+}
+
+// Do `work(signal)` for what is looked at: beside several slices under way, else alone.
+export async function look(work) {
+  if (!beside) return run(work);
+  stopLooking();
+  const mine = (looking = new AbortController());
+  problem.hidden = true;
+  setBusy(true);
+  try {
+    await work(mine.signal);
+  } catch (error) {
+    if (mine !== looking) return;
+    if (!(error instanceof Problem)) console.error(error); // a fault of this page
+    if (error.status === 401) return askForToken(() => look(work));
+    showProblem(error);
+  } finally {
+    if (mine === looking) {
+      looking = null;
+      setBusy(false);
+    }
+  }
 }
 
 // Do `work(signal)` alone: whatever was under way is over, and only the last one may show anything.
@@ -78,10 +110,14 @@ export async function run(work, entries = []) {
       for (const entry of entries) entry.fail("Stopped");
       return;
     }
+    mine.abort(); // nothing of it goes on beside what comes next
     if (!(error instanceof Problem)) console.error(error); // a fault of this page
     if (shown === null) answer.replaceChildren(); // one slice of a study that fails leaves the study's answer
     endProgress();
-    if (error.status === 401) return askForToken(() => run(work, entries));
+    if (error.status === 401) {
+      for (const entry of entries) entry.fail("No answer yet", "It waits for the token.");
+      return askForToken(() => run(work, entries));
+    }
     for (const entry of entries) entry.fail("No answer", error.message);
     showProblem(error);
   } finally {

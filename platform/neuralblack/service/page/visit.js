@@ -8,7 +8,7 @@ import { element } from "./elements.js";
 const at = (id) => document.getElementById(id);
 const [visit, entries, clear] = ["visit", "entries", "clear"].map(at);
 
-const MOST = 200; // results; with their pictures they take some 20 MB
+export const MOST = 200; // results; with their pictures they take some 20 MB
 let count = 0;
 let opening = null; // is called before a person opens one
 
