@@ -70,7 +70,12 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid"):
         32, ge=1, description="Slices per optimiser step over all workers together, so more GPUs keep the recipe."
     )
     weight_decay: float = Field(0.01, ge=0, lt=1, description="AdamW's decoupled weight decay.")
-    warmup_epochs: float = Field(1.0, ge=0, le=10_000, description="Epochs of linear warm-up before the cosine decay.")
+    warmup_epochs: float = Field(
+        1.0,
+        ge=0,
+        le=10_000,
+        description="Epochs of linear warm-up before the cosine decay, and of a stage's own when it is unfrozen.",
+    )
     clip_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are scaled down to this total norm.")
     loss: str = Field("cross-entropy", description="cross-entropy; focal; or log-sigmoid, one class against the rest.")
     guidance: float = Field(

@@ -117,6 +117,24 @@ def test_the_schedule_decides_which_stages_change(dataset, tiny):
     assert changed == {"head"}
 
 
+def test_a_stage_that_is_unfrozen_begins_with_small_steps_and_the_head_goes_on_with_its_own(dataset, tiny, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+
+    def noted(optimizer, *args):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    config = CONFIG.model_copy(update={"schedule": {0: 1, 1: 3}, "lr_decay": 2.0})
+    short_run(dataset.path, config, OneProcess())
+
+    steps = len(rates) // config.epochs
+    shares = [(row[0] / row[-1]) * config.lr_decay**2 for row in rates]  # of the stem's rate, against the head's
+    assert shares[steps : 2 * steps] == pytest.approx([(number + 1) / steps for number in range(steps)])
+    assert shares[2 * steps :] == pytest.approx([1.0] * 2 * steps)
+    assert rates[steps][-1] == pytest.approx(rates[steps - 1][-1], rel=0.1)
+
+
 def test_a_short_run_learns(dataset, tiny):
     epochs, _ = short_run(dataset.path, CONFIG.model_copy(update={"epochs": 12, "batch_norm": "local"}), OneProcess())
 

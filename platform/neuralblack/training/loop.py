@@ -16,7 +16,7 @@ from neuralblack.models.heads import loss_of
 from neuralblack.training.batches import Batch
 from neuralblack.training.group import OneProcess
 from neuralblack.training.guidance import Guided, misplaced
-from neuralblack.training.unfreezing import depth_at, schedule_of, set_learning, split_at, stage_groups
+from neuralblack.training.unfreezing import depth_at, schedule_of, set_learning, split_at, stage_groups, thawed_at
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ def fit(
     group = group or OneProcess()
     schedule, steps, loss = schedule_of(config.schedule), len(batches), loss_of(config.loss)
     groups = stage_groups(model, lr=config.lr, decay=config.lr_decay, weight_decay=config.weight_decay)
+    thawed = [thawed_at(schedule, group.pop("depth")) or 0 for group in groups]
     optimizer = torch.optim.AdamW(groups, fused=True)  # skips what has no gradient: one optimizer for every depth
     peaks = [each["lr"] for each in groups]
     first, depth, frozen, learning_stages, net = 0, 0, nn.Sequential(), nn.Sequential(), nn.Module()
@@ -93,9 +94,10 @@ def fit(
         astray = torch.zeros((), device=execution.device)
         for step, batch in enumerate(with_advice(batches(epoch, frozen), config.batch_size)):
             inputs, labels, weights, boxes = batch
-            share = rate_at(epoch * steps + step, steps=steps, config=config)
-            for each, peak in zip(optimizer.param_groups, peaks, strict=True):
-                each["lr"] = peak * share
+            number = epoch * steps + step
+            share = rate_at(number, steps=steps, config=config)
+            for each, peak, since in zip(optimizer.param_groups, peaks, thawed, strict=True):
+                each["lr"] = peak * share * warm_up(number, since=since, steps=steps, config=config)
             optimizer.zero_grad(set_to_none=True)
             everywhere = group.sum(weights.sum())
             with said_what_fits(learning_stages, inputs, execution, group):
@@ -209,6 +211,20 @@ def rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
     if step < warm_up:
         return min(1.0, (step + 1) / warm_up)
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (config.epochs * steps - warm_up)))
+
+
+def warm_up(step: int, *, since: int, steps: int, config: TrainConfig) -> float:
+    """Share of its rate that a stage learns with which was unfrozen in epoch `since`: linear, as at the start of a run.
+
+    Adam's first steps are as long as its rate, whatever the gradient: at full rate they undo what was pretrained.
+
+    >>> [warm_up(s, since=1, steps=2, config=TrainConfig(epochs=3)) for s in (2, 3, 4)]
+    [0.5, 1.0, 1.0]
+    """
+    length = min(config.warmup_epochs, (config.epochs - since) / 2) * steps
+    if since == 0 or length <= 0:
+        return 1.0  # `rate_at` warms up the run itself
+    return min(1.0, (step - since * steps + 1) / length)
 
 
 def share_rank_0s_buffers(model: nn.Module, group: OneProcess) -> None:

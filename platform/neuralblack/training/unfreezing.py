@@ -49,6 +49,15 @@ def depth_at(schedule: Mapping[int, int], epoch: int) -> int:
     return schedule[max(start for start in schedule if start <= epoch)]
 
 
+def thawed_at(schedule: Mapping[int, int], depth: int) -> int | None:
+    """Find the first epoch in which so many stages learn; None: none is.
+
+    >>> [thawed_at({0: 1, 2: 3}, depth) for depth in (1, 2, 3, 4)]
+    [0, 2, 2, None]
+    """
+    return min((epoch for epoch, learning in schedule.items() if learning >= depth), default=None)
+
+
 def set_learning(model: nn.Sequential, depth: int, *, batch_norm: str) -> None:
     """Let the last `depth` stages learn; the others keep weights and BatchNorm statistics.
 
@@ -79,11 +88,12 @@ def split_at(model: nn.Sequential, at: int) -> tuple[nn.Sequential, nn.Sequentia
 def stage_groups(model: nn.Sequential, *, lr: float, decay: float, weight_decay: float) -> list[dict[str, Any]]:
     """Make two optimiser groups per stage, each stage below the head learning `decay` times slower (ULMFiT, 2018).
 
-    Biases and BatchNorm's parameters, which are vectors, are not decayed (as in the ResNet recipes since 2018).
+    Biases and BatchNorm's parameters, which are vectors, are not decayed (as in the ResNet recipes since 2018). `depth`
+    of a group is how many stages learn, counted from the head down, where it does.
     """
     top = len(model) - 1
     return [
-        {"params": parameters, "lr": lr / decay ** (top - index), "weight_decay": amount}
+        {"params": parameters, "lr": lr / decay ** (top - index), "weight_decay": amount, "depth": top - index + 1}
         for index, stage in enumerate(model)
         for parameters, amount in (
             ([p for p in stage.parameters() if p.ndim > 1], weight_decay),
