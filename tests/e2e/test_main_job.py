@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 pytestmark = pytest.mark.e2e
-LITE0 = ["--set", "model=efficientnet_lite0", "--set", "batch_size=16"]
+LITE0 = ["--set", "model=efficientnet_lite0", "--set", "size=64", "--set", "batch_size=16"]
 
 
 def neuralblack(*words: object) -> str:
