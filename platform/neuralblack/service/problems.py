@@ -68,10 +68,9 @@ def answer_problems(app: FastAPI, *, id_header: bool = True) -> None:
 
     def found(request: Request, error: Exception) -> Response:
         problem, request_id = as_problem(error), request.state.request_id
-        if problem.status != OVERLOAD:  # that one comes a thousand times at once, and is counted
-            log.info(
-                "request %s: %d %s", request_id, problem.status, problem.code
-            )  # no words: they may quote the upload
+        # Without its words, which may quote the upload. Overload comes a thousand times at once, and is counted.
+        if problem.status != OVERLOAD:
+            log.info("request %s: %d %s", request_id, problem.status, problem.code)
         return problem.response(request_id)
 
     for kind in (Problem, InputError, HTTPException, RequestValidationError):

@@ -207,10 +207,10 @@ def rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
     >>> [round(rate_at(s, steps=2, config=TrainConfig(epochs=3)), 2) for s in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """
-    warm_up = min(config.warmup_epochs, config.epochs / 2) * steps
-    if step < warm_up:
-        return min(1.0, (step + 1) / warm_up)
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / (config.epochs * steps - warm_up)))
+    length = _warm_up_steps(0, steps=steps, config=config)
+    if step < length:
+        return min(1.0, (step + 1) / length)
+    return 0.5 * (1 + math.cos(math.pi * (step - length) / (config.epochs * steps - length)))
 
 
 def warm_up(step: int, *, since: int, steps: int, config: TrainConfig) -> float:
@@ -221,10 +221,15 @@ def warm_up(step: int, *, since: int, steps: int, config: TrainConfig) -> float:
     >>> [warm_up(s, since=1, steps=2, config=TrainConfig(epochs=3)) for s in (2, 3, 4)]
     [0.5, 1.0, 1.0]
     """
-    length = min(config.warmup_epochs, (config.epochs - since) / 2) * steps
+    length = _warm_up_steps(since, steps=steps, config=config)
     if since == 0 or length <= 0:
         return 1.0  # `rate_at` warms up the run itself
     return min(1.0, (step - since * steps + 1) / length)
+
+
+def _warm_up_steps(since: int, *, steps: int, config: TrainConfig) -> float:
+    """Count the steps of a warm-up from epoch `since` on: no more than half of those that are left."""
+    return min(config.warmup_epochs, (config.epochs - since) / 2) * steps
 
 
 def share_rank_0s_buffers(model: nn.Module, group: OneProcess) -> None:
