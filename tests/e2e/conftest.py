@@ -13,20 +13,24 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from tests.e2e.processes import free_ports
+from tests.tiny import phantom_dataset
 
 from neuralblack.config import TrainConfig
 from neuralblack.data.mat_writer import write_mat
 from neuralblack.data.phantoms import Patient, draw_phantom
-from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.evaluation.held_out import evaluate_held_out
+from neuralblack.inference.predictor import Predictor
 from neuralblack.labels import CLASSES
-from neuralblack.models.table import build_model
 from neuralblack.registry.aliases import resolve
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import save_model
 from neuralblack.registry.promotion import name_challenger, promote
+from neuralblack.training.runs import train_here
 
 CONFIGS = Path(__file__).parents[2] / "serve_configs"
+SIZE = 64  # pixels: what is tested is around the network, not in it
 START_S, STOP_S = 180, 90  # deadlines on a machine that does other things as well
 COMMAND = """
 import sys
@@ -111,22 +115,24 @@ def starting():
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory):
-    """A registry whose champion is an untrained Lite0: its answers are nonsense, and always the same.
+    """A registry whose champion learnt next to nothing: its answers are nonsense, and always the same.
 
-    Its challenger has the same weights, and another card.
+    It was trained and evaluated as any other, on made-up heads. Its challenger has the same weights, and another card.
     """
     folder = tmp_path_factory.mktemp("registry")
-    config = TrainConfig(model="efficientnet_lite0", weights="none")
-    for name in ("champion", "challenger"):
-        save_model(
-            folder / name,
-            build_model(config.model, classes=len(CLASSES), seed=3).state_dict(),
-            card={"classes": list(CLASSES), "config": config.model_dump(mode="json"), "chosen_by": name},
-            spec=Preprocessing(size=256),
-            split={},
-            history=[],
-        )
-    promote(folder / "champion", folder / "registry", Judgement(forced="a test"))
+    data = phantom_dataset(folder, size=256).path
+    config = TrainConfig(model="efficientnet_lite0", weights="none", size=SIZE, schedule="head-only", epochs=1, seed=3)
+    champion = train_here(config, data=data, run=folder / "run")
+    evaluate_held_out(Predictor.load(champion.path), data, folder / "report", with_baselines=False)
+    promote(champion.path, folder / "registry", Judgement(forced="a test"), evaluation=folder / "report")
+    save_model(
+        folder / "challenger",
+        load_file(champion.path / "weights.safetensors"),
+        card=champion.card | {"chosen_by": "a test"},
+        spec=champion.spec,
+        split=champion.split,
+        history=champion.history,
+    )
     name_challenger(folder / "challenger", folder / "registry")
     return folder / "registry"
 

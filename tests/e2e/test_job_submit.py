@@ -106,7 +106,7 @@ def test_submitted_training_reports_its_epochs_and_leaves_its_run(submit, datase
 
     done = submit(
         *("python", "jobs/train.py", str(dataset), str(run), "--workers", "1"),
-        *("--set", "model=efficientnet_lite0", "--set", "weights=none", "--set", "epochs=1", "--set", "batch_size=16"),
+        *("--set", "model=efficientnet_lite0", "--set", "weights=none", "--set", "epochs=1", "--set", "size=64"),
     )
 
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -20,7 +20,7 @@ import torch
 import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from tests.e2e.conftest import CONFIGS
+from tests.e2e.conftest import CONFIGS, SIZE
 from tests.e2e.head import Head, ray_head
 from tests.e2e.load import Load
 from tests.e2e.processes import free_ports, replicas_of, unread_by
@@ -97,7 +97,7 @@ def cluster():
 
 def untrained(folder, *, seed, **more):
     """A registry whose champion is an untrained Lite0."""
-    config = TrainConfig(model="efficientnet_lite0", weights="none")
+    config = TrainConfig(model="efficientnet_lite0", weights="none", size=SIZE)
     save_model(
         folder / "trained",
         build_model(config.model, classes=len(CLASSES), seed=seed).state_dict(),
@@ -199,6 +199,56 @@ def test_one_scrape_of_a_node_sees_what_every_replica_has_counted(cluster, deplo
 
     cluster.await_that(lambda: sum(counted(cluster).values()) == before + answered)
     assert len(counted(cluster)) > 1
+
+
+def is_ready(url):
+    try:
+        return httpx.get(url, timeout=30).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def prometheus(cluster, tmp_path):
+    """Prometheus, with our file but for where this head lists its nodes and how long a test waits; its address."""
+    program = shutil.which("prometheus")
+    if not program:
+        pytest.skip("there is no prometheus: it is not tested that it reads our numbers (apt-get install prometheus)")
+    content = yaml.safe_load((CONFIGS / "prometheus.yaml").read_text())
+    content["global"]["scrape_interval"] = "1s"
+    (job,) = content["scrape_configs"]
+    (discovery,) = job["file_sd_configs"]
+    (listed,) = discovery["files"]
+    discovery["files"] = [listed.replace("/tmp/ray", str(cluster.folder / "ray"))]
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(content))
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    command = [program, f"--config.file={tmp_path}/prometheus.yaml", f"--web.listen-address={address}"]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([*command, f"--storage.tsdb.path={tmp_path}/kept"], stdout=said, stderr=said)
+    cluster.await_that(lambda: is_ready(f"http://{address}/-/ready"))
+    yield f"http://{address}"
+    process.terminate()
+    process.wait(START_S)
+
+
+def test_prometheus_gives_grafana_a_number_for_every_panel(cluster, deployed, prometheus, bodies):
+    panels = json.loads((CONFIGS / "grafana.json").read_text())["panels"]
+    asked = {target["expr"].replace("$__rate_interval", "1m") for panel in panels for target in panel["targets"]}
+    unused = ("refusals", "drift", "shadow")  # this model refuses nothing, knows no drift, and answers alone
+
+    def found(expression):
+        answer = httpx.get(f"{prometheus}/api/v1/query", params={"query": expression}, timeout=30).json()
+        assert answer["status"] == "success", answer
+        return [float(each["value"][1]) for each in answer["data"]["result"]]
+
+    with Load(cluster.url, bodies[:1], clients=1, token=TOKEN):
+        wanted = [each for each in asked if not any(word in each for word in unused)]
+        cluster.await_that(lambda: all(np.isfinite(found(each) or np.nan).all() for each in wanted))
+
+    assert len(wanted) > 10
+    assert [found(each) for each in asked - set(wanted)] == [[]] * 3
+    (replicas,) = found(next(each for each in wanted if each.startswith("count by (name, version)")))
+    assert replicas == 3
 
 
 def test_one_command_shows_every_replica_and_that_the_champion_answers(cluster, deployed, registries):

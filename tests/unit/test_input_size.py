@@ -55,3 +55,9 @@ def test_more_pixels_than_are_stored_are_said(dataset, tiny, tmp_path, caplog):
     train_here(CONFIG.model_copy(update={"size": 96}), data=dataset.path, run=tmp_path / "run")
 
     assert "slices of 64 pixels a side are enlarged to 96: no more to see" in caplog.text
+
+
+def test_a_card_from_before_inputs_stood_on_it_has_the_runs_size(model):
+    card = {name: value for name, value in model.card.items() if name != "network_input"}
+
+    assert replace(model, card=card).network == model.network

@@ -22,7 +22,7 @@ from neuralblack.errors import InputError
 from neuralblack.files import check_manifest, new_folder, read_json, write_json, write_manifest
 from neuralblack.models.heads import scoring
 from neuralblack.models.network import Network
-from neuralblack.models.table import build_model, network_of
+from neuralblack.models.table import build_model, network_for
 
 WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
 
@@ -55,7 +55,7 @@ class ModelFolder:
     @property
     def network(self) -> Network:
         """Its network, with the input that it was trained with, whatever a later version of timm says of it."""
-        return replace(network_of(self.config.model), **self.card.get("network_input", {}))
+        return replace(network_for(self.config), **self.card.get("network_input", {}))
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -4,11 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.e2e.page.fake_service import CLASSES, MODEL, SIZE, page_service
-from tests.service import READER_TOKEN
-
-from neuralblack.data.preprocessing import Preprocessing
-from neuralblack.service.feedback import FeedbackFolder
+from tests.e2e.page.fake_service import collecting_service, page_service
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -42,9 +38,7 @@ def folder(tmp_path):
 @pytest.fixture
 def collecting(folder):
     """Where the same app answers, and keeps feedback of one reader."""
-    readers = {"anna": READER_TOKEN}
-    kept = FeedbackFolder(folder, b"k" * 32, readers, tuple(CLASSES), MODEL["hash"], Preprocessing(size=SIZE))
-    with page_service(feedback=kept, readers=readers) as url:
+    with collecting_service(folder) as url:
         yield url
 
 

@@ -15,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import uvicorn
 from PIL import Image
+from tests.service import READER_TOKEN
 
+from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.service.app import build_app
+from neuralblack.service.feedback import FeedbackFolder
 
 CLASSES = ["glioma", "meningioma", "pituitary"]
 MODEL = {"name": "tiny-0123456789ab", "hash": "0123456789abcdef" * 4, "preprocessing": 1, "classes": CLASSES}
@@ -146,3 +149,12 @@ def page_service(*, heard: list[bytes] | None = None, **options: object) -> Iter
         finally:
             server.should_exit = True
             thread.join(START_S)
+
+
+@contextmanager
+def collecting_service(folder: Path, *, size: int = SIZE, **options: object) -> Iterator[str]:
+    """Serve the app like `page_service`, with feedback of one reader on slices of `size` pixels, kept in `folder`."""
+    readers = {"anna": READER_TOKEN}
+    kept = FeedbackFolder(folder, b"k" * 32, readers, tuple(CLASSES), MODEL["hash"], Preprocessing(size=size))
+    with page_service(feedback=kept, readers=readers, **options) as url:
+        yield url

@@ -1,5 +1,6 @@
 """What is on the page, as it is read."""
 
+import threading
 import time
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -10,6 +11,19 @@ def choose(page, *files, until=".verdict"):
     """Choose files and wait for what comes of it."""
     page.set_input_files("#file", files)
     page.wait_for_selector(until)
+
+
+def hold(page, after):
+    """Let so many slices be answered, of those that are asked about first, and the others wait for the event."""
+    let_go, asked = threading.Event(), []
+
+    def answer(route):
+        asked.append(route)
+        if len(asked) <= after or let_go.is_set():
+            route.continue_()
+
+    page.route("**/predict*", answer)
+    return let_go, asked
 
 
 def rows(page):

@@ -7,14 +7,14 @@ Two of the pictures are committed, docs/page.png and docs/page-dark.png.
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 from tests.e2e.page.conftest import CHROMIUM
-from tests.e2e.page.fake_service import ANSWERS, REFUSED, Prediction, broken_file, page_service
+from tests.e2e.page.fake_service import ANSWERS, REFUSED, Prediction, broken_file
+from tests.e2e.page.states import Addresses, Files, services, states
 
 from neuralblack.data.phantoms import Patient, draw_phantom
 from neuralblack.data.preprocessing import Preprocessing, preprocess
@@ -65,7 +65,7 @@ class StandIn:
         return (255 * values / values.max()).astype(np.uint8)
 
 
-def write_files(folder: Path, model: StandIn) -> dict[str, list[Path]]:
+def write_files(folder: Path, model: StandIn) -> Files:
     """Write what is chosen in the pictures, and tell the stand-in what it shows."""
 
     def write(name: str, answer: Prediction, pixels: np.ndarray, tumour: np.ndarray) -> Path:
@@ -80,46 +80,13 @@ def write_files(folder: Path, model: StandIn) -> dict[str, list[Path]]:
         study.append(write(f"coronal {number}.png", answer, *draw("meningioma", "coronal", seed=4, offset=offset)))
     noise = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE), np.uint8)
     refused = write("holiday.png", ANSWERS[REFUSED], noise, noise > 0)
-    return {"slice": [one], "study": study, "refusal": [refused], "broken": [broken_file(folder / "half.png")]}
+    return Files(one, study, refused, broken_file(folder / "half.png"))
 
 
-def states(page: Page, address: str, files: dict[str, list[Path]]) -> Iterator[str]:
-    """Lead a page through its states; yields each one's name."""
-    page.goto(address)
-    page.wait_for_selector(".state.ready")
-    page.wait_for_load_state("networkidle")
-    yield "empty"
-    page.set_input_files("#file", files["slice"])
-    page.wait_for_selector(".verdict")
-    yield "slice"
-    page.check("#look")
-    page.wait_for_selector("#heat-map:not([hidden])")
-    yield "heat-map"
-    page.click("#card")
-    page.wait_for_selector("#card-text h4")
-    yield "card"
-    page.click("#card-close")
-    page.set_input_files("#file", files["study"])
-    page.wait_for_selector("#slices li")
-    page.click("#slices li:nth-child(3) button")
-    page.wait_for_selector("#slice:not([hidden])")
-    yield "study"
-    page.uncheck("#together")
-    page.set_input_files("#file", [*files["study"], *files["slice"], *files["refusal"], *files["broken"]])
-    page.wait_for_selector("#progress-words:text('slices read')")
-    yield "several"
-    page.set_input_files("#file", files["refusal"])
-    page.wait_for_selector(".reasons")
-    yield "refusal"
-    page.set_input_files("#file", files["broken"])
-    page.wait_for_selector("#problem:not([hidden])")
-    yield "error"
-
-
-def take(browser: Browser, address: str, files: dict[str, list[Path]], out: Path, kind: str) -> None:
+def take(browser: Browser, at: Addresses, files: Files, out: Path, kind: str) -> None:
     """Take every state in one of the KINDS, and the heat map also as the README shows it."""
     page = browser.new_page(reduced_motion="reduce", **KINDS[kind])
-    for name in states(page, address, files):
+    for name in states(page, at, files):
         page.screenshot(path=out / f"{name}{kind}.png", full_page=name != "card")
         if name == "heat-map":
             page.screenshot(path=out / f"page{kind}.png")
@@ -128,10 +95,10 @@ def take(browser: Browser, address: str, files: dict[str, list[Path]], out: Path
     page.close()
 
 
-def take_print(browser: Browser, address: str, files: dict[str, list[Path]], out: Path) -> None:
+def take_print(browser: Browser, at: Addresses, files: Files, out: Path) -> None:
     """Take a result on paper."""
     page = browser.new_page(viewport=DESKTOP)
-    next(state for state in states(page, address, files) if state == "heat-map")
+    next(state for state in states(page, at, files) if state == "heat-map")
     page.set_viewport_size(PAPER)
     page.emulate_media(media="print")
     page.screenshot(path=out / "print.png")
@@ -145,14 +112,15 @@ def main(out: Path) -> None:
     flags = ["--no-sandbox"] if os.getuid() == 0 else []  # as in conftest
     with (
         tempfile.TemporaryDirectory() as folder,
-        page_service(classify=model.classify, explain=model.explain) as address,
+        tempfile.TemporaryDirectory() as kept,
+        services(Path(kept), classify=model.classify, explain=model.explain, size=SIZE) as addresses,
         sync_playwright() as started,
         started.chromium.launch(executable_path=str(CHROMIUM), args=flags) as browser,
     ):
         files = write_files(Path(folder), model)
         for kind in KINDS:
-            take(browser, address, files, out, kind)
-        take_print(browser, address, files, out)
+            take(browser, addresses, files, out, kind)
+        take_print(browser, addresses, files, out)
     print(f"{len(list(out.glob('*.png')))} pictures in {out}")
 
 

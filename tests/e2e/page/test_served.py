@@ -4,6 +4,8 @@ import httpx
 import pytest
 from tests.e2e.page.looks import choose, percent, rows
 
+from neuralblack.registry.aliases import resolve
+
 pytestmark = pytest.mark.e2e
 
 
@@ -21,3 +23,19 @@ def test_a_chosen_slice_is_shown_with_its_probabilities(index, open_page, servic
     assert answer["model"]["name"] in page.inner_text("#answer")
     assert "not a diagnosis" in page.inner_text("#answer")
     assert page.is_hidden("#problem")
+
+
+def test_the_card_that_the_champion_was_promoted_with_is_read_on_the_page(open_page, service, registry):
+    champion = resolve(registry, "champion").id
+    written = (registry / "evaluations" / champion / "README.md").read_text()
+    page = open_page(service.url)
+    page.click("#card")
+    page.wait_for_selector(f"#card-text h3:text-is('{champion}')")
+
+    assert httpx.get(f"{service.url}/card", timeout=60).text == written
+    headings = [line.removeprefix("## ") for line in written.splitlines() if line.startswith("## ")]
+    assert [each.inner_text() for each in page.query_selector_all("#card-text h4")] == headings
+    shown = page.inner_text("#card-text")
+    (accuracy,) = (line for line in written.splitlines() if line.startswith("| accuracy |"))
+    assert "\t".join(cell.strip() for cell in accuracy.strip("|").split("|")) in shown
+    assert not set("*|#`") & set(shown), "Markdown that the page does not know"

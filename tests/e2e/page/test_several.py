@@ -1,10 +1,8 @@
 """Several slices that are not of one patient: each is asked about by itself, and the list fills while they come."""
 
-import threading
-
 import pytest
 from tests.e2e.page.fake_service import GLIOMA, MENINGIOMA, REFUSED, broken_file, page_service, slice_file
-from tests.e2e.page.looks import choose, drop, percent
+from tests.e2e.page.looks import choose, drop, hold, percent
 
 pytestmark = pytest.mark.e2e
 
@@ -29,19 +27,6 @@ def apart(page):
 
 def lines(page):
     return [line.inner_text().split("\n")[1:] for line in page.query_selector_all("#entries .line")]
-
-
-def hold(page, after):
-    """Let so many slices be answered, of those that are asked about first, and the others wait for the event."""
-    let_go, asked = threading.Event(), []
-
-    def answer(route):
-        asked.append(route)
-        if len(asked) <= after or let_go.is_set():
-            route.continue_()
-
-    page.route("**/predict*", answer)
-    return let_go, asked
 
 
 def test_more_files_than_the_list_holds_are_refused_before_one_is_sent(apart):

@@ -1,0 +1,92 @@
+"""Every state of the page, one after another: pictures are taken of them, and tests ask whether all can use them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.e2e.page.fake_service import SIZE, collecting_service, page_service
+from tests.e2e.page.looks import choose, hold
+
+if TYPE_CHECKING:  # the tests that need it are skipped where it is not installed
+    from playwright.sync_api import Page
+
+TOKEN = "0123456789abcdef-token"
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the app answers everybody, keeps feedback besides, and wants a token."""
+
+    plain: str
+    collecting: str
+    closed: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is chosen: a slice that has an answer, at least three of one study, one that has none, and no slice."""
+
+    slice: Path
+    study: list[Path]
+    refused: Path
+    broken: Path
+
+
+@contextmanager
+def services(folder: Path, *, size: int = SIZE, **options: object) -> Iterator[Addresses]:
+    """Serve the three apps, with `options` of `build_app`; feedback on slices of `size` pixels is kept in a folder."""
+    with ExitStack() as stack:
+        plain = stack.enter_context(page_service(**options))
+        collecting = stack.enter_context(collecting_service(folder, size=size, **options))
+        yield Addresses(plain, collecting, stack.enter_context(page_service(token=TOKEN, **options)))
+
+
+def states(page: "Page", at: Addresses, files: Files) -> Iterator[str]:
+    """Lead a page through its states; yields each one's name."""
+    page.goto(at.plain)
+    page.wait_for_selector(".state.ready")
+    page.wait_for_load_state("networkidle")
+    yield "empty"
+    choose(page, files.slice)
+    yield "slice"
+    page.check("#look")
+    page.wait_for_selector("#heat-map:not([hidden])")
+    yield "heat-map"
+    page.click("#card")
+    page.wait_for_selector("#card-text h4")
+    yield "card"
+    page.click("#card-close")
+    choose(page, files.refused, until=".reasons")
+    yield "refusal"
+    choose(page, *files.study, until="#slices li")
+    page.click("#slices li:nth-child(3) button")
+    page.wait_for_selector("#slice:not([hidden])")
+    yield "study"
+    page.uncheck("#together")
+    every = [*files.study, files.slice, files.refused, files.broken]
+    let_go, held = hold(page, after=2)
+    page.set_input_files("#file", every)
+    page.wait_for_selector(f"#progress-words:text-is('2 of {len(every)}')")
+    yield "under-way"
+    let_go.set()
+    for route in held[2:]:
+        route.continue_()
+    page.wait_for_selector("#progress-words:text('slices read')")
+    page.unroute("**/predict*")
+    yield "several"
+    choose(page, files.broken, until="#problem:not([hidden])")
+    yield "error"
+    page.goto(at.collecting)
+    choose(page, files.slice)
+    page.select_option("#label", "glioma")
+    page.click("#feedback button")
+    page.wait_for_selector("#reader-field:not([hidden])")
+    yield "feedback"
+    page.goto(at.closed)
+    page.wait_for_selector("#door:not([hidden])")
+    page.fill("#token", "two words")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#door-problem:not(:empty)")
+    yield "token"
