@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -155,6 +156,17 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
 
     assert_problem(say(service(tmp_path)), 507, "no_room", "Tell the operator")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_gone_is_said_to_the_reader_and_in_the_log(tmp_path, caplog):
+    (tmp_path / "kept").mkdir()
+    to = service(tmp_path / "kept")
+    shutil.rmtree(tmp_path / "kept")
+
+    assert_problem(say(to), 507, "not_kept", "out of reach")
+    assert str(tmp_path / "kept") in caplog.text
+    (tmp_path / "kept").mkdir()
+    assert say(to).status_code == 200, "and it goes on where the folder is there again"
 
 
 def test_it_is_on_the_disk_before_it_is_answered(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ MEANING = {
     422: "The file cannot be read as a slice, or a parameter does not fit.",
     429: "The service has as much to do as it can hold; Retry-After says when to come back.",
     500: "The service failed; its log says more under the request's id.",
-    507: "There is no room to keep it.",
+    507: "There is no room to keep it, or its folder is out of reach.",
     503: "The model is being loaded, or the answer would take too long; Retry-After says when to come back.",
 }
 RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}

@@ -1,6 +1,7 @@
 """What a reader says of a slice: taken out of a form, and kept where the operator has named a folder."""
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from neuralblack.service.answers import Prediction, pixels_of
 from neuralblack.service.auth import READERS, readers_from
 from neuralblack.service.problems import Problem
 from neuralblack.service.uploads import FIELD, checked_upload, read_form
+
+log = logging.getLogger(__name__)
 
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{8,64}")
 LABEL, PATIENT = "label", "patient"
@@ -60,7 +63,7 @@ class FeedbackFolder:
             prediction: what the model says of it.
 
         Raises:
-            Problem: 409 something else was said under this key, 507 no room.
+            Problem: 409 something else was said under this key, 507 no room, or the folder is gone.
         """
         reader, label = request.state.holder, prediction.label
         feedback = Feedback(
@@ -80,8 +83,12 @@ class FeedbackFolder:
         write = partial(write_feedback, self.folder, name, feedback, pixels_of(question))
         try:
             outcome = await asyncio.get_running_loop().run_in_executor(None, write)
-        except InputError:
+        except InputError as error:
+            log.error("feedback: %s", error)
             raise Problem(507, "no_room", "There is no room to keep it, and nothing was. Tell the operator.") from None
+        except OSError as error:
+            log.error("feedback: %s", error)
+            raise Problem(507, "not_kept", "Its folder is out of reach: nothing was kept. Tell the operator.") from None
         if outcome == "other":
             raise Problem(409, "other_feedback", "Something else came under this Idempotency-Key. Use a new one.")
         return outcome
