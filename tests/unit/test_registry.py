@@ -15,7 +15,7 @@ from neuralblack.registry.aliases import CHAMPION, resolve
 from neuralblack.registry.describe import describe
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import open_model
-from neuralblack.registry.promotion import check_audit, promote
+from neuralblack.registry.promotion import check_audit, promote, roll_back
 from neuralblack.registry.run_folder import history_of, hold_run, read_run, record_epoch, start_run
 from neuralblack.training.runs import train_here
 
@@ -127,6 +127,13 @@ def test_two_promotions_at_once_leave_one_whole_model(run, tmp_path):
 def test_a_registry_without_a_champion_says_how_to_get_one(tmp_path):
     with pytest.raises(InputError, match="neuralblack promote"):
         resolve(tmp_path, CHAMPION)
+
+
+def test_a_folder_that_is_no_registry_has_nothing_to_go_back_to(tmp_path):
+    with pytest.raises(InputError, match="no audit"):
+        roll_back(tmp_path / "nowhere")
+
+    assert not (tmp_path / "nowhere").exists()
 
 
 def _switch(registry, runs, count):

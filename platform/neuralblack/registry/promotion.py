@@ -148,6 +148,7 @@ def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
         InputError: there was none before, it is damaged, or the audit is.
 
     """
+    _need_audit(registry)
     with lock(registry / LOCK):
         before, after = alias_now(registry, alias), earlier(read_audit(registry), alias)
         if before is None or after is None:
@@ -161,10 +162,7 @@ def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
 
 def check_audit(registry: Path) -> list[dict[str, object]]:
     """Read the audit, and compare its end with what the names mean; raises InputError where they differ."""
-    if not (registry / AUDIT).exists():
-        raise InputError(
-            registry, found=f"no {AUDIT}", expected="a registry into which something was promoted", fix="--registry DIR"
-        )
+    _need_audit(registry)
     entries = [dict(entry) for entry in read_audit(registry)]
     for alias, entry in {str(entry["alias"]): entry for entry in entries}.items():
         now = alias_now(registry, alias)
@@ -176,6 +174,13 @@ def check_audit(registry: Path) -> list[dict[str, object]]:
                 fix="a promotion that was cut off: promote its run again; else somebody changed the name by hand",
             )
     return entries
+
+
+def _need_audit(registry: Path) -> None:
+    if not (registry / AUDIT).exists():
+        raise InputError(
+            registry, found=f"no {AUDIT}", expected="a registry into which something was promoted", fix="--registry DIR"
+        )
 
 
 def _move(registry: Path, alias: str, before: str | None, after: str, *, action: str, **facts: object) -> None:

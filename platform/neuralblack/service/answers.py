@@ -57,7 +57,7 @@ class Prediction(Protocol):
 
     @property
     def coverage(self) -> float | None:
-        """The share of held-out slices whose set holds the truth, 0..1; None where refused or not calibrated."""
+        """For which share of slices, 0..1, sets are made to hold the truth; None where refused or not calibrated."""
 
     @property
     def reasons(self) -> Sequence[Reason]:
@@ -92,7 +92,8 @@ class Answer(BaseModel):
     )
     coverage: float = Field(
         0.0,
-        description="Share of held-out slices whose set holds the truth. Absent where refused or not calibrated.",
+        description="The share of slices for which sets are made to hold the truth. "
+        "Absent where refused or not calibrated.",
     )
     reasons: list[Why] = Field([], description="Why it is refused. Only there where it is.")
     model: ModelName

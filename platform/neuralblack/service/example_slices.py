@@ -17,14 +17,15 @@ EXAMPLES = {  # name in the address -> class, view, seed: of the first dozen see
     "pituitary": ("pituitary", "sagittal", 4),
     "no-tumour": ("no tumour", "axial", 1),
 }
-SIZE = 192  # pixels along each side, some 24 kB as a PNG
+SIZE = 192  # pixels along each side
+QUALITY = 80  # of the JPEG, some 8 kB
 
 
 @cache
 def draw_example(name: str) -> bytes:
-    """Draw one, a PNG of 8 bits; `name` is a key of EXAMPLES. It takes a tenth of a second, the first time."""
+    """Draw one, a JPEG; `name` is a key of EXAMPLES. It takes a tenth of a second, the first time."""
     label, view, seed = EXAMPLES[name]
     phantom = draw_phantom(Patient.draw(label, seed=seed), view, size=SIZE)
-    png = io.BytesIO()
-    Image.fromarray(preprocess(phantom.image, Preprocessing(size=SIZE), where=name)).save(png, "PNG")
-    return png.getvalue()
+    jpeg = io.BytesIO()
+    Image.fromarray(preprocess(phantom.image, Preprocessing(size=SIZE), where=name)).save(jpeg, "JPEG", quality=QUALITY)
+    return jpeg.getvalue()

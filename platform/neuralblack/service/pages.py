@@ -1,9 +1,11 @@
 """The files of the page, each at its address."""
 
 import asyncio
+import gzip
 from importlib import resources
 
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import Response
 
 from neuralblack.service.example_slices import EXAMPLES, draw_example
@@ -48,8 +50,13 @@ def add_page(app: FastAPI) -> None:
 
 
 def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
-    async def file() -> Response:
-        return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+    packed = gzip.compress(content, mtime=0)
+
+    async def file(request: Request) -> Response:
+        headers = {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(content, media_type=kind, headers=headers)
+        return Response(packed, media_type=kind, headers=headers | {"Content-Encoding": "gzip"})
 
     app.add_api_route(address, file, methods=["GET", "HEAD"], include_in_schema=False)
 
@@ -57,6 +64,6 @@ def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
 def _add_example(app: FastAPI, name: str) -> None:
     async def example() -> Response:
         picture = await asyncio.to_thread(draw_example, name)  # answers go on beside it
-        return Response(picture, media_type="image/png", headers={"Cache-Control": "max-age=86400"})
+        return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "max-age=86400"})
 
-    app.add_api_route(f"/examples/{name}.png", example, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route(f"/examples/{name}.jpg", example, methods=["GET", "HEAD"], include_in_schema=False)

@@ -26,6 +26,19 @@ def hold(page, after):
     return let_go, asked
 
 
+def before_facts(context, address):
+    """A page whose model does not say what it is until the function is called."""
+    page, held = context.new_page(), []
+    page.route("**/model", lambda route: held.append(route))
+    page.goto(address)
+
+    def let_go():
+        for route in held:
+            route.continue_()
+
+    return page, let_go
+
+
 def rows(page):
     """The probabilities: {class: text}."""
     return {

@@ -79,6 +79,7 @@ def states(page: "Page", at: Addresses, files: Files) -> Iterator[str]:
     choose(page, files.broken, until="#problem:not([hidden])")
     yield "error"
     page.goto(at.collecting)
+    page.wait_for_selector(".state.ready")
     choose(page, files.slice)
     page.select_option("#label", "glioma")
     page.click("#feedback button")

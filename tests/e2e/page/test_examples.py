@@ -42,11 +42,11 @@ def test_only_examples_of_the_models_classes_are_offered(page, open_page):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_pictures_of_the_examples_are_there(name, page):
     page.wait_for_selector(".example")
-    loads = "name => { const image = new Image(); image.src = `examples/${name}.png`; return image.decode(); }"
+    loads = "name => { const image = new Image(); image.src = `examples/${name}.jpg`; return image.decode(); }"
     page.evaluate(loads, name)
 
     assert EXAMPLES[name][0] == name.replace("-", " ")
-    assert page.query_selector(f".example img[src='examples/{name}.png']")
+    assert page.query_selector(f".example img[src='examples/{name}.jpg']")
 
 
 def test_an_example_that_does_not_come_is_said(page, context):

@@ -3,29 +3,33 @@
 import re
 
 import pytest
-from tests.e2e.page.fake_service import GLIOMA, MENINGIOMA, slice_file
+from tests.e2e.page.fake_service import GLIOMA, MENINGIOMA, MODEL, page_service, slice_file
 from tests.e2e.page.looks import choose
 
+from neuralblack.labels import CLASSES as LABELS
 from neuralblack.service.pages import SCRIPTS
+from neuralblack.service.study import MOST_SLICES
 
 pytestmark = pytest.mark.e2e
 
-MOST_BYTES = 100_000  # of all that a visit begins with, but for the pictures of the examples
+MOST_BYTES = 100_000  # of all that a visit begins with, on its way, with the pictures of all four examples
 
 
 def sheets(pdf):
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
 
 
-def test_the_whole_page_is_small(context, address):
+def test_the_whole_page_is_small(context):
     page, got = context.new_page(), {}
-    page.on("response", lambda response: got.setdefault(response.url.removeprefix(address), response))
-    page.goto(address)
-    page.wait_for_selector(".state.ready")
-    page.wait_for_load_state("networkidle")
-    sizes = {path: len(response.body()) for path, response in got.items() if "/examples/" not in path}
+    page.on("requestfinished", lambda request: got.setdefault(request.url.removeprefix(address), request.sizes()))
+    with page_service(model=MODEL | {"classes": list(LABELS)}) as address:
+        page.goto(address)
+        page.wait_for_selector(".state.ready")
+        page.wait_for_load_state("networkidle")
 
-    assert {"/", "/app.js", "/style.css", "/model"} <= set(sizes)
+    sizes = {path: each["responseHeadersSize"] + each["responseBodySize"] for path, each in got.items()}
+    assert {"/", "/app.js", "/style.css", "/model", "/examples/no-tumour.jpg", "/examples/glioma.jpg"} <= set(sizes)
+    assert all(each["responseBodySize"] > 0 for each in got.values())
     assert sum(sizes.values()) < MOST_BYTES
 
 
@@ -55,10 +59,14 @@ def test_a_result_is_printed_on_one_sheet(scheme, page, tmp_path):
 
     for paper in ("A4", "Letter"):
         assert sheets(page.pdf(format=paper)) == 1
+    page.emulate_media(color_scheme=scheme, media="print")
+    ink = "getComputedStyle(document.querySelector('.verdict strong')).color"
+    assert page.evaluate(ink) == "rgb(20, 32, 43)", "dark on paper, whatever is on the screen"
 
 
-def test_a_study_of_nine_slices_is_printed_on_one_sheet(page, tmp_path):
-    says = [GLIOMA, MENINGIOMA] + [GLIOMA] * 7
+@pytest.mark.parametrize("slices", [9, MOST_SLICES])
+def test_a_study_is_printed_on_one_sheet(slices, page, tmp_path):
+    says = [GLIOMA, MENINGIOMA] + [GLIOMA] * (slices - 2)
     choose(page, *[slice_file(tmp_path / f"{number}.png", each) for number, each in enumerate(says, 1)])
 
     assert sheets(page.pdf(format="A4")) == 1

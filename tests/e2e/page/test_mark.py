@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from tests.e2e.page.fake_service import MENINGIOMA, SIZE, UNMARKED, page_service, slice_file
-from tests.e2e.page.looks import choose
+from tests.e2e.page.looks import before_facts, choose
 
 pytestmark = pytest.mark.e2e
 
@@ -108,3 +108,12 @@ def test_another_slice_begins_without_a_box(unmarked, tmp_path):
 
     assert unmarked.is_hidden("#marked")
     assert unmarked.input_value("#mark-left") == ""
+
+
+def test_an_answer_before_the_models_facts_can_be_marked_with_them(context, address, tmp_path):
+    page, let_go = before_facts(context, address)
+    choose(page, slice_file(tmp_path / "unmarked.png", UNMARKED), until=".reasons")
+    assert page.is_hidden("#mark")
+    let_go()
+
+    page.wait_for_selector("#mark:not([hidden])")

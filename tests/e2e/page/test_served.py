@@ -3,19 +3,29 @@
 import httpx
 import pytest
 from tests.e2e.page.looks import choose, percent, rows
+from tests.medical_files import dicom_bytes, nifti_bytes
 
 from neuralblack.registry.aliases import resolve
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("index", range(4), ids=["png", "jpg", "tif", "mat"])
-def test_a_chosen_slice_is_shown_with_its_probabilities(index, open_page, service, slices):
+@pytest.fixture(scope="module")
+def scans(slices, tmp_path_factory):
+    """A slice in each format: {suffix: path}."""
+    folder = tmp_path_factory.mktemp("scans")
+    (folder / "scan.dcm").write_bytes(dicom_bytes())
+    (folder / "scan.nii.gz").write_bytes(nifti_bytes(zipped=True))
+    return {path.suffix: path for path in slices[:4]} | {".dcm": folder / "scan.dcm", ".nii.gz": folder / "scan.nii.gz"}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".mat", ".dcm", ".nii.gz"])
+def test_a_chosen_slice_is_shown_with_its_probabilities(suffix, open_page, service, scans):
     page = open_page(service.url)
     page.wait_for_selector(".state.ready")
-    choose(page, slices[index])
+    choose(page, scans[suffix])
 
-    answer = httpx.post(f"{service.url}/predict", content=slices[index].read_bytes(), timeout=60).json()
+    answer = httpx.post(f"{service.url}/predict", content=scans[suffix].read_bytes(), timeout=60).json()
     assert page.inner_text(".verdict strong").lower() == answer["label"]
     assert rows(page) == {label: percent(share) for label, share in answer["probabilities"].items()}
     assert page.get_attribute("#slice", "src").startswith("data:image/png;base64,")

@@ -83,7 +83,7 @@ def test_each_slice_gets_its_own_answer_and_one_that_fails_stops_no_other(apart,
     assert found[0][1:] == [f"glioma, {percent(0.91)}"]
     assert found[1][1:] == [f"meningioma, {percent(0.75)}"]
     assert found[2][1] == "No answer" and "has colours" in found[2][2]
-    assert found[3][1] == "No answer" and "export it again" in found[3][2]
+    assert found[3][1] == "No answer" and "Export it again" in found[3][2]
     assert all(each[1].startswith("glioma") for each in found[4:])
     assert apart.is_hidden("#problem") and apart.is_hidden("#study") and apart.is_hidden("#cancel")
 

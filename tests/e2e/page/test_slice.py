@@ -12,7 +12,7 @@ from tests.e2e.page.fake_service import (
     page_service,
     slice_file,
 )
-from tests.e2e.page.looks import SPACE, choose, drop, file_dialogs, first_dialog, percent, rows
+from tests.e2e.page.looks import SPACE, before_facts, choose, drop, file_dialogs, first_dialog, percent, rows
 
 pytestmark = pytest.mark.e2e
 
@@ -66,8 +66,8 @@ def test_a_refusal_is_said_in_words_and_is_no_error(page, tmp_path):
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        (GLIOMA, ["At 90 % certainty: glioma or meningioma", "In 9 of 10 held-out slices the true class was among"]),
-        (MENINGIOMA, ["At 99 % certainty: meningioma", "In 99 of 100 held-out slices"]),
+        (GLIOMA, ["At 90 % certainty: glioma or meningioma", "made to name the true class for 9 of 10 slices"]),
+        (MENINGIOMA, ["At 99 % certainty: meningioma", "for 99 of 100 slices of new patients"]),
         (UNSURE, ["At 90 % certainty: glioma, meningioma or pituitary", "all that the model knows: it cannot tell"]),
     ],
     ids=["two", "one", "all"],
@@ -158,3 +158,13 @@ def test_formats_are_named_as_the_service_names_them(page, open_page):
         other = open_page(url)
         other.wait_for_selector(".state.ready")
         assert other.inner_text("#kinds") == "PNG, GIF"
+
+
+def test_an_answer_before_the_models_facts_gets_its_feedback_form_with_them(context, collecting, scan):
+    page, let_go = before_facts(context, collecting)
+    choose(page, scan)
+    assert page.is_hidden("#feedback")
+    let_go()
+
+    page.wait_for_selector("#feedback:not([hidden])")
+    assert page.is_visible(".verdict") and "glioma" in page.inner_text("#label")

@@ -1,7 +1,7 @@
 """When something is wrong the page says what to do, whoever it was that refused."""
 
 import pytest
-from tests.e2e.page.fake_service import REFUSED, UNMARKED, page_service, slice_file
+from tests.e2e.page.fake_service import REFUSED, UNMARKED, broken_file, page_service, slice_file
 from tests.e2e.page.looks import choose
 
 pytestmark = pytest.mark.e2e
@@ -72,3 +72,34 @@ def test_a_refusal_says_which_slice_would_fit(page, tmp_path):
     choose(page, slice_file(tmp_path / "unmarked.png", UNMARKED), until="#name:text-is('unmarked.png')")
     page.wait_for_selector(".reasons:has-text('Draw one')")
     assert page.query_selector(".advice") is None
+
+
+def test_an_unreadable_file_is_told_in_the_words_of_the_page(page, tmp_path):
+    choose(page, broken_file(tmp_path / "half.png"), until="#problem:not([hidden])")
+
+    assert "This file cannot be read: found half a file, expected one slice. Export it again." in page.inner_text(
+        "#problem"
+    )
+    assert page.is_hidden("#again") and page.is_visible(".invitation .button"), "one button to choose another, not two"
+    assert page.query_selector("#problem button") is None, "to try the same again would not help"
+
+
+def test_what_may_be_well_later_is_tried_again_with_one_click(page, tmp_path):
+    page.route("**/predict*", lambda route: route.fulfill(status=502, body=PROXY))
+    choose(page, slice_file(tmp_path / "scan.png"), until="#problem:not([hidden])")
+    page.unroute("**/predict*")
+    page.click("#problem button:text-is('Try again')")
+    page.wait_for_selector(".verdict")
+
+    assert page.is_hidden("#problem") and page.inner_text("#entries .own").startswith("glioma")
+
+
+def test_a_server_that_went_is_not_called_ready_and_is_found_again(page, context, tmp_path):
+    context.set_offline(True)
+    choose(page, slice_file(tmp_path / "scan.png"), until="#problem:not([hidden])")
+    page.wait_for_selector("#state:not(.ready):text-is('The server does not answer')")
+    context.set_offline(False)
+
+    page.wait_for_selector("#state.ready")
+    page.click("#problem button:text-is('Try again')")
+    page.wait_for_selector(".verdict")

@@ -87,7 +87,7 @@ def test_a_slice_that_failed_is_listed_with_the_reason(page, tmp_path):
     choose(page, broken_file(tmp_path / "broken.png"), until="#problem:not([hidden])")
 
     assert page.inner_text("#entries .own") == "No answer"
-    assert "export it again" in page.inner_text("#entries .reason")
+    assert "Export it again." in page.inner_text("#entries .reason")
     assert page.is_disabled("#entries button")
 
 

@@ -29,6 +29,7 @@ export function studyOf(body) {
     verdict(body.label, `Most probable over ${plural(read.length, "slice")}, at ${share}`),
     agreement(body, read),
     bars(body),
+    element("p", { class: "doubt", text: "Slices of one patient resemble each other: read this share with more doubt than that of one slice." }),
     ...end(body),
   ];
 }

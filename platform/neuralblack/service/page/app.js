@@ -12,7 +12,9 @@ import { Problem } from "./server.js";
 import { begin, classify } from "./slice.js";
 import { classifyStudy } from "./study.js";
 import { hideProblem, isIdle, leave, run, shown, stop } from "./turn.js";
-import { MOST, addEntry, onVisit } from "./visit.js";
+import { MOST, addEntry, onVisit, showAgain } from "./visit.js";
+
+let isKnown = false; // whether the model is: an answer may come before its facts
 
 const at = (id) => document.getElementById(id);
 const [file, drop, kinds, again, together, answer] = ["file", "drop", "kinds", "again", "together", "answer"].map(at);
@@ -66,4 +68,6 @@ findModel((facts) => {
   describeExamples(facts);
   if (Array.isArray(facts.formats)) kinds.textContent = facts.formats.join(", ");
   if (isIdle()) answer.replaceChildren(...emptyBars(facts.classes));
+  if (!isKnown) showAgain();
+  isKnown = true;
 });

@@ -8,6 +8,7 @@ const [state, model] = ["state", "model"].map(at);
 
 export let facts = null; // of the model, when they are known
 let found = null; // hears them
+let next = 0; // the timer of the next look
 let interrupted = null; // what to do again when there is a token
 
 function setState(words, ready = false) {
@@ -21,7 +22,19 @@ export function findModel(then) {
   look();
 }
 
-async function look(wait = 1000) {
+// The server was there and does not answer any more: look until it does.
+export function lookAgain() {
+  setState("The server does not answer");
+  wait(1000);
+}
+
+function wait(ms) {
+  clearTimeout(next);
+  next = setTimeout(look, ms, Math.min(ms * 1.5, 10_000));
+}
+
+async function look(pause = 1000) {
+  clearTimeout(next);
   try {
     const ready = await fetch("ready");
     if (!ready.ok) {
@@ -42,7 +55,7 @@ async function look(wait = 1000) {
     if (error.status === 401) return askForToken(interrupted);
     setState("The server does not answer");
   }
-  setTimeout(look, wait, Math.min(wait * 1.5, 10_000));
+  wait(pause);
 }
 
 // Ask for it; `then` is done when there is one.

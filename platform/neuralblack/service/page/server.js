@@ -16,11 +16,12 @@ const WITHOUT_REASON = { // status of an answer that is not the service's own ->
   504: UNREACHED,
 };
 
-// What went wrong, in a sentence for people; `status` is 0 where no answer came.
+// What went wrong, in a sentence for people; `status` is 0 where no answer came, `isPassing` where it may be well later,
+// `isDown` where nobody was there to answer.
 export class Problem extends Error {
-  constructor(sentence, { status = 0, requestId = "" } = {}) {
+  constructor(sentence, { status = 0, requestId = "", isDown = false, isPassing = isDown } = {}) {
     super(sentence);
-    Object.assign(this, { status, requestId });
+    Object.assign(this, { status, requestId, isDown, isPassing });
   }
 }
 
@@ -79,8 +80,8 @@ async function send(path, { body, headers, signal, patienceMs }) {
     return { ok: response.ok && content !== null, status: response.status, content, pauseS: pauseOf(response) };
   } catch {
     signal?.throwIfAborted();
-    if (patience.aborted) throw new Problem("The server took too long. Try again later.");
-    throw new Problem(await canBeRead(body) ? DOWN : CHANGED);
+    if (patience.aborted) throw new Problem("The server took too long. Try again later.", { isPassing: true });
+    throw await canBeRead(body) ? new Problem(DOWN, { isDown: true }) : new Problem(CHANGED);
   }
 }
 
@@ -98,7 +99,7 @@ export async function download(address, name, signal) {
     return new File([await response.blob()], name, { type: response.headers.get("Content-Type") });
   } catch {
     signal.throwIfAborted();
-    throw new Problem(DOWN);
+    throw new Problem(DOWN, { isDown: true });
   }
 }
 
@@ -111,7 +112,13 @@ function pauseOf(response) {
 function sentence({ status, content }) {
   const words = typeof content?.error === "string" ? content.error : WITHOUT_REASON[status]
     ?? `The server answered with status ${status} and no reason. Try again later.`;
-  return new Problem(words, { status, requestId: content?.request_id });
+  return new Problem(forPeople(words), { status, requestId: content?.request_id, isPassing: status === 429 || status >= 500 });
+}
+
+// What the service says of a file is made for programs' logs, too: "upload: found X; expected Y. Fix: Z".
+function forPeople(words) {
+  const [, found, expected, fix] = /^upload: found (.*); expected (.*)\. Fix: (.*)$/s.exec(words) ?? [];
+  return fix ? `This file cannot be read: found ${found}, expected ${expected}. ${fix[0].toUpperCase()}${fix.slice(1)}.` : words;
 }
 
 function pause(ms, signal) {

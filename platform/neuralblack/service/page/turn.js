@@ -1,7 +1,7 @@
 // One request at a time: what is under way, what stands in the answer's place, and how it ends.
 
 import { offerCopy } from "./copy.js";
-import { askForToken } from "./door.js";
+import { askForToken, lookAgain } from "./door.js";
 import { element, quiet } from "./elements.js";
 import { endProgress } from "./progress.js";
 import { Problem } from "./server.js";
@@ -39,9 +39,16 @@ export function hideProblem() {
   problem.hidden = true;
 }
 
-function showProblem({ message, requestId }) {
+// `again()` is offered where it may help.
+function showProblem({ message, requestId, isDown, isPassing }, again) {
   problem.replaceChildren(element("p", { text: message }));
   if (requestId) problem.append(element("p", {}, element("small", { text: `Request ${requestId}` })));
+  if (isDown) lookAgain();
+  if (isPassing) {
+    const button = element("button", { type: "button", class: "plain", text: "Try again" });
+    button.addEventListener("click", () => { at("file").focus(); again(); });
+    problem.append(element("p", {}, button));
+  }
   problem.hidden = false;
 }
 
@@ -88,7 +95,7 @@ export async function look(work) {
     if (mine !== looking) return;
     if (!(error instanceof Problem)) console.error(error); // a fault of this page
     if (error.status === 401) return askForToken(() => look(work));
-    showProblem(error);
+    showProblem(error, () => look(work));
   } finally {
     if (mine === looking) {
       looking = null;
@@ -119,7 +126,7 @@ export async function run(work, entries = []) {
       return askForToken(() => run(work, entries));
     }
     for (const entry of entries) entry.fail("No answer", error.message);
-    showProblem(error);
+    showProblem(error, () => run(work, entries));
   } finally {
     if (mine === current) {
       current = null;

@@ -11,6 +11,7 @@ const [visit, entries, clear] = ["visit", "entries", "clear"].map(at);
 export const MOST = 200; // results; with their pictures they take some 20 MB
 let count = 0;
 let opening = null; // is called before a person opens one
+let current = null; // shows again what is shown
 
 // A line for what is asked about `name`, still waiting.
 export function addEntry(name) {
@@ -23,7 +24,8 @@ export function addEntry(name) {
   function show() {
     leaveEntries();
     button.setAttribute("aria-current", "true");
-    open();
+    current = () => open();
+    current();
   }
 
   function settle(words, why, apart) {
@@ -54,7 +56,13 @@ export function addEntry(name) {
 
 // None of them is shown any more.
 export function leaveEntries() {
+  current = null;
   entries.querySelector("[aria-current]")?.removeAttribute("aria-current");
+}
+
+// Show what is shown anew, by what has become known meanwhile.
+export function showAgain() {
+  current?.();
 }
 
 // `opening()` is called before somebody opens a result, `forgotten()` when the list has been cleared.
