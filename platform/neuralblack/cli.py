@@ -91,7 +91,7 @@ def shard(
 ) -> None:
     """Write a dataset as shards, of which each node fetches what it needs: for more slices than a node can hold.
 
-    Example: neuralblack shard data/slices s3://bucket/slices
+    Example: neuralblack shard data/slices /mnt/shared/shards
     """
     from neuralblack.cluster.environment import shared_dataset
     from neuralblack.data.dataset import open_dataset
@@ -172,7 +172,7 @@ def train(
 ) -> None:
     """Fine-tune a network with Ray Train and DDP.
 
-    Example: neuralblack train data/slices runs/first --workers 4 --gpus --set lr=1e-4 --set epochs=20
+    Example: neuralblack train data/slices runs/first --set model=efficientnet_lite0 --set epochs=8
     """
     from neuralblack.cluster.train import train_on_cluster
     from neuralblack.config import TrainConfig, with_overrides
@@ -199,6 +199,8 @@ def feedback(
 ) -> None:
     """Join what readers said to a dataset: slices that are learnt from, and never validated or tested on.
 
+    NEURALBLACK_FEEDBACK_KEY in the environment is the service's.
+
     Example: neuralblack feedback feedback data/slices --out data/with-feedback
     """
     from os import environ
@@ -218,6 +220,8 @@ def forget(
     patient: Annotated[str, typer.Option(prompt=True, help="As readers named it; asked for where it is not given.")],
 ) -> None:
     """Remove all that readers said of a patient from what the service kept.
+
+    NEURALBLACK_FEEDBACK_KEY in the environment is the service's.
 
     Example: neuralblack forget feedback --patient p1
     """
@@ -322,7 +326,7 @@ def crossval(
 
     An epoch is chosen on the fold behind the tested one; then the same configuration is fitted on all the others, too.
 
-    Example: neuralblack crossval data/slices runs/crossval --seeds 3 --gpus --set epochs=12
+    Example: neuralblack crossval data/slices runs/crossval --seeds 3 --set model=efficientnet_lite0
     """
     from neuralblack.cluster.crossval import PAGE, cross_validate
     from neuralblack.config import TrainConfig, with_overrides

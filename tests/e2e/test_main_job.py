@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,44 +12,56 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from typer.main import get_command
+
+from neuralblack.cli import app
 
 pytestmark = pytest.mark.e2e
 LITE0 = ["--set", "model=efficientnet_lite0", "--set", "size=64", "--set", "batch_size=16"]
 
 
-def neuralblack(*words: object) -> str:
+def neuralblack(*words: object, cwd: Path | None = None) -> str:
     """Run a command; its output. A failure shows what it said."""
     command = [Path(sys.executable).with_name("neuralblack"), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_scans_become_a_champion_that_predicts(tmp_path):
-    scans, data, run, registry = (tmp_path / name for name in ("scans", "data", "run", "registry"))
-    neuralblack("phantoms", scans, "--patients", 20, "--slices", 1, "--size", 128)
-    neuralblack("prepare", scans / "figshare", scans / "images", "--out", data, "--size", 128)
-    assert "no tumour" in neuralblack("describe", data)
+def test_scans_become_a_champion_that_predicts_by_the_examples_of_the_help(tmp_path):
+    def example(verb: str, *more: object) -> str:
+        """Run what a verb's --help shows, with more words behind it."""
+        (shown,) = re.findall(r"Example: neuralblack (.*)", get_command(app).commands[verb].help)
+        return neuralblack(*shlex.split(shown.partition(" && ")[0]), *more, cwd=tmp_path)
 
-    said = neuralblack("train", data, run, "--workers", 2, *LITE0, "--set", "epochs=1", "--set", "schedule=head-only")
-    assert str(run / "model") in said
-    assert "1 of 1" in neuralblack("describe", run)
+    example("phantoms", "--patients", 20, "--slices", 1, "--size", 128)
+    (tmp_path / "made-up" / "figshare").rename(tmp_path / "figshare_1512427")
+    example("prepare", tmp_path / "made-up" / "images", "--size", 128)
+    assert "no tumour" in example("describe")
+    assert "slices without an outlined tumour are left out" in example("export")
 
-    table = neuralblack("evaluate", run, data, "--out", tmp_path / "report")
+    said = example("train", "--workers", 2, *LITE0, "--set", "epochs=1", "--set", "schedule=head-only")
+    assert "runs/first/model" in said
+    assert "1 of 1" in neuralblack("describe", tmp_path / "runs" / "first")
+    assert "first" in example("runs")
+
+    table = example("evaluate")
     for name in ("the model", "majority class", "1-NN", "linear probe"):
         assert name.split()[0] in table
-    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    predictions = pq.read_table(tmp_path / "report" / "predictions.parquet")
+    report = tmp_path / "reports" / "first"
+    metrics = json.loads((report / "metrics.json").read_text())
+    predictions = pq.read_table(report / "predictions.parquet")
     assert metrics["slices"] == len(predictions) == sum(map(sum, metrics["confusion"]))
-    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+    assert (report / "report.html").stat().st_size > 10_000
 
-    judged = ("--evaluation", tmp_path / "report", "--force", "a test of the way, not of the model")
-    said = neuralblack("promote", run, "--registry", registry, *judged)
+    said = example("promote", "--force", "a test of the way, not of the model")
     champion = said.rpartition("champion ")[2].split()[0]
     assert "promotion gate" in said and "forced: a test of the way" in said
-    assert champion in neuralblack("audit", "--registry", registry)
-    scan = scans / "figshare" / "1.mat"
-    line = json.loads(neuralblack("predict", scan, "--registry", registry, "--json"))
+    assert champion in example("audit")
+    shutil.copy(next((tmp_path / "made-up" / "images").rglob("*.png")), tmp_path / "scan.png")
+    assert example("predict").startswith("scan.png\t")
+    scan = tmp_path / "figshare_1512427" / "1.mat"
+    line = json.loads(neuralblack("predict", scan, "--registry", tmp_path / "registry", "--json"))
     assert line["model"]["name"] == champion
     assert line["label"] == max(line["probabilities"], key=line["probabilities"].get)
     assert sum(line["probabilities"].values()) == pytest.approx(1)
