@@ -85,7 +85,7 @@ def build_app(
     app = FastAPI(
         title="NeuralBlack",
         description=f"Brain-tumour subtypes from MRI slices. {NOTICE}",
-        docs_url=None,  # FastAPI's pages for /openapi.json load their scripts from elsewhere
+        docs_url=None,  # FastAPI's own would load its scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # a redirect would trust the request's Host, and be a shape of its own
     )

@@ -139,9 +139,10 @@ DESCRIBED: dict[str, dict[str, Any]] = {
                     "name": BOX,
                     "in": "query",
                     "required": False,
-                    "schema": {"type": "string", "pattern": r"^\d+,\d+,\d+,\d+$", "example": "120,80,200,160"},
-                    "description": "x0,y0,x1,y1 around the tumour, in pixels of the upload, upright, half-open. For a "
-                    "model that is shown marked tumours (`needs_box` of /model), which refuses a slice without one.",
+                    "schema": {"type": "string", "pattern": r"^\d+,\d+,\d+,\d+$"},
+                    "description": "x0,y0,x1,y1 around the tumour, as 120,80,200,160: pixels of the upload, upright, "
+                    "half-open. For a model that is shown marked tumours (`needs_box` of /model), which refuses one "
+                    "without.",
                 },
             ],
         },
@@ -257,6 +258,17 @@ DESCRIBED |= {
 }
 
 
+TAGS = {  # the first that an address starts with -> the heading that it stands under
+    "/v2": "Open Inference Protocol",
+    "/predict": "Slices",
+    "/study": "Slices",
+    "/feedback": "Slices",
+    "/model": "The model",
+    "/card": "The model",
+    "/": "The service",
+}
+
+
 def describe(app: FastAPI, *, token: bool) -> None:
     """Let the app describe itself once, with the token where one is asked for: the routes that can say 401."""
 
@@ -269,6 +281,7 @@ def describe(app: FastAPI, *, token: bool) -> None:
             add_examples(schema["paths"])
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
+                    operation["tags"] = [next(tag for start, tag in TAGS.items() if path.startswith(start))]
                     if path == "/feedback":
                         operation["security"] = [{"reader": []}]
                     elif "401" in operation["responses"]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -37,28 +39,35 @@ PAGE = {  # address -> file in page/, media type
     **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in SCRIPTS},
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/docs": ("docs.html", "text/html; charset=utf-8"),
+    "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
 }
+SWAGGER = {"/swagger-ui-bundle.js": "text/javascript; charset=utf-8", "/swagger-ui.css": "text/css; charset=utf-8"}
 
 
 def add_page(app: FastAPI) -> None:
-    """Serve the page from memory; it is open to everybody and knows nothing."""
+    """Serve the page, and the interface to be read in a browser; both are open to everybody and know nothing."""
     page = resources.files("neuralblack.service") / "page"
-    for address, (file, kind) in PAGE.items():
-        _add_file(app, address, page.joinpath(file).read_bytes(), kind)
+    for address, (name, kind) in PAGE.items():
+        _add_file(app, address, page / name, kind)
+    for address, kind in SWAGGER.items():
+        _add_file(app, address, resources.files("fastapi_offline") / "static" / address.removeprefix("/"), kind)
     for name in EXAMPLES:
         _add_example(app, name)
 
 
-def _add_file(app: FastAPI, address: str, content: bytes, kind: str) -> None:
-    packed = gzip.compress(content, mtime=0)
+def _add_file(app: FastAPI, address: str, file: Traversable, kind: str) -> None:
+    @cache  # from its first request on it is in memory
+    def content(zipped: bool) -> bytes:
+        return gzip.compress(file.read_bytes(), mtime=0) if zipped else file.read_bytes()
 
-    async def file(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
+        zipped = "gzip" in request.headers.get("accept-encoding", "")
         headers = {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
-        if "gzip" not in request.headers.get("accept-encoding", ""):
-            return Response(content, media_type=kind, headers=headers)
-        return Response(packed, media_type=kind, headers=headers | {"Content-Encoding": "gzip"})
+        headers |= {"Content-Encoding": "gzip"} if zipped else {}
+        return Response(await asyncio.to_thread(content, zipped), media_type=kind, headers=headers)
 
-    app.add_api_route(address, file, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route(address, answer, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _add_example(app: FastAPI, name: str) -> None:
