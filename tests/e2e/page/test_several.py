@@ -136,9 +136,33 @@ def test_a_study_can_be_stopped_too(page, files):
     assert page.is_hidden("#busy")
 
 
+def test_slices_that_a_server_lost_get_their_answers_with_one_click_and_the_others_are_not_asked_again(apart, files):
+    sent = []
+
+    def answer(route):
+        sent.append(route.request.post_data_buffer)
+        if len(sent) == 1:
+            route.continue_()
+        else:
+            route.fulfill(status=502, body="gone")
+
+    apart.route("**/predict*", answer)
+    drop(apart, files[4:8])
+    apart.wait_for_selector("#problem:has-text('3 slices may get an answer later.')")
+    assert apart.inner_text("#progress-words") == "1 of 4 slices read."
+    apart.unroute("**/predict*")
+    again = []
+    apart.on("request", lambda request: again.append(request.url))
+    apart.click("#problem button:text-is('Try again')")
+    apart.wait_for_selector("#progress-words:text-is('4 of 4 slices read.')")
+
+    assert apart.is_hidden("#problem") and len(again) == 3
+    assert [line[1] for line in lines(apart)] == [f"glioma, {percent(0.91)}"] * 4
+
+
 def test_files_of_which_none_can_be_read_say_so(apart, tmp_path):
     apart.set_input_files("#file", [broken_file(tmp_path / f"{number}.png") for number in (1, 2)])
-    apart.wait_for_selector("#answer:has-text('None of these files could be read')")
+    apart.wait_for_selector("#answer:has-text('None of these slices has an answer')")
 
     assert apart.inner_text("#progress-words") == "0 of 2 slices read."
 

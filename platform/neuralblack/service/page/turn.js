@@ -40,7 +40,7 @@ export function hideProblem() {
 }
 
 // `again()` is offered where it may help.
-function showProblem({ message, requestId, isDown, isPassing }, again) {
+export function showProblem({ message, requestId, isDown, isPassing }, again) {
   problem.replaceChildren(element("p", { text: message }));
   if (requestId) problem.append(element("p", {}, element("small", { text: `Request ${requestId}` })));
   if (isDown) lookAgain();

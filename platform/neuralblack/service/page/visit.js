@@ -45,6 +45,9 @@ export function addEntry(name) {
       button.disabled = false;
       settle(words, why, apart);
     },
+    wait() {
+      settle("Waiting…", "", false);
+    },
     // Why there is none; a result that is there stays.
     fail(words, why = "") {
       if (open === null) settle(words, why, true);
