@@ -16,15 +16,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from benchmarks.autoscale_report import markdown, plot
-from benchmarks.clients import Sample, crowd
+from benchmarks.autoscale_report import Record, markdown, plot
+from benchmarks.clients import crowd
 from benchmarks.contenders import ROOT, TOKEN, free_port
 from benchmarks.machine import describe_machine
 from benchmarks.materials import PICTURES, untrained_registry, write_pictures
@@ -33,17 +32,6 @@ from neuralblack.cli import run_verb
 from neuralblack.errors import RunError
 
 EACH_S = 0.25  # between two looks at the replicas
-
-
-@dataclass
-class Record:
-    """What was seen, in seconds from the start of the load."""
-
-    start: float = 0.0
-    samples: list[Sample] = field(default_factory=list)
-    replicas: list[tuple[float, int, int]] = field(default_factory=list)  # at, running, of any state
-    clients: list[tuple[float, int]] = field(default_factory=list)  # from then on, so many
-    failure: BaseException | None = None
 
 
 def main(

@@ -2,16 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from benchmarks.clients import Sample
 from benchmarks.extras import latencies_ms
 from benchmarks.report import table
-
-if TYPE_CHECKING:
-    from benchmarks.autoscale import Record
 
 HEAD = """# Autoscaling: shown
 
@@ -23,7 +22,18 @@ starts and stops them with the load, and that no request is lost while it does.
 """
 
 
-def plot(record: "Record", path: Path) -> None:
+@dataclass
+class Record:
+    """What was seen, in seconds from the start of the load."""
+
+    start: float = 0.0
+    samples: list[Sample] = field(default_factory=list)
+    replicas: list[tuple[float, int, int]] = field(default_factory=list)  # at, running, of any state
+    clients: list[tuple[float, int]] = field(default_factory=list)  # from then on, so many
+    failure: BaseException | None = None
+
+
+def plot(record: Record, path: Path) -> None:
     """Draw clients, replicas, answers a second and failures over time."""
     import matplotlib as mpl
 
@@ -67,7 +77,7 @@ def plot(record: "Record", path: Path) -> None:
         plt.close(figure)
 
 
-def markdown(record: "Record", facts: Iterable[tuple[str, str]], deployment: dict[str, Any]) -> str:
+def markdown(record: Record, facts: Iterable[tuple[str, str]], deployment: dict[str, Any]) -> str:
     """Write down the steps and when the replicas changed."""
     statuses = Counter(sample.status for sample in record.samples)
     others = sum(count for status, count in statuses.items() if status != 200)
@@ -81,7 +91,7 @@ def markdown(record: "Record", facts: Iterable[tuple[str, str]], deployment: dic
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _steps(record: "Record") -> list[tuple[object, ...]]:
+def _steps(record: Record) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     ends = [at for at, _ in record.clients[1:]] + [record.replicas[-1][0]]
     for (at, clients), end in zip(record.clients, ends, strict=True):
