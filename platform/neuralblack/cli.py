@@ -199,7 +199,7 @@ def feedback(
 ) -> None:
     """Join what readers said to a dataset: slices that are learnt from, and never validated or tested on.
 
-    NEURALBLACK_FEEDBACK_KEY in the environment is the service's.
+    Set NEURALBLACK_FEEDBACK_KEY to the service's own key: with another one no patient is found.
 
     Example: neuralblack feedback feedback data/slices --out data/with-feedback
     """
@@ -221,7 +221,7 @@ def forget(
 ) -> None:
     """Remove all that readers said of a patient from what the service kept.
 
-    NEURALBLACK_FEEDBACK_KEY in the environment is the service's.
+    Set NEURALBLACK_FEEDBACK_KEY to the service's own key: with another one no patient is found.
 
     Example: neuralblack forget feedback --patient p1
     """
@@ -230,9 +230,11 @@ def forget(
     from neuralblack.data.feedback import erase_patient, key_from
 
     count = erase_patient(folder, patient, key=key_from(environ))
-    typer.echo(
-        f"{count} slices removed; datasets that they were joined to before, and models of those, are as they were"
-    )
+    if count:
+        kept = "datasets that they were joined to before, and models of those, are as they were"
+        typer.echo(f"{count} slices removed; {kept}")
+    else:
+        typer.echo("no slices of this patient were found: it is named otherwise, or the key is not the service's")
 
 
 @app.command()

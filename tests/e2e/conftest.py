@@ -117,7 +117,8 @@ def starting():
 def registry(tmp_path_factory):
     """A registry whose champion learnt next to nothing: its answers are nonsense, and always the same.
 
-    It was trained and evaluated as any other, on made-up heads. Its challenger has the same weights, and another card.
+    It was trained and evaluated on made-up heads, and not calibrated: it refuses nothing. Its challenger has the same
+    weights, and another card.
     """
     folder = tmp_path_factory.mktemp("registry")
     data = phantom_dataset(folder, size=256).path

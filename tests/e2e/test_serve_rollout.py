@@ -225,10 +225,12 @@ def prometheus(cluster, tmp_path):
     command = [program, f"--config.file={tmp_path}/prometheus.yaml", f"--web.listen-address={address}"]
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen([*command, f"--storage.tsdb.path={tmp_path}/kept"], stdout=said, stderr=said)
-    cluster.await_that(lambda: is_ready(f"http://{address}/-/ready"))
-    yield f"http://{address}"
-    process.terminate()
-    process.wait(START_S)
+    try:
+        cluster.await_that(lambda: is_ready(f"http://{address}/-/ready"))
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(START_S)
 
 
 def test_prometheus_gives_grafana_a_number_for_every_panel(cluster, deployed, prometheus, bodies):
@@ -241,14 +243,14 @@ def test_prometheus_gives_grafana_a_number_for_every_panel(cluster, deployed, pr
         assert answer["status"] == "success", answer
         return [float(each["value"][1]) for each in answer["data"]["result"]]
 
+    (replicas,) = (each for each in asked if each.startswith("count by (name, version)"))
     with Load(cluster.url, bodies[:1], clients=1, token=TOKEN):
         wanted = [each for each in asked if not any(word in each for word in unused)]
         cluster.await_that(lambda: all(np.isfinite(found(each) or np.nan).all() for each in wanted))
+        cluster.await_that(lambda: found(replicas) == [3])
 
     assert len(wanted) > 10
     assert [found(each) for each in asked - set(wanted)] == [[]] * 3
-    (replicas,) = found(next(each for each in wanted if each.startswith("count by (name, version)")))
-    assert replicas == 3
 
 
 def test_one_command_shows_every_replica_and_that_the_champion_answers(cluster, deployed, registries):

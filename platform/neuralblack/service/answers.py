@@ -57,7 +57,7 @@ class Prediction(Protocol):
 
     @property
     def coverage(self) -> float | None:
-        """For which share of slices, 0..1, sets are made to hold the truth; None where refused or not calibrated."""
+        """For which share of slices, 0..1, sets are meant to hold the truth; None where refused or not calibrated."""
 
     @property
     def reasons(self) -> Sequence[Reason]:
@@ -92,7 +92,7 @@ class Answer(BaseModel):
     )
     coverage: float = Field(
         0.0,
-        description="The share of slices for which sets are made to hold the truth. "
+        description="The share of slices for which sets are meant to hold the truth. "
         "Absent where refused or not calibrated.",
     )
     reasons: list[Why] = Field([], description="Why it is refused. Only there where it is.")

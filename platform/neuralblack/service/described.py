@@ -275,6 +275,7 @@ def describe(app: FastAPI, *, token: bool) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            schema["servers"] = [{"url": "."}]  # behind a proxy this service may be below an address of another
             schema["components"]["securitySchemes"] = SCHEME
             _, sent = models_json_schema([(InferRequest, "validation")], ref_template=SHAPES)
             schema["components"]["schemas"] |= sent["$defs"]

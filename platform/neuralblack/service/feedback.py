@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{8,64}")
 LABEL, PATIENT = "label", "patient"
 LONGEST_PATIENT = 128  # characters
+OUT_OF_REACH = "The folder for feedback is out of reach: this may not be kept. Try again later, or tell the operator."
 OFF = "This service keeps no feedback: its operator has not switched it on."
 
 
@@ -88,7 +89,7 @@ class FeedbackFolder:
             raise Problem(507, "no_room", "There is no room to keep it, and nothing was. Tell the operator.") from None
         except OSError as error:
             log.error("feedback: %s", error)
-            raise Problem(507, "not_kept", "Its folder is out of reach: nothing was kept. Tell the operator.") from None
+            raise Problem(507, "not_kept", OUT_OF_REACH) from None
         if outcome == "other":
             raise Problem(409, "other_feedback", "Something else came under this Idempotency-Key. Use a new one.")
         return outcome

@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from functools import cache
+import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 
@@ -42,6 +42,7 @@ PAGE = {  # address -> file in page/, media type
     "/docs": ("docs.html", "text/html; charset=utf-8"),
     "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
 }
+GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")  # in what a client takes
 SWAGGER = {"/swagger-ui-bundle.js": "text/javascript; charset=utf-8", "/swagger-ui.css": "text/css; charset=utf-8"}
 
 
@@ -57,15 +58,16 @@ def add_page(app: FastAPI) -> None:
 
 
 def _add_file(app: FastAPI, address: str, file: Traversable, kind: str) -> None:
-    @cache  # from its first request on it is in memory
-    def content(zipped: bool) -> bytes:
-        return gzip.compress(file.read_bytes(), mtime=0) if zipped else file.read_bytes()
+    content = file.read_bytes()
+    packed: list[bytes] = []  # from the first request on; Swagger's takes a twentieth of a second
 
     async def answer(request: Request) -> Response:
-        zipped = "gzip" in request.headers.get("accept-encoding", "")
         headers = {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
-        headers |= {"Content-Encoding": "gzip"} if zipped else {}
-        return Response(await asyncio.to_thread(content, zipped), media_type=kind, headers=headers)
+        if not GZIP.search(request.headers.get("accept-encoding", "")):
+            return Response(content, media_type=kind, headers=headers)
+        if not packed:
+            packed.append(await asyncio.to_thread(gzip.compress, content, mtime=0))
+        return Response(packed[0], media_type=kind, headers=headers | {"Content-Encoding": "gzip"})
 
     app.add_api_route(address, answer, methods=["GET", "HEAD"], include_in_schema=False)
 

@@ -28,11 +28,12 @@ def hold(page, after):
 
 def before_facts(context, address):
     """A page whose model does not say what it is until the function is called."""
-    page, held = context.new_page(), []
-    page.route("**/model", lambda route: held.append(route))
+    page, held, is_over = context.new_page(), [], threading.Event()
+    page.route("**/model", lambda route: route.continue_() if is_over.is_set() else held.append(route))
     page.goto(address)
 
     def let_go():
+        is_over.set()
         for route in held:
             route.continue_()
 

@@ -10,7 +10,8 @@ pytestmark = pytest.mark.e2e
 def test_the_interface_is_read_with_its_examples_and_tried_with_the_token(open_page, tmp_path):
     with page_service(token=TOKEN) as url:
         page = open_page(url)
-        page.click("footer a:text-is('Interface')")
+        assert page.get_attribute("footer a:text-is('Interface')", "target") == "_blank", "what is under way goes on"
+        page.goto(f"{url}/docs")
         page.click("[id^=operations-Slices-predict] .opblock-summary-control")
         page.wait_for_selector(".is-open .highlight-code:has-text('prediction_set')")
         page.click("button.authorize:has-text('Authorize')")

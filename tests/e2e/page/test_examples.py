@@ -18,9 +18,9 @@ def test_one_key_on_an_example_asks_about_it(page):
     page.keyboard.press("Enter")
     page.wait_for_selector(".verdict")
 
-    assert page.inner_text("#name") == "made-up pituitary.png"
+    assert page.inner_text("#name") == "made-up pituitary.jpg"
     assert page.evaluate("document.getElementById('slice').naturalWidth") == SIZE
-    assert page.inner_text("#entries .file") == "made-up pituitary.png"
+    assert page.inner_text("#entries .file") == "made-up pituitary.jpg"
 
 
 def test_examples_are_said_to_be_made_up(page):

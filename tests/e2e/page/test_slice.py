@@ -66,7 +66,7 @@ def test_a_refusal_is_said_in_words_and_is_no_error(page, tmp_path):
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        (GLIOMA, ["At 90 % certainty: glioma or meningioma", "made to name the true class for 9 of 10 slices"]),
+        (GLIOMA, ["At 90 % certainty: glioma or meningioma", "meant to include the true one for 9 of 10 slices"]),
         (MENINGIOMA, ["At 99 % certainty: meningioma", "for 99 of 100 slices of new patients"]),
         (UNSURE, ["At 90 % certainty: glioma, meningioma or pituitary", "all that the model knows: it cannot tell"]),
     ],

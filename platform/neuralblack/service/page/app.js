@@ -67,7 +67,8 @@ findModel((facts) => {
   describeCard(facts);
   describeExamples(facts);
   if (Array.isArray(facts.formats)) kinds.textContent = facts.formats.join(", ");
-  if (isIdle()) answer.replaceChildren(...emptyBars(facts.classes));
-  if (!isKnown) showAgain();
+  if (isKnown) return;
   isKnown = true;
+  if (isIdle()) answer.replaceChildren(...emptyBars(facts.classes));
+  showAgain();
 });

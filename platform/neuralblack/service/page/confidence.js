@@ -40,6 +40,6 @@ export function certainty({ coverage, prediction_set: named, probabilities }) {
   const often = promised % 10 === 0 ? `${promised / 10} of 10` : `${promised} of 100`;
   return [element("div", { class: "certainty" },
     element("p", {}, element("strong", { text: `At ${promised}\u00a0% certainty: ${words}` })),
-    element("p", { text: `Such sets are made to name the true class for ${often} slices of new patients.` +
+    element("p", { text: `The classes named here are meant to include the true one for ${often} slices of new patients.` +
       (all ? " Here these are all that the model knows: it cannot tell." : "") }))];
 }

@@ -38,7 +38,8 @@ async function look(pause = 1000) {
   try {
     const ready = await fetch("ready");
     if (!ready.ok) {
-      setState("The model is being loaded…");
+      const isOurs = ready.headers.get("Content-Type")?.startsWith("application/json"); // else a proxy's, of nobody behind it
+      setState(isOurs ? "The model is being loaded…" : "The server does not answer");
     } else if ((await ready.json()).token && !token.isKept()) {
       return askForToken(interrupted); // without being told so by a 401 first
     } else {

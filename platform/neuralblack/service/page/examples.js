@@ -16,7 +16,7 @@ export function onExample(tryIt) {
   for (const button of buttons)
     button.addEventListener("click", () =>
       tryIt(async (signal) => {
-        const file = await download(button.querySelector("img").src, `made-up ${button.dataset.label}.png`, signal);
+        const file = await download(button.querySelector("img").src, `made-up ${button.dataset.label}.jpg`, signal);
         return Object.assign(file, { madeUp: true }); // of no use to whoever learns from feedback
       }));
 }

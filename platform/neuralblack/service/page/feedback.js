@@ -18,8 +18,10 @@ let readersToken = ""; // where the page's own is not a reader's; it lives as lo
 export function describeFeedback({ feedback = false, classes = [] }) {
   collects = feedback === true;
   keeping.textContent = collects ? KEPT : ONLY_READ;
+  const chosen = label.value;
   label.replaceChildren(element("option", { value: "", text: "Choose…" }),
     ...classes.map((each) => element("option", { value: each, text: each })));
+  label.value = classes.includes(chosen) ? chosen : "";
 }
 
 // Offer it for a file; null takes the offer away.

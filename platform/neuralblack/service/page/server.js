@@ -112,7 +112,7 @@ function pauseOf(response) {
 function sentence({ status, content }) {
   const words = typeof content?.error === "string" ? content.error : WITHOUT_REASON[status]
     ?? `The server answered with status ${status} and no reason. Try again later.`;
-  return new Problem(forPeople(words), { status, requestId: content?.request_id, isPassing: status === 429 || status >= 500 });
+  return new Problem(forPeople(words), { status, requestId: content?.request_id, isDown: words === UNREACHED, isPassing: status === 429 || status >= 500 });
 }
 
 // What the service says of a file is made for programs' logs, too: "upload: found X; expected Y. Fix: Z".

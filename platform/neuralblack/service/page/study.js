@@ -27,7 +27,7 @@ export async function classifyStudy(files, entry, signal) {
       "Switch off “Several files are slices of one patient”, and choose them again.");
   });
   endProgress();
-  entry.answer(ownAnswer(body, body.label), () => showStudy(files, body), { apart: body.status !== "ok" });
+  entry.answer(ownAnswer(body, body.label), () => showStudy(files, body), { apart: body.status !== "ok", anew: false });
   entry.show();
 }
 

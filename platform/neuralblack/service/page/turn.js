@@ -25,7 +25,7 @@ export function goOnBeside() {
 
 // Somebody looks at something else.
 export function leave() {
-  if (!beside) return stop();
+  if (current !== null && !beside) return stop();
   stopLooking();
   setBusy(false);
 }
@@ -40,7 +40,7 @@ export function hideProblem() {
 }
 
 // `again()` is offered where it may help.
-export function showProblem({ message, requestId, isDown, isPassing }, again) {
+function showProblem({ message, requestId, isDown, isPassing }, again) {
   problem.replaceChildren(element("p", { text: message }));
   if (requestId) problem.append(element("p", {}, element("small", { text: `Request ${requestId}` })));
   if (isDown) lookAgain();
@@ -110,6 +110,7 @@ export async function run(work, entries = []) {
   const mine = (current = new AbortController());
   problem.hidden = true;
   setBusy(true);
+  for (const entry of entries) entry.wait();
   try {
     await work(mine.signal);
   } catch (error) {

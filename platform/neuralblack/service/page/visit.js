@@ -19,13 +19,13 @@ export function addEntry(name) {
   const button = element("button", { type: "button", class: "line", disabled: "" },
     element("span", { class: "index", text: ++count }), element("span", { class: "file", title: name, text: name }), own, reason);
   const item = element("li", {}, button);
-  let open = null;
+  let [open, isAnew] = [null, true];
 
   function show() {
     leaveEntries();
     button.setAttribute("aria-current", "true");
-    current = () => open();
-    current();
+    current = isAnew ? () => open() : null;
+    open();
   }
 
   function settle(words, why, apart) {
@@ -39,14 +39,16 @@ export function addEntry(name) {
   while (entries.children.length > MOST) entries.firstChild.remove();
   visit.hidden = false;
   return {
-    // `show()` shows the result again.
-    answer([words, why], show, { apart = false } = {}) {
+    // `show()` shows the result again; `anew` says whether it may do so by itself, when more has become known.
+    answer([words, why], show, { apart = false, anew = true } = {}) {
       open = show;
+      isAnew = anew;
       button.disabled = false;
       settle(words, why, apart);
     },
+    // It is asked about; a result that is there stays.
     wait() {
-      settle("Waiting…", "", false);
+      if (open === null) settle("Waiting…", "", false);
     },
     // Why there is none; a result that is there stays.
     fail(words, why = "") {
