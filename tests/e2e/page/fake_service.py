@@ -49,6 +49,7 @@ It says of one slice which of these classes it shows. **Not for**: diagnosis. *N
 - Made with `neuralblack train`.
 """
 SIZE = 64  # pixels of a slice
+TOKEN = "0123456789abcdef-token"  # where a test closes the service
 START_S = 30
 GLIOMA, MENINGIOMA, UNSURE, PLAIN, REFUSED, UNMARKED = range(6)  # first pixels
 

@@ -13,30 +13,29 @@ def choose(page, *files, until=".verdict"):
     page.wait_for_selector(until)
 
 
-def hold(page, after):
-    """Let so many slices be answered, of those that are asked about first, and the others wait for the event."""
-    let_go, asked = threading.Event(), []
+def hold(page, after, pattern="**/predict*"):
+    """Let so many requests be answered; the function that lets the others go, and all that have come."""
+    asked, is_over = [], threading.Event()
 
     def answer(route):
         asked.append(route)
-        if len(asked) <= after or let_go.is_set():
+        if len(asked) <= after or is_over.is_set():
             route.continue_()
 
-    page.route("**/predict*", answer)
+    def let_go():
+        is_over.set()
+        for route in asked[after:]:
+            route.continue_()
+
+    page.route(pattern, answer)
     return let_go, asked
 
 
 def before_facts(context, address):
     """A page whose model does not say what it is until the function is called."""
-    page, held, is_over = context.new_page(), [], threading.Event()
-    page.route("**/model", lambda route: route.continue_() if is_over.is_set() else held.append(route))
+    page = context.new_page()
+    let_go, _ = hold(page, 0, "**/model")
     page.goto(address)
-
-    def let_go():
-        is_over.set()
-        for route in held:
-            route.continue_()
-
     return page, let_go
 
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.e2e.page.fake_service import SIZE, collecting_service, page_service
+from tests.e2e.page.fake_service import SIZE, TOKEN, collecting_service, page_service
 from tests.e2e.page.looks import choose, hold
 
 if TYPE_CHECKING:  # the tests that need it are skipped where it is not installed
     from playwright.sync_api import Page
-
-TOKEN = "0123456789abcdef-token"
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,11 @@ def states(page: "Page", at: Addresses, files: Files) -> Iterator[str]:
     yield "study"
     page.uncheck("#together")
     every = [*files.study, files.slice, files.refused, files.broken]
-    let_go, held = hold(page, after=2)
+    let_go, _ = hold(page, after=2)
     page.set_input_files("#file", every)
     page.wait_for_selector(f"#progress-words:text-is('2 of {len(every)}')")
     yield "under-way"
-    let_go.set()
-    for route in held[2:]:
-        route.continue_()
+    let_go()
     page.wait_for_selector("#progress-words:text('slices read')")
     page.unroute("**/predict*")
     yield "several"

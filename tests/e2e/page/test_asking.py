@@ -1,12 +1,10 @@
 """How the page asks: with a token where one is needed, again where the service is busy, and an older service too."""
 
 import pytest
-from tests.e2e.page.fake_service import CLASSES, page_service, slice_file
+from tests.e2e.page.fake_service import CLASSES, TOKEN, page_service, slice_file
 from tests.e2e.page.looks import choose
 
 pytestmark = pytest.mark.e2e
-
-TOKEN = "0123456789abcdef-token"
 
 
 @pytest.fixture(scope="module")

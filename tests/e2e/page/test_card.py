@@ -3,12 +3,10 @@
 import json
 
 import pytest
-from tests.e2e.page.fake_service import ANSWERS, GLIOMA, page_service, slice_file
+from tests.e2e.page.fake_service import ANSWERS, GLIOMA, TOKEN, page_service, slice_file
 from tests.e2e.page.looks import choose
 
 pytestmark = pytest.mark.e2e
-
-TOKEN = "0123456789abcdef-token"
 
 
 def test_the_card_is_read_on_the_page_and_closed_by_keyboard(page):

@@ -1,8 +1,7 @@
 """The interface in a browser: read and tried, with nothing from another server and under the page's own policy."""
 
 import pytest
-from tests.e2e.page.fake_service import page_service, slice_file
-from tests.e2e.page.states import TOKEN
+from tests.e2e.page.fake_service import TOKEN, page_service, slice_file
 
 pytestmark = pytest.mark.e2e
 

@@ -1,12 +1,10 @@
 """Several slices that are not of one patient: each is asked about by itself, and the list fills while they come."""
 
 import pytest
-from tests.e2e.page.fake_service import GLIOMA, MENINGIOMA, REFUSED, broken_file, page_service, slice_file
+from tests.e2e.page.fake_service import GLIOMA, MENINGIOMA, REFUSED, TOKEN, broken_file, page_service, slice_file
 from tests.e2e.page.looks import choose, drop, hold, percent
 
 pytestmark = pytest.mark.e2e
-
-TOKEN = "0123456789abcdef-token"
 
 
 @pytest.fixture
@@ -41,16 +39,14 @@ def test_more_files_than_the_list_holds_are_refused_before_one_is_sent(apart):
 
 def test_an_older_result_can_be_looked_at_before_the_first_answer_of_several(apart, files):
     choose(apart, files[1])
-    let_go, asked = hold(apart, 0)
+    let_go, _ = hold(apart, 0)
     drop(apart, files[4:7])
     apart.wait_for_selector("#progress-words:text-is('0 of 3')")
     apart.click("#entries li:nth-child(1) button")
 
     assert apart.inner_text(".verdict strong").lower() == "meningioma"
     assert apart.is_hidden("#busy")
-    let_go.set()
-    for route in asked:
-        route.continue_()
+    let_go()
     apart.wait_for_selector("#progress-words:text-is('3 of 3 slices read.')")
 
 
@@ -64,9 +60,7 @@ def test_a_slice_of_an_older_study_can_be_looked_at_while_several_come(page, fil
     page.click("#slices button >> nth=1")
     while len(asked) < 4:
         page.wait_for_timeout(50)
-    let_go.set()
-    for route in asked:
-        route.continue_()
+    let_go()
 
     page.wait_for_selector("#progress-words:text-is('3 of 3 slices read.')")
     page.wait_for_selector("#slice:not([hidden])")
@@ -89,7 +83,7 @@ def test_each_slice_gets_its_own_answer_and_one_that_fails_stops_no_other(apart,
 
 
 def test_how_far_it_is_stands_beside_a_bar_and_the_first_answer_is_shown_meanwhile(apart, files):
-    let_go, held = hold(apart, after=3)
+    let_go, _ = hold(apart, after=3)
     apart.set_input_files("#file", files)
     apart.wait_for_selector("#progress-words:text-is('3 of 12')")
 
@@ -101,9 +95,7 @@ def test_how_far_it_is_stands_beside_a_bar_and_the_first_answer_is_shown_meanwhi
     name = other.query_selector(".file").inner_text()
     assert apart.inner_text("#name") == name
     assert apart.inner_text("#progress-words") == "3 of 12"
-    let_go.set()
-    for route in held[3:]:
-        route.continue_()
+    let_go()
     apart.wait_for_selector("#progress-words:text-is('11 of 12 slices read.')")
     assert apart.inner_text("#name") == name
 

@@ -1,6 +1,6 @@
 // The model behind this page: whether it is ready, what it takes, and the token where one is asked for.
 
-import { ask, token } from "./server.js";
+import { ask, onDown, token } from "./server.js";
 
 const at = (id) => document.getElementById(id);
 const [door, secret, doorProblem, forget, file] = ["door", "token", "door-problem", "forget", "file"].map(at);
@@ -23,7 +23,7 @@ export function findModel(then) {
 }
 
 // The server was there and does not answer any more: look until it does.
-export function lookAgain() {
+function lookAgain() {
   setState("The server does not answer");
   wait(1000);
 }
@@ -99,3 +99,4 @@ forget.addEventListener("click", () => {
   token.forget();
   location.reload(); // nothing that it opened stays on the screen
 });
+onDown(lookAgain);

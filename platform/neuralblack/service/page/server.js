@@ -16,13 +16,23 @@ const WITHOUT_REASON = { // status of an answer that is not the service's own ->
   504: UNREACHED,
 };
 
-// What went wrong, in a sentence for people; `status` is 0 where no answer came, `isPassing` where it may be well later,
-// `isDown` where nobody was there to answer.
+// What went wrong, in a sentence for people; `status` is 0 where no answer came, `isPassing` where it may be well later.
 export class Problem extends Error {
-  constructor(sentence, { status = 0, requestId = "", isDown = false, isPassing = isDown } = {}) {
+  constructor(sentence, { status = 0, requestId = "", isPassing = false } = {}) {
     super(sentence);
-    Object.assign(this, { status, requestId, isDown, isPassing });
+    Object.assign(this, { status, requestId, isPassing });
   }
+}
+
+let missed = () => {}; // hears each time that nobody was there to answer
+
+export function onDown(listener) {
+  missed = listener;
+}
+
+function down() {
+  missed();
+  return new Problem(DOWN, { isPassing: true });
 }
 
 let kept = "";
@@ -81,7 +91,7 @@ async function send(path, { body, headers, signal, patienceMs }) {
   } catch {
     signal?.throwIfAborted();
     if (patience.aborted) throw new Problem("The server took too long. Try again later.", { isPassing: true });
-    throw await canBeRead(body) ? new Problem(DOWN, { isDown: true }) : new Problem(CHANGED);
+    throw await canBeRead(body) ? down() : new Problem(CHANGED);
   }
 }
 
@@ -99,7 +109,7 @@ export async function download(address, name, signal) {
     return new File([await response.blob()], name, { type: response.headers.get("Content-Type") });
   } catch {
     signal.throwIfAborted();
-    throw new Problem(DOWN, { isDown: true });
+    throw down();
   }
 }
 
@@ -112,7 +122,8 @@ function pauseOf(response) {
 function sentence({ status, content }) {
   const words = typeof content?.error === "string" ? content.error : WITHOUT_REASON[status]
     ?? `The server answered with status ${status} and no reason. Try again later.`;
-  return new Problem(forPeople(words), { status, requestId: content?.request_id, isDown: words === UNREACHED, isPassing: status === 429 || status >= 500 });
+  if (words === UNREACHED) missed();
+  return new Problem(forPeople(words), { status, requestId: content?.request_id, isPassing: status === 429 || status >= 500 });
 }
 
 // What the service says of a file is made for programs' logs, too: "upload: found X; expected Y. Fix: Z".

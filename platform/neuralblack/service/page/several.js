@@ -1,6 +1,5 @@
 // Several slices that are not of one patient: each by itself, some at a time.
 
-import { lookAgain } from "./door.js";
 import { plural } from "./elements.js";
 import { endProgress, showProgress } from "./progress.js";
 import { Problem } from "./server.js";
@@ -40,7 +39,6 @@ function failAlone({ entry }, error, signal) {
   signal.throwIfAborted();
   if (error.status === 401) throw error;
   if (!(error instanceof Problem)) console.error(error); // a fault of this page
-  if (error.isDown) lookAgain();
   entry.fail("No answer", error.message);
   return error;
 }

@@ -1,7 +1,7 @@
 // One request at a time: what is under way, what stands in the answer's place, and how it ends.
 
 import { offerCopy } from "./copy.js";
-import { askForToken, lookAgain } from "./door.js";
+import { askForToken } from "./door.js";
 import { element, quiet } from "./elements.js";
 import { endProgress } from "./progress.js";
 import { Problem } from "./server.js";
@@ -40,10 +40,9 @@ export function hideProblem() {
 }
 
 // `again()` is offered where it may help.
-function showProblem({ message, requestId, isDown, isPassing }, again) {
+function showProblem({ message, requestId, isPassing }, again) {
   problem.replaceChildren(element("p", { text: message }));
   if (requestId) problem.append(element("p", {}, element("small", { text: `Request ${requestId}` })));
-  if (isDown) lookAgain();
   if (isPassing) {
     const button = element("button", { type: "button", class: "plain", text: "Try again" });
     button.addEventListener("click", () => { at("file").focus(); again(); });
