@@ -213,7 +213,7 @@ def inference(bench: Bench) -> None:
     pixels = torch.randint(0, 256, (max(bench.plan.inference), SIDE, SIDE), dtype=torch.uint8, device=bench.device)
     spread = model(to_input(pixels[:16], network)).std(0).mean()
     model[-1][-1].weight.data.mul_(2 / spread)  # random weights say the same of every slice: any rounding would pass
-    folded = fold_batch_norms(model).to(torch.bfloat16)
+    folded = fold_batch_norms(model, to_input(pixels[:1], network)).to(torch.bfloat16)
 
     def forward(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return net(to_input(images, network).to(torch.bfloat16)).float().softmax(1)

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -67,8 +69,8 @@ def random_slices(count: int, size: int = 64) -> torch.Tensor:
 @pytest.mark.parametrize("name", MODELS)
 def test_folding_takes_every_batch_norm_away_and_keeps_the_outputs(name):
     stages = with_statistics(build_model(name, classes=3))
-    folded = fold_batch_norms(stages)
     inputs = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    folded = fold_batch_norms(stages, torch.zeros(1, 1, 64, 64))
 
     with torch.inference_mode():
         expected, found = stages(inputs), folded(inputs)
@@ -76,6 +78,37 @@ def test_folding_takes_every_batch_norm_away_and_keeps_the_outputs(name):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in stages.modules())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_an_engine_answers_while_another_thread_folds_a_network():
+    """A replica loads its challenger beside live requests; the network that folds takes its time in the midst of it."""
+    inputs, running, answered = torch.zeros(1, 1, 8, 8), threading.Event(), threading.Event()
+
+    class Waits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            running.set()
+            assert answered.wait(60)
+            return self.norm(self.conv(x))
+
+    def answer():
+        assert running.wait(60)
+        try:
+            return live(inputs)
+        finally:
+            answered.set()
+
+    parts = torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)
+    live = fold_batch_norms(with_statistics(torch.nn.Sequential(*parts)), inputs)
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(answer)
+        other = fold_batch_norms(Waits(), inputs)
+
+    torch.testing.assert_close(future.result(), live(inputs), rtol=0, atol=0)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in other.modules())
 
 
 def test_the_resize_matrix_is_torchs_antialiased_resize():

@@ -14,14 +14,15 @@ def eager(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -> F
     """Load a checked folder's weights; the head stays in float32 whatever the backbone computes in."""
     network, stages = folder.network, load_weights(folder).requires_grad_(False)
     # Weights in `dtype` themselves: autocast would cast those that need no gradient again in every call.
-    backbone = [fold_batch_norms(part).to(device, dtype) for part in (stages[:-2], stages[-2:-1])]
-    head = stages[-1].to(device)
+    example = torch.zeros(1, 1, network.size, network.size)
+    folded = fold_batch_norms(stages, example).to(device)
+    backbone, last_stage, head = folded[:-2].to(dtype), folded[-2].to(dtype), folded[-1]
 
     @torch.inference_mode()
     def run(images: Tensor) -> Outputs:
         with exact_convolutions():
-            before = backbone[0](to_input(images.to(device), network).to(dtype))
-            last = backbone[1](before).float()
+            before = backbone(to_input(images.to(device), network).to(dtype))
+            last = last_stage(before).float()
         return Outputs(head(last).cpu(), pooled(before.float(), last).cpu())
 
     return run

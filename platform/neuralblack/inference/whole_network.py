@@ -31,9 +31,8 @@ class WholeNetwork(nn.Module):
         super().__init__()
         self._scale, self._shift = 1 / (255 * network.std), network.mean / network.std
         self._dtype, self.stored, self._size = dtype, stored, network.size
-        self.backbone = fold_batch_norms(stages[:-2]).to(dtype)
-        self.last = fold_batch_norms(stages[-2:-1]).to(dtype)
-        self.head = stages[-1]
+        folded = fold_batch_norms(stages, torch.zeros(1, 1, network.size, network.size))
+        self.backbone, self.last, self.head = folded[:-2].to(dtype), folded[-2].to(dtype), folded[-1]
         self.register_buffer("resize", resize_matrix(stored, network.size))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

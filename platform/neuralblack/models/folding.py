@@ -1,64 +1,100 @@
 """Fold BatchNorm into the convolution in front of it: one layer less to run, the same outputs to fp32 rounding."""
 
 import copy
-import itertools
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
-def fold_batch_norms(stages: nn.Module) -> fx.GraphModule:
+def fold_batch_norms(stages: Net, example: Tensor) -> Net:
     """Copy a network in eval mode and fold every BatchNorm whose input is a convolution that nothing else reads.
 
-    Other norms stay as they are, and so does a BatchNorm that stands elsewhere (DenseNet's) or where no trace leads.
-    What a BatchNorm class does behind its normalisation stays: timm's BatchNormAct2d holds dropout and activation as
-    its children, in that order. A BatchNorm of running statistics only (affine=False) is folded too.
+    Other norms stay as they are, and so does a BatchNorm that stands elsewhere (DenseNet's). What a BatchNorm class
+    does behind its normalisation stays: timm's BatchNormAct2d holds dropout and activation as its children, in that
+    order. A BatchNorm of running statistics only (affine=False) is folded too.
+
+    Who reads what is seen in one forward pass, by this thread alone: a replica folds its challenger while it answers.
+    torch.fx, which would not need to run anything, exchanges nn.Module.__call__ of the whole process for as long.
 
     Args:
         stages: (B, C, H, W) float32 -> anything.
+        example: (B, C, H, W) float32 that `stages` takes; its values do not matter.
 
     Returns:
-        A module of the same inputs and outputs, in channels_last, that needs no gradient.
+        A module of the same kind, inputs and outputs, in channels_last, that needs no gradient.
 
     """
-    stages = copy.deepcopy(stages).eval().requires_grad_(False)
-    graph = _Tracer().trace(stages)
-    folded = fx.GraphModule(stages, graph)
-    modules = dict(folded.named_modules())
-    for node in graph.nodes:
-        norm = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm2d):
-            continue
-        source = node.args[0]
-        conv = modules.get(str(source.target)) if source.op == "call_module" else None
-        if isinstance(conv, nn.Conv2d) and len(source.users) == 1:
-            _fold(conv, norm)
-            folded.set_submodule(str(node.target), nn.Sequential(*norm.children()))
-    folded.recompile()
+    folded = copy.deepcopy(stages).eval().requires_grad_(False)
+    readers = _Readers(folded)
+    with torch.no_grad(), readers:
+        outputs = folded(example)
+    for conv, norm in readers.pairs(outputs):
+        _fold(conv, norm)
+        for name, module in list(folded.named_modules(remove_duplicate=False)):
+            if module is norm:
+                folded.set_submodule(name, nn.Sequential(*norm.children()))
     return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-class _Tracer(fx.Tracer):
-    """torch.fx looks into modules of other packages; here those stay whole in which there is nothing to fold.
+@dataclass(frozen=True)
+class _Given:
+    """What a convolution gave, kept so that no other tensor gets its id, and who read it: a norm, or None."""
 
-    So does one whose forward pass asks for a size or a value, which a trace does not know.
-    """
+    maps: Tensor
+    conv: nn.Conv2d
+    readers: list[nn.BatchNorm2d | None] = field(default_factory=list)
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)) or super().is_leaf_module(m, module_qualified_name):
-            return True
-        return not isinstance(m, nn.Sequential) and not any(isinstance(each, nn.BatchNorm2d) for each in m.modules())
 
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        last = next(reversed(self.graph.nodes))
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:  # the edge of other packages' code, which does with a proxy what it does with a tensor
-            for node in itertools.takewhile(lambda node: node is not last, reversed(list(self.graph.nodes))):
-                self.graph.erase_node(node)
-            return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+class _Readers(TorchFunctionMode):
+    """Sees every call of torch in its own thread: what convolutions give, and what reads it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        modules = list(network.modules())
+        self._convs = {id(each.weight): each for each in modules if isinstance(each, nn.Conv2d)}
+        self._norms = {id(each.running_mean): each for each in modules if isinstance(each, nn.BatchNorm2d)}
+        self._given: dict[int, _Given] = {}  # by the id of the tensor
+        self._calls: Counter[nn.Module] = Counter()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):  # a size or a dtype is not read from the numbers
+            read = [id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+            norm = next((self._norms[each] for each in read if each in self._norms), None)
+            conv = next((self._convs[each] for each in read if each in self._convs), None)
+            self._calls.update(each for each in (norm, conv) if each is not None)
+            self._note(read, norm)
+            if conv is not None:
+                self._given[id(result)] = _Given(result, conv)
+        return result
+
+    def pairs(self, outputs: Any) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """Go through the convolutions that one norm alone reads, with it; `outputs` are read by the caller."""
+        self._note(map(id, tree_leaves(outputs)), None)
+        for given in self._given.values():
+            match given.readers:
+                case [nn.BatchNorm2d() as norm] if self._calls[norm] == self._calls[given.conv] == 1:
+                    yield given.conv, norm
+
+    def _note(self, read: Iterable[int], reader: nn.BatchNorm2d | None) -> None:
+        for each in read:
+            if each in self._given:
+                self._given[each].readers.append(reader)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
