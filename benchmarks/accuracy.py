@@ -12,6 +12,7 @@ all that are there.
 import itertools
 import logging
 import shlex
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -49,6 +50,7 @@ def main(
     set_: Set = [],
 ) -> None:
     """Do the parts that are missing, and put the table together."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs below is stopped then, too
     results = results or out / "results"
     results.mkdir(parents=True, exist_ok=True)
     dataset = _dataset(data, out / "slices")

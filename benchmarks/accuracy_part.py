@@ -168,8 +168,10 @@ def stage(out: Path, name: str) -> Iterator[None]:
 def run_commands(commands: Mapping[str, Sequence[str]], out: Path) -> None:
     """Run verbs of the command line, one for each core at a time with one thread each; RunError where one failed.
 
-    A lone one has all cores. What they say is printed behind their name, and kept in OUT/NAME.log.
+    A lone one has all cores. What they say is printed behind their name, and kept in OUT/NAME.log. Whoever is
+    interrupted here takes them along: a search left behind would go on in the folder that the next attempt takes.
     """
+    started: list[subprocess.Popen[str]] = []
     cores = len(os.sched_getaffinity(0))
     threads = {} if len(commands) == 1 else {"OMP_NUM_THREADS": "1"}
 
@@ -183,6 +185,7 @@ def run_commands(commands: Mapping[str, Sequence[str]], out: Path) -> None:
                 text=True,
                 env=os.environ | threads,
             )
+            started.append(process)
             assert process.stdout
             for line in process.stdout:
                 kept.write(line)
@@ -190,7 +193,13 @@ def run_commands(commands: Mapping[str, Sequence[str]], out: Path) -> None:
         return process.wait()
 
     with ThreadPoolExecutor(cores) as pool:
-        codes = dict(zip(commands, pool.map(run, commands), strict=True))
+        try:
+            codes = dict(zip(commands, pool.map(run, commands), strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in started:
+                process.terminate()
+            raise
     failed = [name for name, code in codes.items() if code]
     if failed:
         raise RunError(f"{', '.join(failed)} failed: the last lines of {out / failed[0]}.log say why")

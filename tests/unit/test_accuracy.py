@@ -2,8 +2,11 @@
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -204,6 +207,24 @@ def test_a_command_that_fails_stops_the_part_and_leaves_its_words(tmp_path):
         accuracy_part.run_commands({"runs": ["train", str(tmp_path / "nothing"), str(tmp_path / "run")]}, tmp_path)
 
     assert "expected a folder written by neuralblack prepare" in (tmp_path / "runs.log").read_text()
+
+
+def test_whoever_is_interrupted_takes_the_commands_along_that_run(tmp_path, monkeypatch):
+    program, pid = tmp_path / "neuralblack", tmp_path / "pid"
+    program.write_text("#!/bin/sh\necho $$ > $1\necho ready > $1.ready\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+
+    def interrupt():
+        while not pid.with_name("pid.ready").exists():
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        accuracy_part.run_commands({"search": [str(pid)]}, tmp_path)
+
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
 
 
 def test_without_scans_one_line_says_how_to_get_them():
