@@ -90,3 +90,9 @@ def folders_of(pid):
         paths = [Path(part) for part in parts if "/nb-" in part and part.startswith("/")]
         found |= {parent for path in paths for parent in (path, *path.parents) if parent.name.startswith("nb-")}
     return found
+
+
+def logged(pid, request_id):
+    """What a service's replicas wrote into their logs about a request, a line of JSON each."""
+    logs = [path for folder in folders_of(pid) for path in folder.rglob("replica_*.log")]
+    return [line for log in logs for line in log.read_text(errors="replace").splitlines() if request_id in line]

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from tests.e2e.processes import descendants, folders_of, listening, replicas_of, resident_bytes
+from tests.e2e.processes import descendants, folders_of, listening, logged, replicas_of, resident_bytes
 from tests.service import READER_TOKEN
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
@@ -37,8 +37,9 @@ def predictor(registry):
 
 def ask(service, path):
     response = httpx.post(f"{service.url}/predict", content=path.read_bytes(), timeout=120)
-    assert response.status_code == 200, response.text
-    return response.json()
+    answer = response.json()
+    assert response.status_code == 200, [answer, *logged(service.process.pid, answer["request_id"])]
+    return answer
 
 
 def test_one_request_gives_the_answer_of_the_predictor(service, predictor, slices):
