@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -172,20 +173,24 @@ def run_commands(commands: Mapping[str, Sequence[str]], out: Path) -> None:
     interrupted here takes them along: a search left behind would go on in the folder that the next attempt takes.
     """
     started: list[subprocess.Popen[str]] = []
+    starts, stopping = threading.Lock(), threading.Event()
     cores = len(os.sched_getaffinity(0))
     threads = {} if len(commands) == 1 else {"OMP_NUM_THREADS": "1"}
 
     def run(name: str) -> int:
         program = Path(sys.executable).with_name("neuralblack")
         with (out / f"{name}.log").open("a") as kept:
-            process = subprocess.Popen(
-                [program, *commands[name]],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=os.environ | threads,
-            )
-            started.append(process)
+            with starts:
+                if stopping.is_set():
+                    return 1
+                process = subprocess.Popen(
+                    [program, *commands[name]],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    env=os.environ | threads,
+                )
+                started.append(process)
             assert process.stdout
             for line in process.stdout:
                 kept.write(line)
@@ -196,7 +201,8 @@ def run_commands(commands: Mapping[str, Sequence[str]], out: Path) -> None:
         try:
             codes = dict(zip(commands, pool.map(run, commands), strict=True))
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            with starts:
+                stopping.set()
             for process in started:
                 process.terminate()
             raise

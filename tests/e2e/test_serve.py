@@ -37,9 +37,9 @@ def predictor(registry):
 
 def ask(service, path):
     response = httpx.post(f"{service.url}/predict", content=path.read_bytes(), timeout=120)
-    answer = response.json()
-    assert response.status_code == 200, [answer, *logged(service.process.pid, answer["request_id"])]
-    return answer
+    failed = response.status_code != 200
+    assert not failed, [response.text, *logged(service.process.pid, response.headers.get("x-request-id", "none"))]
+    return response.json()
 
 
 def test_one_request_gives_the_answer_of_the_predictor(service, predictor, slices):

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from benchmarks.accuracy_part import (
 )
 from benchmarks.accuracy_row import row_of
 from benchmarks.accuracy_table import Pooled, markdown
+from tests.e2e.processes import descendants, words_of
 from tests.tiny import phantom_dataset
 
 from neuralblack.config import TrainConfig, with_overrides
@@ -209,22 +209,23 @@ def test_a_command_that_fails_stops_the_part_and_leaves_its_words(tmp_path):
     assert "expected a folder written by neuralblack prepare" in (tmp_path / "runs.log").read_text()
 
 
-def test_whoever_is_interrupted_takes_the_commands_along_that_run(tmp_path, monkeypatch):
-    program, pid = tmp_path / "neuralblack", tmp_path / "pid"
-    program.write_text("#!/bin/sh\necho $$ > $1\necho ready > $1.ready\nexec sleep 600\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+def test_a_benchmark_that_is_ended_takes_its_search_along(tmp_path, tmp_path_factory):
+    data = phantom_dataset(tmp_path_factory.getbasetemp() / "ended", patients=30, slices=2).path
+    command = [sys.executable, "-m", "benchmarks.accuracy", str(data), "--out", str(tmp_path / "out"), "--trials", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def interrupt():
-        while not pid.with_name("pid.ready").exists():
-            time.sleep(0.01)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    def searches():
+        family = descendants(process.pid) - {process.pid}
+        return {pid for pid in family if "tune" in words_of(pid)}
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        accuracy_part.run_commands({"search": [str(pid)]}, tmp_path)
+    deadline = time.monotonic() + 120
+    while not (started := searches()):
+        assert process.poll() is None and time.monotonic() < deadline, "no search was started"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
 
-    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+    assert process.wait(60) == 143
+    assert [pid for pid in started if "tune" in words_of(pid)] == []
 
 
 def test_without_scans_one_line_says_how_to_get_them():

@@ -30,7 +30,9 @@ def learn(conv, inputs):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("how", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 5, "padding": 2}])
+@pytest.mark.parametrize(
+    "how", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 5, "padding": 2}, {"kernel_size": 3, "dilation": 2}]
+)
 def test_the_forward_pass_keeps_its_bits_and_gradients_are_those_of_float32(how, bias):
     conv = nn.Conv2d(8, 8, groups=8, bias=bias, **how)
     for parameter in conv.parameters():
@@ -57,6 +59,9 @@ def test_the_forward_pass_keeps_its_bits_and_gradients_are_those_of_float32(how,
         pytest.param(nn.Conv2d(8, 16, 3, stride=2, groups=8), torch.bfloat16, id="two-for-each"),
         pytest.param(nn.Conv2d(8, 8, 5, groups=8, padding="same"), torch.bfloat16, id="padding-by-name"),
         pytest.param(nn.Conv2d(8, 8, 5, groups=8), torch.float32, id="fp32"),
+        pytest.param(
+            lambda x: nn.functional.conv2d(x, random(8, 1, 5, 5), None, 2, 1, 1, 8), torch.bfloat16, id="call"
+        ),
     ],
 )
 def test_what_torch_does_fast_is_left_to_it(conv, dtype):

@@ -356,6 +356,9 @@ def asks_for_a_size(conv, norm, x):
         pytest.param(lambda conv, norm, x: norm(conv(x).relu_()), 1, id="in-place"),
         pytest.param(lambda conv, norm, x: norm(conv(norm(conv(x)))), 1, id="called-twice"),
         pytest.param(lambda conv, norm, x: torch.cat([y := conv(x), norm(y)], 1), 1, id="list"),
+        pytest.param(lambda conv, norm, x: (y := conv(x)).chunk(2)[0] + norm(y)[:1], 1, id="chunks"),
+        pytest.param(lambda conv, norm, x: (y := conv(x)).max(1)[0] + norm(y)[:, 0], 1, id="two-results"),
+        pytest.param(lambda conv, norm, x: [y := conv(x), y.__setitem__(0, 1.0), norm(y)][-1], 1, id="written-to"),
     ],
 )
 def test_a_norm_is_folded_only_where_nothing_else_reads_the_convolution(body, left):

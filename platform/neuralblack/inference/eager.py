@@ -5,7 +5,7 @@ from torch import Tensor
 
 from neuralblack.inference.outputs import Forward, Outputs, pooled
 from neuralblack.models.execution import exact_convolutions
-from neuralblack.models.folding import fold_batch_norms
+from neuralblack.models.folding import fold_stages
 from neuralblack.models.inputs import to_input
 from neuralblack.registry.model_folder import ModelFolder, load_weights
 
@@ -14,14 +14,13 @@ def eager(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -> F
     """Load a checked folder's weights; the head stays in float32 whatever the backbone computes in."""
     network, stages = folder.network, load_weights(folder).requires_grad_(False)
     # Weights in `dtype` themselves: autocast would cast those that need no gradient again in every call.
-    example = torch.zeros(1, 1, network.size, network.size)
-    folded = fold_batch_norms(stages, example).to(device)
-    backbone, last_stage, head = folded[:-2].to(dtype), folded[-2].to(dtype), folded[-1]
+    first, last_stage, head = (part.to(device) for part in fold_stages(stages, size=network.size))
+    first, last_stage = first.to(dtype), last_stage.to(dtype)
 
     @torch.inference_mode()
     def run(images: Tensor) -> Outputs:
         with exact_convolutions():
-            before = backbone(to_input(images.to(device), network).to(dtype))
+            before = first(to_input(images.to(device), network).to(dtype))
             last = last_stage(before).float()
         return Outputs(head(last).cpu(), pooled(before.float(), last).cpu())
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralblack.inference.outputs import pooled
-from neuralblack.models.folding import fold_batch_norms
+from neuralblack.models.folding import fold_stages
 from neuralblack.models.network import Network
 from neuralblack.registry.model_folder import ModelFolder, load_weights
 
@@ -31,8 +31,8 @@ class WholeNetwork(nn.Module):
         super().__init__()
         self._scale, self._shift = 1 / (255 * network.std), network.mean / network.std
         self._dtype, self.stored, self._size = dtype, stored, network.size
-        folded = fold_batch_norms(stages, torch.zeros(1, 1, network.size, network.size))
-        self.backbone, self.last, self.head = folded[:-2].to(dtype), folded[-2].to(dtype), folded[-1]
+        first, last, self.head = fold_stages(stages, size=network.size)
+        self.backbone, self.last = first.to(dtype), last.to(dtype)
         self.register_buffer("resize", resize_matrix(stored, network.size))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

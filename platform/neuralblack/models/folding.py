@@ -15,6 +15,18 @@ from torch.utils._pytree import tree_leaves
 Net = TypeVar("Net", bound=nn.Module)
 
 
+def fold_stages(stages: nn.Sequential, *, size: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Fold a network's stages: (B, 1, size, size) float32 -> all before the last, the last, and the head, one each.
+
+    Each is folded by itself: what stands between them is read by more than the next stage, so no pair lies across.
+    """
+    example = torch.zeros(1, 1, size, size)
+    before = fold_batch_norms(stages[:-2], example)
+    with torch.no_grad():
+        last = fold_batch_norms(stages[-2], before(example))
+    return before, last, stages[-1]
+
+
 def fold_batch_norms(stages: Net, example: Tensor) -> Net:
     """Copy a network in eval mode and fold every BatchNorm whose input is a convolution that nothing else reads.
 
@@ -45,6 +57,20 @@ def fold_batch_norms(stages: Net, example: Tensor) -> Net:
     return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+_QUESTIONS = {  # what is asked of a tensor without reading its numbers
+    Tensor.dim,
+    Tensor.is_contiguous,
+    Tensor.is_floating_point,
+    Tensor.numel,
+    Tensor.size,
+    Tensor.stride,
+    *(
+        getattr(Tensor, name).__get__
+        for name in ("device", "dtype", "is_cuda", "layout", "ndim", "requires_grad", "shape")
+    ),
+}
+
+
 @dataclass(frozen=True)
 class _Given:
     """What a convolution gave, kept so that no other tensor gets its id, and who read it: a norm, or None."""
@@ -73,14 +99,15 @@ class _Readers(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):  # a size or a dtype is not read from the numbers
-            read = [id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-            norm = next((self._norms[each] for each in read if each in self._norms), None)
-            conv = next((self._convs[each] for each in read if each in self._convs), None)
-            self._calls.update(each for each in (norm, conv) if each is not None)
-            self._note(read, norm)
-            if conv is not None:
-                self._given[id(result)] = _Given(result, conv)
+        if func in _QUESTIONS:
+            return result
+        read = [id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        norm = next((self._norms[each] for each in read if each in self._norms), None)
+        conv = next((self._convs[each] for each in read if each in self._convs), None)
+        self._calls.update(each for each in (norm, conv) if each is not None)
+        self._note(read, norm)
+        if conv is not None and isinstance(result, Tensor):
+            self._given[id(result)] = _Given(result, conv)
         return result
 
     def pairs(self, outputs: Any) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -1,11 +1,12 @@
 """Gradients of depthwise convolutions in bf16 on a CPU, where torch's own take most of a step.
 
-oneDNN, as torch 2.13 has it, has no fast bf16 kernel for the gradients of a depthwise convolution with a stride or with
-more than 3 x 3 taps; its float32 kernels are several times faster (benchmarks/depthwise.py). So those layers' gradients
-are computed in float32, from the same bf16 numbers. The forward pass keeps its bits.
+oneDNN, as torch 2.13 has it, has no fast bf16 kernel for the gradients of a depthwise convolution with a stride, a
+dilation or more than 3 x 3 taps; its float32 kernels are several times faster (docs/log.md, by layer). So those layers'
+gradients are computed in float32, from the same bf16 numbers. The forward pass keeps its bits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,11 +14,22 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from neuralblack.models.execution import Execution
+
 FAST_TAPS = 3  # a side
 
 
+def fast_gradients(execution: Execution, *, compiled: bool) -> AbstractContextManager[object]:
+    """Make what stands around a training step's forward pass; nothing on a GPU, in float32, or in a compiled program.
+
+    torch.compile makes gradients of its own, and would see the mode as a part of the program.
+    """
+    is_slow = execution.device.type == "cpu" and execution.dtype == torch.bfloat16
+    return DepthwiseGradients() if is_slow and not compiled else nullcontext()
+
+
 class DepthwiseGradients(TorchFunctionMode):
-    """Around a forward pass: the depthwise convolutions that would learn slowly get other gradients."""
+    """Around a forward pass on a CPU: the depthwise convolutions that would learn slowly get other gradients."""
 
     def __torch_function__(
         self,
@@ -41,11 +53,11 @@ def _is_slow(
     dilation: Sequence[int],
     groups: int,
 ) -> bool:
-    if inputs.device.type != "cpu" or isinstance(padding, str):
-        return False
+    if not isinstance(padding, tuple) or not isinstance(stride, tuple) or not isinstance(dilation, tuple):
+        return False  # not a layer's call
     in_bf16 = inputs.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
     is_depthwise = groups > 1 and groups == inputs.shape[1] == weight.shape[0]
-    is_large = max(stride) > 1 or max(weight.shape[2:]) > FAST_TAPS
+    is_large = max(*stride, *dilation) > 1 or max(weight.shape[2:]) > FAST_TAPS
     return in_bf16 and is_depthwise and is_large and torch.is_grad_enabled()
 
 

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from neuralblack.errors import RunError
 from neuralblack.models.execution import Execution
 from neuralblack.models.heads import loss_of
 from neuralblack.training.batches import Batch
-from neuralblack.training.depthwise import DepthwiseGradients
+from neuralblack.training.depthwise import fast_gradients
 from neuralblack.training.group import OneProcess
 from neuralblack.training.guidance import Guided, misplaced
 from neuralblack.training.unfreezing import depth_at, schedule_of, set_learning, split_at, stage_groups, thawed_at
@@ -71,7 +71,7 @@ def fit(
     thawed = [thawed_at(schedule, group.pop("depth")) or 0 for group in groups]
     optimizer = torch.optim.AdamW(groups, fused=True)  # skips what has no gradient: one optimizer for every depth
     peaks = [each["lr"] for each in groups]
-    gradients = nullcontext() if config.compile else DepthwiseGradients()
+    gradients = fast_gradients(execution, compiled=config.compile)
     first, depth, frozen, learning_stages, net = 0, 0, nn.Sequential(), nn.Sequential(), nn.Module()
     guided = False
     if start:
