@@ -11,11 +11,9 @@ all that are there.
 
 import itertools
 import logging
-import shlex
 import signal
 import sys
 import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +21,7 @@ from typing import Annotated
 import typer
 from benchmarks.accuracy_part import Settings, complete_folds, is_of, measure_part
 from benchmarks.accuracy_table import markdown
-from benchmarks.machine import describe_machine
+from benchmarks.machine import foot
 
 from neuralblack.cli import Set, Trials, run_verb
 from neuralblack.data.dataset import open_dataset
@@ -74,7 +72,7 @@ def main(
         write_json(path, part)
         log.info("%s took %.0f minutes; its numbers are in %s", name, (time.monotonic() - start) / 60, path)
     parts = [read_json(path) for path in sorted(results.glob("fold*-seed*.json"))]
-    table = markdown(parts) + _made_by()
+    table = markdown(parts) + "\n".join(foot("benchmarks.accuracy"))
     write_bytes(results / "accuracy.md", table.encode())
     print(table)
 
@@ -91,17 +89,6 @@ def _dataset(data: Path, prepared: Path) -> Path:
         return data
     prepare([data], prepared)
     return prepared
-
-
-def _made_by() -> str:
-    lines = [f"- {name}: {value}" for name, value in describe_machine()]
-    command = shlex.join(["python", "-m", "benchmarks.accuracy", *map(_placeless, sys.argv[1:])])
-    return "\n".join(["", *lines, "", f"{datetime.now(UTC):%Y-%m-%d}. `{command}`", ""])
-
-
-def _placeless(word: str) -> str:
-    """Keep of an absolute path its last name: where it lies is nobody's business."""
-    return Path(word).name if Path(word).is_absolute() else word
 
 
 if __name__ == "__main__":

@@ -3,20 +3,17 @@
 python -m benchmarks.depthwise
 """
 
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from benchmarks.intervals import bootstrap
-from benchmarks.machine import busy_cores, describe_machine
+from benchmarks.intervals import paired_ratio
+from benchmarks.machine import busy_cores, foot
 from torch import Tensor, nn
 
 from neuralblack.models.table import build_model, network_of
@@ -46,14 +43,14 @@ def main(
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(batch, 1, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 3, (batch,), generator=generator)
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    rates: dict[str, dict[int, float]] = {way: {} for way in WAYS}
     found: dict[str, Tensor] = {}
     for number in range(-1, rounds):  # the first round warms up
         for way, (dtype, gradients) in WAYS.items():
             seconds = _step(stages, optimizer, inputs, labels, dtype=dtype, gradients=gradients())
             found[way] = torch.cat([each.grad.flatten() for each in stages.parameters() if each.grad is not None])
             if number >= 0:
-                rates[way].append(batch / seconds)
+                rates[way][number] = batch / seconds
     exact = found["fp32"]
     lines = [
         "# Gradients of depthwise convolutions",
@@ -66,12 +63,10 @@ def main(
         "|---|---|---|---|",
     ]
     for way, each in rates.items():
-        ratio = bootstrap([one / base for one, base in zip(each, rates[BASELINE], strict=True)])
         error = float((found[way] - exact).norm() / exact.norm())
-        lines.append(f"| {way} | {statistics.median(each):.1f} | {ratio} | {error:.3f} |")
-    lines += ["", *(f"- {name}: {value}" for name, value in describe_machine()), ""]
-    command = shlex.join(["python", "-m", "benchmarks.depthwise", *sys.argv[1:]])
-    report = "\n".join([*lines, f"{datetime.now(UTC):%Y-%m-%d}. `{command}`", ""])
+        ratio = paired_ratio(each, rates[BASELINE])
+        lines.append(f"| {way} | {statistics.median(each.values()):.1f} | {ratio} | {error:.3f} |")
+    report = "\n".join([*lines, *foot("benchmarks.depthwise")])
     print(report)
     out.write_text(report)
 

@@ -3,17 +3,14 @@
 python -m benchmarks.drift data/slices --fold 4
 """
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from benchmarks.machine import describe_machine
+from benchmarks.machine import foot
 from numpy.typing import NDArray
 
 from neuralblack.data.dataset import open_dataset
@@ -74,11 +71,7 @@ def main(
     lines += [
         "",
         f"Counting a slice took {1e6 * seconds / len(images):.0f} microseconds.",
-        "",
-        *(f"- {name}: {value}" for name, value in describe_machine()),
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}. `{shlex.join(['python', '-m', 'benchmarks.drift', *sys.argv[1:]])}`",
-        "",
+        *foot("benchmarks.drift"),
     ]
     print("\n".join(lines))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,19 +4,16 @@ python -m benchmarks.evaluate runs/first data/slices
 """
 
 import logging
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 from benchmarks.intervals import bootstrap, paired_ratio
-from benchmarks.machine import Disturbance, describe_machine
+from benchmarks.machine import Disturbance, foot
 from numpy.typing import NDArray
 
 from neuralblack.data.dataset import Dataset, class_numbers, open_dataset
@@ -110,12 +107,7 @@ def as_report(took: Seconds, predictor: Predictor, *, slices: int, disturbance: 
         "The evaluation is `neuralblack evaluate --no-baselines`: gate and prediction sets, intervals, the table of",
         "every prediction, a report with heat maps of its examples, the model card. Simpler means (`--baselines`) fit",
         "a linear probe on features of the training part, and cost another pass over it.",
-        "",
-        *(f"- {name}: {value}" for name, value in describe_machine()),
-        f"- {disturbance.describe()}",
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d}. `{shlex.join(['python', '-m', 'benchmarks.evaluate', *sys.argv[1:]])}`",
-        "",
+        *foot("benchmarks.evaluate", disturbance.describe()),
     ]
     return "\n".join(lines)
 

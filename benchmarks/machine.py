@@ -2,8 +2,11 @@
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -26,6 +29,17 @@ def describe_machine() -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name)))),
         ("commit", _commit()),
     ]
+
+
+def foot(module: str, *more: str) -> list[str]:
+    """Lines that end a report: the machine, what `more` there is to say of it, the date, and the command.
+
+    Of an absolute path the last name is kept: where it lies is nobody's business.
+    """
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    facts = [*(f"{name}: {value}" for name, value in describe_machine()), *more]
+    made = f"{datetime.now(UTC):%Y-%m-%d}. `{shlex.join(['python', '-m', module, *words])}`"
+    return ["", *(f"- {fact}" for fact in facts), "", made, ""]
 
 
 def _version(package: str) -> str | None:

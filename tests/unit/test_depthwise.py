@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from neuralblack.config import TrainConfig
-from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import make_split
 from neuralblack.training.depthwise import DepthwiseGradients
 from neuralblack.training.recipe import train
@@ -87,10 +86,10 @@ def test_a_run_learns_with_them(dataset, precision):
         batch_size=64,
         precision=precision,
     )
-    split = make_split(open_dataset(dataset.path), train=None, validation=(), test=(1,))
+    split = make_split(dataset, train=None, validation=(), test=(1,))
 
     with hook:
-        train(config, open_dataset(dataset.path), split, report=lambda metrics, state: None, device="cpu")
+        train(config, dataset, split, report=lambda metrics, state: None, device="cpu")
 
     assert seen
     assert any(is_ours(output) for output in seen) == (precision == "bf16")
