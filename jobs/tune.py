@@ -9,7 +9,7 @@ from functools import partial
 
 import typer
 
-from neuralblack.cli import Concurrent, Gpus, SearchBy, Set, ShareGib, Trials, TrialWorkers, Wait, run_verb
+from neuralblack.cli import Concurrent, Gpus, SearchBy, Set, ShareGib, Track, Trials, TrialWorkers, Wait, run_verb
 from neuralblack.cluster.space import DEFAULT_SPACE, with_fixed
 from neuralblack.cluster.tune import tune_on_cluster
 from neuralblack.terminal import print_trials
@@ -28,6 +28,7 @@ def search(
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,
     share_gib: ShareGib = 16,
+    track: Track = [],
     set_: Set = [],
 ) -> None:
     """Read the choices, name the run, hand over."""
@@ -44,6 +45,7 @@ def search(
         gpus=gpus,
         wait_s=wait_for_nodes,
         share_gib=share_gib,
+        track=track,
     )
     print_trials(rows)
     typer.echo(f"model {model.id} in {model.path}")

@@ -287,6 +287,7 @@ def tune(
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,
     share_gib: ShareGib = 16,
+    track: Track = [],
     set_: Set = [],
 ) -> None:
     """Search learning rate and unfreeze schedule with Ray Tune and ASHA; another space goes into jobs/tune.py.
@@ -309,6 +310,7 @@ def tune(
         gpus=gpus,
         wait_s=wait_for_nodes,
         share_gib=share_gib,
+        track=track,
     )
     print_trials(rows)
     typer.echo(f"model {model.id} in {model.path}")

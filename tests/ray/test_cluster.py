@@ -83,6 +83,22 @@ def worker_processes(called: str = "RayTrainWorker") -> list[int]:
     return sorted(pid for pid, name in names.items() if called in name and is_ours(pid))
 
 
+def assert_trials_lie_under_their_search(run: Path, rows) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{run.parent / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name(run.parent.name).experiment_id])
+    named = {each.info.run_name: each for each in found}
+    assert set(named) == {"run", "run trial 1", "run trial 2"}
+    assert {each.info.status for each in found} == {"FINISHED"}
+    for row in rows:
+        trial = named[f"run trial {row['trial']}"]
+        assert trial.data.tags["mlflow.parentRunId"] == named["run"].info.run_id
+        assert float(trial.data.params["lr"]) == row["params"]["lr"]
+        assert trial.data.metrics["validation/loss"] == pytest.approx(row["loss"])
+    assert named["run"].data.metrics["validation/loss"] == pytest.approx(rows[0]["loss"])
+
+
 def weights_of(run: Path) -> str:
     return sha256(run / "model" / "weights.safetensors")
 
@@ -192,18 +208,30 @@ def test_a_trial_whose_process_is_killed_goes_on_behind_its_last_epoch(cluster, 
 
 def test_a_search_that_learns_from_its_trials_numbers_them_and_leaves_a_page(cluster, dataset, tiny, tmp_path):
     pytest.importorskip("optuna", reason="the extra `optuna` is not installed")
+    pytest.importorskip("mlflow", reason="the extra `track` is not installed")
     from ray import tune
 
     config = CONFIG.model_copy(update={"epochs": 1})
     space = {"lr": tune.loguniform(1e-3, 1e-1), "schedule": tune.choice(["head-only", "all"])}
     run = tmp_path / "run"
-    _, rows = tune_on_cluster(config, data=dataset.path, run=run, space=space, trials=2, concurrent=1, search="optuna")
+    _, rows = tune_on_cluster(
+        config,
+        data=dataset.path,
+        run=run,
+        space=space,
+        trials=2,
+        concurrent=1,
+        search="optuna",
+        track=["tensorboard", "mlflow"],
+    )
 
     assert sorted(row["trial"] for row in rows) == [1, 2]
     first, second = sorted(rows, key=lambda row: row["trial"])
     assert first["params"]["lr"] == config.lr, "the first trial is the run that would be without a search"
     assert second["params"]["lr"] != first["params"]["lr"]
     assert "Trial <strong>" in (run / "search.html").read_text()
+    assert len(list(run.glob("trials/*/tensorboard/events.*"))) == 2
+    assert_trials_lie_under_their_search(run, rows)
 
 
 @pytest.mark.soak

@@ -1,12 +1,16 @@
 """Trackers show what the run's folder holds, and cost the run nothing when they fail."""
 
+import pickle
 import struct
+from types import SimpleNamespace
 
 import pytest
 
+from neuralblack.cluster.progress import TRACK, Tracked
+from neuralblack.cluster.trials import PARAMS, TRIAL_JSON
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
-from neuralblack.files import read_json
+from neuralblack.files import read_json, write_json
 from neuralblack.training import tracking
 from neuralblack.training.tracking import Tracking, check_trackers
 
@@ -62,12 +66,12 @@ def test_a_run_that_is_gone_on_with_stays_one_run_in_mlflow(tmp_path, monkeypatc
 
 def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(tmp_path, monkeypatch, caplog):
     class Broken:
-        def __init__(self, run, config): ...
+        def __init__(self, run, config, trial=None): ...
 
         def epoch(self, metrics):
             raise ConnectionError("no such server")
 
-        def close(self): ...
+        def close(self, *, failed): ...
 
     monkeypatch.setitem(tracking.TRACKERS, "broken", Broken)
     tracking_ = Tracking(["broken", "tensorboard"], tmp_path, TrainConfig())
@@ -82,3 +86,39 @@ def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(tmp_path, monkeyp
 def test_an_unknown_tracker_is_refused_with_the_known_ones():
     with pytest.raises(InputError, match="found wandb; expected one of tensorboard, mlflow"):
         check_trackers(["wandb"])
+
+
+def test_a_trial_is_shown_as_how_it_ended_and_by_what_the_last_command_asks_for(tmp_path, monkeypatch):
+    seen = []
+
+    class Noting:
+        def __init__(self, run, config, trial=None):
+            self.number = trial.number
+            seen.append((self.number, config.lr))
+
+        def epoch(self, metrics):
+            seen.append((self.number, metrics["loss"]))
+
+        def close(self, *, failed):
+            seen.append((self.number, "failed" if failed else "through"))
+
+    monkeypatch.setitem(tracking.TRACKERS, "noting", Noting)
+    write_json(tmp_path / "run.json", {"facts": {"config": TrainConfig().model_dump(mode="json")}})
+    for number, name in enumerate("ab", start=1):
+        (tmp_path / "trials" / name).mkdir(parents=True)
+        write_json(tmp_path / "trials" / name / TRIAL_JSON, {"number": number})
+    first, second = (
+        SimpleNamespace(trial_id=name, config={PARAMS: {"lr": lr}}) for name, lr in (("a", 0.1), ("b", 0.2))
+    )
+    tracked = Tracked(tmp_path)
+
+    write_json(tmp_path / TRACK, [])
+    tracked.on_trial_result(0, [], first, EPOCHS[0])
+    write_json(tmp_path / TRACK, ["noting"])
+    tracked = pickle.loads(pickle.dumps(tracked))  # as Tune goes on with a search
+    tracked.on_trial_result(0, [], first, EPOCHS[1])
+    tracked.on_trial_result(0, [], first, {"done": True})  # what Tune adds at the end
+    tracked.on_trial_complete(0, [], first)
+    tracked.on_trial_error(0, [], second)
+
+    assert seen == [(1, 0.1), (1, 0.9), (1, "through"), (2, 0.2), (2, "failed")]

@@ -1,4 +1,4 @@
-"""What a search says while it runs: a line for every epoch of every trial, and in its folder what each trial is."""
+"""What a search says while it runs: every epoch of every trial as a line and in trackers, and what each trial is."""
 
 import logging
 from pathlib import Path
@@ -7,11 +7,17 @@ from typing import Any
 from ray import tune
 
 from neuralblack.cluster.trials import PARAMS, TRIAL_JSON, last_line
+from neuralblack.config import TrainConfig
 from neuralblack.files import read_json, write_json
 from neuralblack.terminal import brief
 from neuralblack.training.checkpoints import SCORE
+from neuralblack.training.tracking import Tracking, TrialOf
 
 log = logging.getLogger(__name__)
+
+TRACK = (
+    "track.json"  # in a search's folder: the trackers of its last command, as Tune goes on with the first's callbacks
+)
 
 
 class Progress(tune.Callback):  # type: ignore[misc]
@@ -48,3 +54,52 @@ class Progress(tune.Callback):  # type: ignore[misc]
             number = 1 + len(list(self._trials.glob(f"*/{TRIAL_JSON}")))
             write_json(note, {"number": number, "params": trial.config[PARAMS]})
         return int(read_json(note)["number"])
+
+
+class Tracked(tune.Callback):  # type: ignore[misc]
+    """Every trial as a run in the trackers of RUN/track.json. In the driver, so that one process writes them all."""
+
+    def __init__(self, run: Path) -> None:
+        """Take the search's folder."""
+        self._run = run
+        self._open: dict[str, Tracking] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind: Tune pickles its callbacks."""
+        return {"_run": self._run, "_open": {}}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show an epoch."""
+        if "epoch" in result:
+            self._of(trial).epoch(result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial is through, or was given up."""
+        self._of(trial).close()
+        del self._open[trial.trial_id]
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Say that a trial failed."""
+        self._of(trial).close(failed=True)
+        del self._open[trial.trial_id]
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Let go of trials that the time budget ended."""
+        for tracking in self._open.values():
+            tracking.close()
+        self._open.clear()
+
+    def _of(self, trial: Any) -> Tracking:
+        """Open a trial's trackers with what was tried in it."""
+        if trial.trial_id not in self._open:
+            folder = self._run / "trials" / trial.trial_id
+            config = read_json(self._run / "run.json")["facts"]["config"] | trial.config[PARAMS]
+            self._open[trial.trial_id] = Tracking(
+                read_json(self._run / TRACK),
+                folder,
+                TrainConfig.model_validate(config),
+                TrialOf(self._run, read_json(folder / TRIAL_JSON)["number"]),
+            )
+        return self._open[trial.trial_id]

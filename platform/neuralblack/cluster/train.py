@@ -211,8 +211,7 @@ def _worker(settings: dict[str, Any]) -> None:
     dataset = open_dataset(settings["data"])
     split = load_split(read_json(run / "split.json"), dataset)
     config = TrainConfig.model_validate(settings["config"])
-    tracking = Tracking(settings["track"] if group.rank == 0 else (), run, config)
-    try:
+    with Tracking(settings["track"] if group.rank == 0 else (), run, config) as tracking:
         train(
             config,
             dataset,
@@ -225,8 +224,6 @@ def _worker(settings: dict[str, Any]) -> None:
             device=str(get_device()),
             sharing=Sharing.on_this_node(**settings["share"]) if settings["share"] else None,
         )
-    finally:
-        tracking.close()
 
 
 def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking, pace: Pace, clock: Clock) -> None:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import uuid
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +13,14 @@ from ray import tune
 
 from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.halving import Halving, rungs_of
-from neuralblack.cluster.progress import Progress
+from neuralblack.cluster.progress import TRACK, Progress, Tracked
 from neuralblack.cluster.session import await_resources, ray_session, reachable_resources
 from neuralblack.cluster.space import DEFAULT_SPACE, GRID, Space, check_space, drawn, schedules_of
 from neuralblack.cluster.train import on_every_node
 from neuralblack.cluster.trials import PARAMS, TRIAL, table_of, trial_alone, trial_of_workers
 from neuralblack.config import TrainConfig, checked
+from neuralblack.data.dataset import Dataset
+from neuralblack.data.splits import Split
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.finalists import intervals_of
 from neuralblack.evaluation.search_report import write_search_report
@@ -27,6 +30,7 @@ from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
 from neuralblack.training.checkpoints import MERIT, SCORE
 from neuralblack.training.runs import check_run, earlier_model, finish_run
+from neuralblack.training.tracking import Tracking, check_trackers
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ def tune_on_cluster(
     wait_s: float = 0,
     time_budget_s: float = 86_400,
     share_gib: float = 16,
+    track: Sequence[str] = (),
 ) -> tuple[ModelFolder, list[dict[str, Any]]]:
     """Search, write the table of trials, and make the best trial's best epoch the run's model folder.
 
@@ -71,6 +76,7 @@ def tune_on_cluster(
         wait_s: how long the autoscaler may take to bring nodes.
         time_budget_s: no trial goes on after it; what is there by then counts.
         share_gib: room on each node for what frozen stages say of views, which trials share; 0: each computes its own.
+        track: keys of TRACKERS that show the trials, and as the search's own epochs those of the chosen one.
 
     Returns:
         The model, and a row for each trial, best first (also in RUN/trials.json).
@@ -81,6 +87,7 @@ def tune_on_cluster(
     """
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     space = dict(DEFAULT_SPACE if space is None else space)
+    check_trackers(track)
     if not config.validation_folds:
         raise InputError(
             "--set validation_folds", found="[]", expected="folds to choose trials on", fix="--set validation_folds=[N]"
@@ -103,57 +110,72 @@ def tune_on_cluster(
             log.info("%d trials at a time instead of %d: the cluster has no room for more", room, concurrent)
         with hold_run(run):
             start_run(run, config=config, split=split.manifest, search=asked)
-            results = _search(
-                run,
-                {
-                    "config": config.model_dump(),
-                    "data": str(data),
-                    "run": str(run),
-                    "workers": workers,
-                    "each": each,
-                    "command": uuid.uuid4().hex,
-                    "share": {"gib": share_gib, "schedules": schedules_of(config, space)},
-                },
-                space,
-                points,
-                first=drawn(space, config, draws=1, seed=config.seed)[0],
-                epochs=config.epochs,
-                trials=trials,
-                concurrent=min(concurrent or room, room),
-                seed=config.seed,
-                time_budget_s=time_budget_s,
-            )
-            patients = len({dataset.patients[row] for row in split.validation})
-            rows, checkpoints = table_of(run, results, list(space), epochs=config.epochs, patients=patients)
-            write_json(run / TABLE, rows)
-            best = checkpoints[0] if checkpoints else None
-            if best is None:
-                cause = next((row["error"] for row in rows if row["error"]), "the time budget ran out")
-                raise RunError(f"no trial came to a result: {cause}")
-            configs = [checked(TrainConfig, config.model_dump() | row["params"], where="a trial") for row in rows]
-            finalists = {
-                row["trial"]: (each, checkpoint)
-                for row, each, checkpoint in zip(rows[:FINALISTS], configs, checkpoints, strict=False)
-                if checkpoint
+            write_json(run / TRACK, list(track))
+            settings = {
+                "config": config.model_dump(),
+                "data": str(data),
+                "run": str(run),
+                "workers": workers,
+                "each": each,
+                "command": uuid.uuid4().hex,
+                "share": {"gib": share_gib, "schedules": schedules_of(config, space)},
             }
-            write_search_report(
-                run / PAGE,
-                rows,
-                name=run.name,
-                epochs=config.epochs,
-                slices=len(split.train),
-                intervals=intervals_of(finalists, dataset, split),
-            )
-            log.info("the search's page is %s", run / PAGE)
-            shutil.rmtree(run / "epochs", ignore_errors=True)  # an earlier attempt may have had another winner
-            for metrics in rows[0]["history"]:
-                record_epoch(run, metrics)
-            history = history_of(run)
-            rule = f"highest {SCORE} on the validation folds, of the best calibrated of the as good trials"
-            model = finish_run(
-                run, configs[0], dataset, split, best=best, history=history, calibrate=calibrate, chosen_by=rule
-            )
+            with Tracking(track, run, config) as tracking:
+                results = _search(
+                    run,
+                    settings,
+                    space,
+                    points,
+                    first=drawn(space, config, draws=1, seed=config.seed)[0],
+                    epochs=config.epochs,
+                    trials=trials,
+                    concurrent=min(concurrent or room, room),
+                    seed=config.seed,
+                    time_budget_s=time_budget_s,
+                )
+                patients = len({dataset.patients[row] for row in split.validation})
+                rows, checkpoints = table_of(run, results, list(space), epochs=config.epochs, patients=patients)
+                model = _finish(run, config, dataset, split, rows, checkpoints)
+                for metrics in rows[0]["history"]:
+                    tracking.epoch(metrics)
             return model, rows
+
+
+def _finish(
+    run: Path,
+    config: TrainConfig,
+    dataset: Dataset,
+    split: Split,
+    rows: list[dict[str, Any]],
+    checkpoints: list[Path | None],
+) -> ModelFolder:
+    """Write the table and the page of all trials, and make the first one's best epoch the run's model folder."""
+    write_json(run / TABLE, rows)
+    best = checkpoints[0] if checkpoints else None
+    if best is None:
+        cause = next((row["error"] for row in rows if row["error"]), "the time budget ran out")
+        raise RunError(f"no trial came to a result: {cause}")
+    configs = [checked(TrainConfig, config.model_dump() | row["params"], where="a trial") for row in rows]
+    finalists = {
+        row["trial"]: (each, checkpoint)
+        for row, each, checkpoint in zip(rows[:FINALISTS], configs, checkpoints, strict=False)
+        if checkpoint
+    }
+    write_search_report(
+        run / PAGE,
+        rows,
+        name=run.name,
+        epochs=config.epochs,
+        slices=len(split.train),
+        intervals=intervals_of(finalists, dataset, split),
+    )
+    log.info("the search's page is %s", run / PAGE)
+    shutil.rmtree(run / "epochs", ignore_errors=True)  # an earlier attempt may have had another winner
+    for metrics in rows[0]["history"]:
+        record_epoch(run, metrics)
+    history = history_of(run)
+    rule = f"highest {SCORE} on the validation folds, of the best calibrated of the as good trials"
+    return finish_run(run, configs[0], dataset, split, best=best, history=history, calibrate=calibrate, chosen_by=rule)
 
 
 def points_of(search: str, space: Space, config: TrainConfig, *, trials: int) -> list[dict[str, Any]] | None:
@@ -247,7 +269,10 @@ def _search(
                 checkpoint_config=kept,
                 failure_config=tune.FailureConfig(max_failures=0 if several else RESTARTS),
                 verbose=0,
-                callbacks=[Progress(list(space), trials if points is None else len(points), trials=run / "trials")],
+                callbacks=[
+                    Progress(list(space), trials if points is None else len(points), trials=run / "trials"),
+                    Tracked(run),  # behind what numbers the trials
+                ],
             ),
         )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a line of ours and a row of the table

@@ -29,6 +29,8 @@ UNFINISHED = (  # what a run that was killed while it started may have left, and
     "log.txt",
     "trial.json",
     "cost.jsonl",
+    "mlflow.json",
+    "tensorboard",
 )
 
 

@@ -175,14 +175,12 @@ def train_here(
 
     with hold_run(run):
         start_run(run, config=config, split=split.manifest, in_process=True)
-        tracking, pace, clock = Tracking(track, run, config), Pace(config.epochs), Clock(run)
+        pace, clock = Pace(config.epochs), Clock(run)
         whole = sound(sorted(folder.glob("epoch_*")))
         for path in set(folder.glob("epoch_*")) - set(whole):
             shutil.rmtree(path)  # half deleted by a kill, or damaged: it must neither be the best nor the newest
-        try:
+        with Tracking(track, run, config) as tracking:
             train(config, dataset, split, report=report, start=load_state(whole[-1]) if whole else None)
-        finally:
-            tracking.close()
         best = best_checkpoint(sound(sorted(folder.glob("epoch_*"))))
         history = history_of(run)
         return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)

@@ -1,13 +1,17 @@
 """TRACKERS: where a run's epochs are shown while it trains, beside its folder. None of them is needed to go on.
 
 neuralblack train DATASET RUN --track tensorboard --track mlflow
+neuralblack tune DATASET RUN --track mlflow
 """
 
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
@@ -15,6 +19,7 @@ from neuralblack.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
+NOTE = "mlflow.json"
 TAGS = {
     # a metric of an epoch -> its name in a tracker, grouped by the part it was measured on
     "train_loss": "train/loss",
@@ -29,20 +34,28 @@ TAGS = {
 }
 
 
+@dataclass(frozen=True)
+class TrialOf:
+    """What a run is that is a trial: its search's folder, and its number there, from 1."""
+
+    search: Path
+    number: int
+
+
 class Tracker(Protocol):
     """One of TRACKERS, for one run."""
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Show an epoch's metrics; an epoch that is done again is shown again."""
 
-    def close(self) -> None:
-        """Let go of files and connections."""
+    def close(self, *, failed: bool) -> None:
+        """Let go of files and connections, and say how the run ended where that is shown."""
 
 
 class TensorBoard:
     """Event files in RUN/tensorboard, for `tensorboard --logdir RUNS`. tensorboardX comes with ray[tune]."""
 
-    def __init__(self, run: Path, config: TrainConfig) -> None:
+    def __init__(self, run: Path, config: TrainConfig, trial: TrialOf | None = None) -> None:
         """Open a new event file beside earlier ones; TensorBoard shows the newest value of a step."""
         from tensorboardX import SummaryWriter
 
@@ -56,7 +69,7 @@ class TensorBoard:
                 self._writer.add_scalar(tag, metrics[name], int(metrics["epoch"]) + 1)
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """Close the file."""
         self._writer.close()
 
@@ -64,22 +77,27 @@ class TensorBoard:
 class MLflow:
     """A run in MLflow (extra `track`), on the server of MLFLOW_TRACKING_URI or in mlflow.db beside the run's folder.
 
-    RUN/mlflow.json says which run it is there, so that a run that is gone on with stays one.
+    RUN/mlflow.json says which run it is there, so that a run that is gone on with stays one. Trials lie under their
+    search's run, where MLflow's page folds them.
     """
 
-    def __init__(self, run: Path, config: TrainConfig) -> None:
+    def __init__(self, run: Path, config: TrainConfig, trial: TrialOf | None = None) -> None:
         """Find the run that belongs to the folder, or begin one."""
         from mlflow.tracking import MlflowClient
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.parent.resolve()}/mlflow.db"
-        self._client, note = MlflowClient(tracking_uri=uri), run / "mlflow.json"
+        top = trial.search if trial else run
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{top.parent.resolve()}/mlflow.db"
+        self._client, note = MlflowClient(tracking_uri=uri), run / NOTE
         if note.exists():
             self._id = str(read_json(note)["run_id"])
             self._client.update_run(self._id, status="RUNNING")
             return
-        experiment = self._client.get_experiment_by_name(run.parent.name)
-        number = experiment.experiment_id if experiment else self._client.create_experiment(run.parent.name)
-        self._id = self._client.create_run(number, run_name=run.name).info.run_id
+        experiment = self._client.get_experiment_by_name(top.parent.name)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(top.parent.name)
+        name = f"{top.name} trial {trial.number}" if trial else run.name
+        tags = {MLFLOW_PARENT_RUN_ID: read_json(top / NOTE)["run_id"]} if trial else {}
+        self._id = self._client.create_run(number, run_name=name, tags=tags).info.run_id
         for name, value in config.model_dump(mode="json").items():
             self._client.log_param(self._id, name, value)
         write_json(note, {"run_id": self._id})
@@ -90,33 +108,50 @@ class MLflow:
             if name in metrics:
                 self._client.log_metric(self._id, tag, metrics[name], step=int(metrics["epoch"]) + 1)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """Say that nobody works on it any more."""
-        self._client.set_terminated(self._id)
+        self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
 
 
-TRACKERS: dict[str, Callable[[Path, TrainConfig], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+TRACKERS: dict[str, Callable[[Path, TrainConfig, TrialOf | None], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+}
 EXTRAS = {"mlflow": ("mlflow", "track")}  # the package that is needed, and the extra that brings it
 
 
 class Tracking:
-    """All trackers of a run. One that fails is left out with a warning: the run matters more."""
+    """All trackers of a run, closed behind a `with`. One that fails is left out with a warning, and the run goes on."""
 
-    def __init__(self, names: Iterable[str], run: Path, config: TrainConfig) -> None:
-        """Start the trackers of these names, checked by `check_trackers` before."""
+    def __init__(self, names: Iterable[str], run: Path, config: TrainConfig, trial: TrialOf | None = None) -> None:
+        """Start the trackers of these names, checked by `check_trackers` before; `trial` where the run is one."""
         self._trackers: dict[str, Tracker] = {}
+
+        def start(name: str) -> None:
+            self._trackers[name] = TRACKERS[name](run, config, trial)
+
         for name in names:
-            self._try(name, lambda name=name: self._trackers.update({name: TRACKERS[name](run, config)}))  # type: ignore[misc]
+            self._try(name, partial(start, name))
+
+    def __enter__(self) -> Self:
+        """Show what comes."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all of them; what ends by an exception has failed."""
+        self.close(failed=kind is not None)
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Show an epoch everywhere."""
         for name, tracker in list(self._trackers.items()):
-            self._try(name, lambda tracker=tracker: tracker.epoch(metrics))  # type: ignore[misc]
+            self._try(name, partial(tracker.epoch, metrics))
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Close all of them."""
         for name, tracker in list(self._trackers.items()):
-            self._try(name, tracker.close)
+            self._try(name, partial(tracker.close, failed=failed))
 
     def _try(self, name: str, call: Callable[[], object]) -> None:
         try:
