@@ -1,4 +1,4 @@
-r"""Classify a whole folder, a Parquet or Arrow file, or a prepared dataset on the cluster; again goes on.
+r"""Classify a folder, a Parquet or Arrow file, a prepared dataset or shards of one on the cluster; again goes on.
 
 ray job submit --working-dir . --runtime-env jobs/env.yaml -- \
     python jobs/predict.py /mnt/shared/scans /mnt/shared/answers \
@@ -21,7 +21,9 @@ from neuralblack.terminal import print_rows, progress_bar
 
 
 def predict(
-    source: Annotated[str, typer.Argument(help="A folder of slices; Parquet or Arrow files; a prepared dataset.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder of slices; Parquet or Arrow files; a prepared dataset; shards.")
+    ],
     out: Annotated[str, typer.Argument(help="The results' folder; the same command again goes on.")],
     model: Annotated[Path | None, typer.Option(help="A model folder or a run; none given: the champion.")] = None,
     registry: Registry = Path("registry"),

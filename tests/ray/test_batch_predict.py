@@ -19,6 +19,8 @@ from neuralblack.cluster.batch_predict import classify_all
 from neuralblack.config import TrainConfig
 from neuralblack.data.phantoms import write_phantoms
 from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.data.shards import scattered
+from neuralblack.data.write_shards import write_shards
 from neuralblack.errors import InputError
 from neuralblack.files import read_json
 from neuralblack.inference.predictor import Predictor
@@ -72,7 +74,7 @@ def rows_of(out: Path) -> list[dict]:
     return pq.read_table(out / "parts").to_pylist()
 
 
-def here(source: Path, out: Path, model: Path, **more) -> dict:
+def here(source: str | Path, out: Path, model: Path, **more) -> dict:
     return classify_all(source, out, model=model, workers=0, **more)
 
 
@@ -174,6 +176,22 @@ def test_a_prepared_dataset_is_classified_without_being_prepared_again(dataset, 
     expected = Predictor.load(model).probabilities(dataset.images)
     assert [row["id"] for row in rows] == dataset.ids
     assert np.allclose([[row[f"p({name})"] for name in CLASSES] for row in rows], expected, atol=1e-2)
+
+
+def test_shards_on_an_s3_server_give_the_answers_of_their_dataset(dataset, bucket, model, tmp_path):
+    write_shards(dataset, "s3://slices/all", slices=7)
+
+    here(dataset.path, tmp_path / "out", model)
+    here("s3://slices/all", tmp_path / "of-shards", model)
+
+    expected = {row["id"]: row for row in rows_of(tmp_path / "out")}
+    found = rows_of(tmp_path / "of-shards")
+    assert [row["id"] for row in found] == [dataset.ids[row] for row in scattered(len(dataset))]
+    for row in found:
+        assert row["label"] == expected[row["id"]]["label"]
+        assert [row[f"p({name})"] for name in CLASSES] == pytest.approx(
+            [expected[row["id"]][f"p({name})"] for name in CLASSES], abs=1e-2
+        )
 
 
 def test_pixels_prepared_in_another_way_than_the_models_are_refused(dataset, tiny, tmp_path):

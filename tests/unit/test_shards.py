@@ -2,12 +2,9 @@
 
 import logging
 
-import boto3
-import httpx
 import numpy as np
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from neuralblack.cluster.environment import shared_dataset
 from neuralblack.config import TrainConfig
@@ -25,31 +22,6 @@ CONFIG = TrainConfig(
     model="tiny", weights="none", schedule="all", lr=0.02, epochs=2, batch_size=7, batch_norm="eval", precision="fp32"
 )
 OF = 7  # slices of a shard: nine of them for the dataset's 60
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """Where this node keeps its copies."""
-    monkeypatch.setenv("NEURALBLACK_CACHE", str(tmp_path / "node"))
-    return tmp_path / "node" / "shards"
-
-
-@pytest.fixture
-def bucket(monkeypatch, cache):
-    """The address of a bucket on an S3 server of our own, and a client of it."""
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    try:
-        url = "http://{}:{}".format(*server.get_host_and_port())
-        for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "ENDPOINT_URL": url}.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="slices")
-        yield client
-        httpx.post(f"{url}/moto-api/reset").raise_for_status()  # its buckets are this process's, not this server's
-    finally:
-        server.stop()
 
 
 def weights_of(run):

@@ -12,7 +12,7 @@ import ray
 import ray.data
 
 from neuralblack.cluster.batch_stages import CPU_BATCH, GPU_BATCH, Classifying, Reading, to_row
-from neuralblack.cluster.environment import shared_path
+from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.session import await_resources, ray_session
 from neuralblack.data.bulk import Shard, Survey, survey
 from neuralblack.errors import InputError, RunError
@@ -64,9 +64,9 @@ def classify_all(
     """
     if engine not in ENGINES:
         raise InputError("engine", found=repr(engine), expected="one of " + ", ".join(ENGINES), fix="--engine NAME")
-    source, out = shared_path(source, name="input"), shared_path(out, name="folder for results")
+    source, out = shared_dataset(source, name="input"), shared_path(out, name="folder for results")
     folder = open_model(model_path(shared_path(model, name="model")))
-    if out == source or source in out.parents:
+    if Path(source) in (out, *out.parents):
         raise InputError(
             out, found="a folder within the input", expected="one elsewhere", fix="choose another folder for results"
         )

@@ -31,7 +31,7 @@ def to_row(shard: Shard) -> dict[str, object]:
 class Reading:
     """Read and prepare shards. Files go through a limited process: one that kills its reader costs its own row."""
 
-    def __init__(self, root: Path, spec: Preprocessing) -> None:
+    def __init__(self, root: str, spec: Preprocessing) -> None:
         self._root, self._decoder = root, Decoder(spec)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

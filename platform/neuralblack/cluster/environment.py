@@ -48,9 +48,9 @@ def shared_path(path: str | Path, *, name: str) -> Path:
     return Path(path).resolve()
 
 
-def shared_dataset(path: str | Path) -> str:
+def shared_dataset(path: str | Path, *, name: str = "dataset") -> str:
     """Make a dataset's path one that workers elsewhere can open; the address of shards is one already."""
-    return str(path) if is_address(path) else str(shared_path(path, name="dataset"))
+    return str(path) if is_address(path) else str(shared_path(path, name=name))
 
 
 def refuse_relative(path: str | Path, *, name: str) -> None:

@@ -1,22 +1,25 @@
-"""What a bulk run reads: a folder of files, tables with a column of file bytes, or a prepared dataset.
+"""What a bulk run reads: a folder of files, tables with a column of file bytes, a prepared dataset, or its shards.
 
 It is cut into shards that are the same every time, so that an interrupted run knows what it has done already.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from neuralblack.data.dataset import SLICES, is_dataset, open_dataset
+from neuralblack.data.dataset import SLICES, Dataset, is_dataset, open_dataset
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.readers import READERS, file_bytes
+from neuralblack.data.shards import MANIFEST as SHARDS
+from neuralblack.data.shards import scattered
 from neuralblack.data.tables import TABLES, holds_bytes, rows_of, schema_and_rows
 from neuralblack.errors import InputError
-from neuralblack.files import digest
+from neuralblack.files import digest, is_address
 
 COLUMNS = ("bytes", "image", "jpeg")  # looked for in this order where no column is named
 SHARD = 128  # items at most: 8 MiB of pixels at 256 x 256, a few seconds of a CPU's work
@@ -54,7 +57,7 @@ class Shard:
 class Survey:
     """An input at one moment: `files` with the number of items in each; `digest` tells whether it is still the same."""
 
-    root: Path
+    root: str  # a folder, or the address of shards
     kind: str
     files: list[tuple[str, int]]
     digest: str
@@ -80,11 +83,12 @@ class Survey:
         ]
 
 
-def survey(path: Path, spec: Preprocessing, *, column: str | None = None) -> Survey:
-    """Look at an input without reading its slices (a prepared dataset is checked whole).
+def survey(path: str | Path, spec: Preprocessing, *, column: str | None = None) -> Survey:
+    """Look at an input without reading its slices (a prepared dataset is checked whole, each of its shards when read).
 
     Args:
-        path: a folder of files, a folder of Parquet or Arrow files, one of those, or a prepared dataset.
+        path: a folder of files, a folder of Parquet or Arrow files, one of those, a prepared dataset, or shards of one,
+            such as s3://BUCKET/PREFIX.
         spec: the model's; a prepared dataset must have been made by it.
         column: of a table: where the files' bytes are; none given: the first of COLUMNS.
 
@@ -92,10 +96,15 @@ def survey(path: Path, spec: Preprocessing, *, column: str | None = None) -> Sur
         InputError: nothing there, several kinds in one folder, no such column, pixels prepared in another way.
 
     """
-    if path.name == SLICES and is_dataset(path.parent):
+    if is_address(path):
+        return _survey_prepared(str(path), spec, kind="shards")
+    path = Path(path)
+    if path.name == SHARDS or (path.name == SLICES and is_dataset(path.parent)):
         path = path.parent
+    if (path / SHARDS).is_file():
+        return _survey_prepared(str(path), spec, kind="shards")
     if is_dataset(path):
-        return _survey_prepared(path, spec)
+        return _survey_prepared(str(path), spec, kind="prepared")
     if path.is_file() and path.suffix.lower() in TABLES:
         return _survey_tables(path.parent, [path.name], column)
     if not path.is_dir():
@@ -119,10 +128,10 @@ def survey(path: Path, spec: Preprocessing, *, column: str | None = None) -> Sur
         known = ", ".join((*READERS, *TABLES))
         raise InputError(path, found="no file of a known kind", expected=f"files named {known}", fix="check the path")
     files = [(name, 1) for name in slices]
-    return Survey(path, "files", files, _digest(path, slices), left_out=len(names) - len(slices))
+    return Survey(str(path), "files", files, _digest(path, slices), left_out=len(names) - len(slices))
 
 
-def read_shard(root: Path, shard: Shard) -> Iterator[Item]:
+def read_shard(root: str, shard: Shard) -> Iterator[Item]:
     """Read a shard's items in order. One that cannot be read is its own InputError.
 
     Raises:
@@ -142,15 +151,16 @@ def _digest(root: Path, names: list[str]) -> str:
     return digest([[name, (facts := (root / name).stat()).st_size, facts.st_mtime_ns] for name in names])
 
 
-def _read_files(root: Path, shard: Shard) -> Iterator[Item]:
+def _read_files(root: str, shard: Shard) -> Iterator[Item]:
     for name in shard.files:
+        path = Path(root, name)
         try:
-            yield name, file_bytes(root / name, where=name)
+            yield name, file_bytes(path, where=name)
         except InputError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 # Listed a moment ago: a node without the folder must not write everything down as unreadable.
                 raise InputError(
-                    root / name,
+                    path,
                     found="nothing",
                     expected="the file that was listed",
                     fix="keep the input as it is while it is read, and see that every node reaches it",
@@ -174,11 +184,11 @@ def _survey_tables(root: Path, names: list[str], column: str | None) -> Survey:
         files.append((name, rows))
     if not sum(rows for _, rows in files):
         raise InputError(root, found="no rows", expected="at least one slice", fix="check the path")
-    return Survey(root, "table", files, _digest(root, names), column=chosen or "")
+    return Survey(str(root), "table", files, _digest(root, names), column=chosen or "")
 
 
-def _read_table(root: Path, shard: Shard) -> Iterator[Item]:
-    path, row = root / shard.files[0], shard.start
+def _read_table(root: str, shard: Shard) -> Iterator[Item]:
+    path, row = Path(root, shard.files[0]), shard.start
     names = [name for name in (shard.column, "id") if name in schema_and_rows(path)[0].names]
     for batch in rows_of(path, names, shard.start, shard.count):
         values = batch.column(0)
@@ -196,7 +206,7 @@ def _no_bytes(name: str) -> InputError:
     return InputError(name, found="no bytes", expected="a file's bytes", fix="fill the row or leave it out")
 
 
-def _survey_prepared(path: Path, spec: Preprocessing) -> Survey:
+def _survey_prepared(path: str, spec: Preprocessing, *, kind: str) -> Survey:
     dataset = open_dataset(path)
     if dataset.spec != spec:
         raise InputError(
@@ -205,19 +215,34 @@ def _survey_prepared(path: Path, spec: Preprocessing) -> Survey:
             expected=f"{spec.model_dump()}, as the model was trained on",
             fix="give the original files instead",
         )
-    return Survey(path, "prepared", [(SLICES, len(dataset))], dataset.hash, column="image")
+    return Survey(path, kind, [(SLICES, len(dataset))], dataset.hash, column="image")
 
 
-def _read_prepared(root: Path, shard: Shard) -> Iterator[Item]:
-    for batch in rows_of(root / SLICES, ["image", "id"], shard.start, shard.count):
+def _read_prepared(root: str, shard: Shard) -> Iterator[Item]:
+    for batch in rows_of(Path(root, SLICES), ["image", "id"], shard.start, shard.count):
         for pixels, name in zip(batch.column(0), batch.column(1), strict=True):
             values = np.frombuffer(pixels.as_buffer(), np.uint8)
             side = int(len(values) ** 0.5)
             yield name.as_py(), values.reshape(side, side)
 
 
-READ: dict[str, Callable[[Path, Shard], Iterator[Item]]] = {
+def _read_shards(root: str, shard: Shard) -> Iterator[Item]:
+    """Read slices as they lie in the shards, which is not the dataset's order: so each is fetched for few readers."""
+    dataset = _open_once(root)
+    rows = scattered(len(dataset))[shard.start : shard.start + shard.count]
+    for row, pixels in zip(rows, dataset.images[rows], strict=True):
+        yield dataset.ids[row], pixels
+
+
+@lru_cache(maxsize=1)
+def _open_once(place: str) -> Dataset:
+    """Keep the index, which may be of millions of slices, and the copies that the node has of shards."""
+    return open_dataset(place)
+
+
+READ: dict[str, Callable[[str, Shard], Iterator[Item]]] = {
     "files": _read_files,
     "table": _read_table,
     "prepared": _read_prepared,
+    "shards": _read_shards,
 }
