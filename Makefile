@@ -45,8 +45,8 @@ lint: $(STAMP) ## Style, types and layers
 	$(IN_VENV) mypy
 	$(IN_VENV) lint-imports
 
-soak: $(STAMP) ## The long versions of the tests: many kills, long fuzz
-	$(IN_VENV) python -m pytest -m soak
+soak: $(STAMP) ## The long versions of the tests: many kills, long fuzz; the table goes into docs/benchmarks/soak.md
+	$(IN_VENV) python -m benchmarks.soak
 
 system-packages:
 	@bash tests/system_packages.sh

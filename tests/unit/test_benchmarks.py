@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
-from benchmarks import aims, clients, contenders, extras, intervals, processes, rounds, serve, wrk
+from benchmarks import aims, clients, contenders, extras, intervals, processes, rounds, serve, soak, wrk
 from benchmarks.counter import Counted, read_counter
 from benchmarks.empty import EmptyEngine
 from benchmarks.machine import describe_machine
@@ -146,6 +147,28 @@ def test_paced_requests_are_all_sent_and_answered(speaking):
 
 def test_random_arrivals_have_the_rate_that_was_asked_for():
     assert len(list(clients.schedule(50, 100, even=False))) == pytest.approx(5000, rel=0.05)
+
+
+# The long versions of the tests
+
+
+def test_a_report_of_tests_says_what_holds_what_does_not_and_what_was_not_looked_at(tmp_path):
+    cases = (
+        '<testcase classname="tests.ray.test_killed" name="test_a_driver_costs_nothing[0-20]" time="81.6" />'
+        '<testcase classname="tests.ray.test_killed" name="test_b" time="1">'
+        '<failure message="one | two&#10;more"/></testcase>'
+        '<testcase classname="tests.unit.test_fuzz" name="test_c" time="0"><skipped message="no wrk"/></testcase>'
+    )
+    (tmp_path / "results.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+
+    lines = list(soak.report(ElementTree.parse(tmp_path / "results.xml")))
+
+    assert lines[2].startswith("1 passed, 1 failed, 1 skipped of")
+    assert lines[lines.index("## tests/ray/test_killed.py") + 4 :][:2] == [
+        "| a driver costs nothing (`0-20`) | passed | 82 |",
+        "| b | failed: one / two | 1 |",
+    ]
+    assert lines[-1] == "| c | skipped: no wrk | 0 |"
 
 
 # Processes
