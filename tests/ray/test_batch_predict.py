@@ -50,11 +50,11 @@ def model(tiny, tmp_path) -> Path:
     return save_untrained(tmp_path / "model")
 
 
-def save_untrained(path: Path, **spec: float) -> Path:
+def save_untrained(path: Path, *, shown: str = "slice", **spec: float) -> Path:
     import torch
 
     torch.manual_seed(len(spec))
-    config = TrainConfig(model="tiny", weights="none")
+    config = TrainConfig(model="tiny", weights="none", input=shown)
     card = {"classes": list(CLASSES), "config": config.model_dump(mode="json")}
     state = build_model("tiny", classes=len(CLASSES)).state_dict()
     save_model(path, state, card=card, spec=Preprocessing(size=64, **spec), split={}, history=[])
@@ -192,6 +192,25 @@ def test_shards_on_an_s3_server_give_the_answers_of_their_dataset(dataset, bucke
         assert [row[f"p({name})"] for name in CLASSES] == pytest.approx(
             [expected[row["id"]][f"p({name})"] for name in CLASSES], abs=1e-2
         )
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_model_of_marked_tumours_takes_the_boxes_that_a_dataset_holds(dataset, tiny, tmp_path, sharded):
+    model, source = save_untrained(tmp_path / "roi", shown="roi"), dataset.path
+    if sharded:
+        source = tmp_path / "shards"
+        write_shards(dataset, str(source), slices=7)
+
+    here(source, tmp_path / "out", model)
+
+    outlined = {name for name, box in zip(dataset.ids, dataset.boxes, strict=True) if box[0] >= 0}
+    rows = {row["id"]: row for row in rows_of(tmp_path / "out")}
+    assert 0 < len(outlined) < len(rows)
+    assert {name for name, row in rows.items() if row["status"] == "ok"} == outlined
+    for row in (dataset.ids.index(name) for name in list(outlined)[:3]):
+        expected = Predictor.load(model).probabilities(dataset.images[row : row + 1], dataset.boxes[row : row + 1])
+        found = [rows[dataset.ids[row]][f"p({name})"] for name in CLASSES]
+        assert found == pytest.approx(expected[0].tolist(), abs=1e-2)
 
 
 def test_pixels_prepared_in_another_way_than_the_models_are_refused(dataset, tiny, tmp_path):

@@ -8,17 +8,13 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from neuralblack.data.bulk import Shard, read_shard
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.service.decoder import Decoder
-
-Answerable = Prepared | NDArray[np.uint8]  # a plain array was prepared, and grey, before
 
 GPU_BATCH, CPU_BATCH = 64, 8  # slices per forward pass; above 8 nothing is gained on a CPU
 
@@ -45,8 +41,8 @@ class Reading:
         """End the process that reads; it ends by itself with this one."""
         self._decoder.close()
 
-    async def _read(self, shard: Shard) -> list[tuple[str, Answerable | str]]:
-        slices: list[tuple[str, Answerable | str]] = []
+    async def _read(self, shard: Shard) -> list[tuple[str, Prepared | str]]:
+        slices: list[tuple[str, Prepared | str]] = []
         for name, content in read_shard(self._root, shard):
             if isinstance(content, bytes):
                 try:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from neuralblack.data.crops import box_at
 from neuralblack.data.dataset import SLICES, Dataset, is_dataset, open_dataset
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.readers import READERS, file_bytes
 from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.data.shards import scattered
+from neuralblack.data.slices import Prepared
 from neuralblack.data.tables import TABLES, holds_bytes, rows_of, schema_and_rows
 from neuralblack.errors import InputError
 from neuralblack.files import digest, is_address
@@ -26,9 +27,7 @@ SHARD = 128  # items at most: 8 MiB of pixels at 256 x 256, a few seconds of a C
 PARTS = 32  # a small input is cut into about so many shards, so that no worker ends long before the others
 SMALLEST = 16
 
-Item = tuple[
-    str, bytes | NDArray[np.uint8] | InputError
-]  # id; a file's bytes, prepared pixels, or why there is neither
+Item = tuple[str, bytes | Prepared | InputError]  # id; a file's bytes, a prepared slice, or why there is neither
 
 
 @dataclass(frozen=True)
@@ -219,11 +218,11 @@ def _survey_prepared(path: str, spec: Preprocessing, *, kind: str) -> Survey:
 
 
 def _read_prepared(root: str, shard: Shard) -> Iterator[Item]:
-    for batch in rows_of(Path(root, SLICES), ["image", "id"], shard.start, shard.count):
-        for pixels, name in zip(batch.column(0), batch.column(1), strict=True):
-            values = np.frombuffer(pixels.as_buffer(), np.uint8)
+    for batch in rows_of(Path(root, SLICES), ["image", "id", "box"], shard.start, shard.count):
+        for pixels, name, box in zip(*batch.columns, strict=True):
+            values, outlined = np.frombuffer(pixels.as_buffer(), np.uint8), box.as_py()
             side = int(len(values) ** 0.5)
-            yield name.as_py(), values.reshape(side, side)
+            yield name.as_py(), Prepared(values.reshape(side, side), box=tuple(outlined) if outlined else None)
 
 
 def _read_shards(root: str, shard: Shard) -> Iterator[Item]:
@@ -231,7 +230,7 @@ def _read_shards(root: str, shard: Shard) -> Iterator[Item]:
     dataset = _open_once(root)
     rows = scattered(len(dataset))[shard.start : shard.start + shard.count]
     for row, pixels in zip(rows, dataset.images[rows], strict=True):
-        yield dataset.ids[row], pixels
+        yield dataset.ids[row], Prepared(pixels, box=box_at(dataset.boxes[row]))
 
 
 @lru_cache(maxsize=1)
