@@ -96,7 +96,9 @@ def assert_trials_lie_under_their_search(run: Path, rows) -> None:
         assert trial.data.tags["mlflow.parentRunId"] == named["run"].info.run_id
         assert float(trial.data.params["lr"]) == row["params"]["lr"]
         assert trial.data.metrics["validation/loss"] == pytest.approx(row["loss"])
-    assert named["run"].data.metrics["validation/loss"] == pytest.approx(rows[0]["loss"])
+    chosen = named["run"].data
+    assert (float(chosen.params["lr"]), chosen.params["schedule"]) == tuple(rows[0]["params"].values())
+    assert chosen.metrics["validation/loss"] == pytest.approx(rows[0]["loss"])
 
 
 def weights_of(run: Path) -> str:

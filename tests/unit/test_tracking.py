@@ -66,13 +66,17 @@ def test_a_run_that_is_gone_on_with_stays_one_run_in_mlflow(tmp_path, monkeypatc
 
 def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(tmp_path, monkeypatch, caplog):
     class Broken:
-        def __init__(self, run, config, trial=None): ...
+        def __init__(self, run, trial=None):
+            made.append(run)
+
+        def configured(self, config): ...
 
         def epoch(self, metrics):
             raise ConnectionError("no such server")
 
-        def close(self, *, failed): ...
+        def close(self, end): ...
 
+    made = []
     monkeypatch.setitem(tracking.TRACKERS, "broken", Broken)
     tracking_ = Tracking(["broken", "tensorboard"], tmp_path, TrainConfig())
     for metrics in EPOCHS:
@@ -80,6 +84,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(tmp_path, monkeyp
     tracking_.close()
 
     assert caplog.text.count("the run goes on without broken: ConnectionError: no such server") == 1
+    assert made == [tmp_path] and tracking_.names == ["tensorboard"]
     assert len({step for _, step in scalars(tmp_path / "tensorboard")} - {0}) == 3
 
 
@@ -88,28 +93,33 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones():
         check_trackers(["wandb"])
 
 
+def trials_in(run, count):
+    """A search's folder with trials, as Tune hands them to its callbacks; number N tries a learning rate of N / 10."""
+    write_json(run / "run.json", {"facts": {"config": TrainConfig().model_dump(mode="json")}})
+    for number in range(1, count + 1):
+        (run / "trials" / f"id{number}").mkdir(parents=True)
+        write_json(run / "trials" / f"id{number}" / TRIAL_JSON, {"number": number})
+        yield SimpleNamespace(trial_id=f"id{number}", config={PARAMS: {"lr": number / 10}})
+
+
 def test_a_trial_is_shown_as_how_it_ended_and_by_what_the_last_command_asks_for(tmp_path, monkeypatch):
     seen = []
 
     class Noting:
-        def __init__(self, run, config, trial=None):
+        def __init__(self, run, trial=None):
             self.number = trial.number
+
+        def configured(self, config):
             seen.append((self.number, config.lr))
 
         def epoch(self, metrics):
             seen.append((self.number, metrics["loss"]))
 
-        def close(self, *, failed):
-            seen.append((self.number, "failed" if failed else "through"))
+        def close(self, end):
+            seen.append((self.number, end))
 
     monkeypatch.setitem(tracking.TRACKERS, "noting", Noting)
-    write_json(tmp_path / "run.json", {"facts": {"config": TrainConfig().model_dump(mode="json")}})
-    for number, name in enumerate("ab", start=1):
-        (tmp_path / "trials" / name).mkdir(parents=True)
-        write_json(tmp_path / "trials" / name / TRIAL_JSON, {"number": number})
-    first, second = (
-        SimpleNamespace(trial_id=name, config={PARAMS: {"lr": lr}}) for name, lr in (("a", 0.1), ("b", 0.2))
-    )
+    first, second, third = trials_in(tmp_path, 3)
     tracked = Tracked(tmp_path)
 
     write_json(tmp_path / TRACK, [])
@@ -120,5 +130,41 @@ def test_a_trial_is_shown_as_how_it_ended_and_by_what_the_last_command_asks_for(
     tracked.on_trial_result(0, [], first, {"done": True})  # what Tune adds at the end
     tracked.on_trial_complete(0, [], first)
     tracked.on_trial_error(0, [], second)
+    tracked.on_trial_result(0, [], third, EPOCHS[2])
+    tracked.on_experiment_end([])
 
-    assert seen == [(1, 0.1), (1, 0.9), (1, "through"), (2, 0.2), (2, "failed")]
+    through = [(1, 0.1), (1, 0.9), (1, "FINISHED")]
+    assert seen == [*through, (2, 0.2), (2, "FAILED"), (3, 0.3), (3, 0.8), (3, "KILLED")]
+
+
+def test_a_server_that_is_away_is_tried_once_in_a_search_not_once_for_every_trial(tmp_path, monkeypatch):
+    made = []
+
+    class Away:
+        def __init__(self, run, trial=None):
+            made.append(trial.number)
+            raise ConnectionError("no such server")
+
+    monkeypatch.setitem(tracking.TRACKERS, "away", Away)
+    first, second = trials_in(tmp_path, 2)
+    write_json(tmp_path / TRACK, ["away"])
+    tracked = Tracked(tmp_path)
+
+    for trial in (first, second):
+        tracked.on_trial_result(0, [], trial, EPOCHS[0])
+        tracked.on_trial_complete(0, [], trial)
+
+    assert made == [1]
+
+
+@pytest.mark.parametrize(("error", "end"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_run_that_does_not_come_to_its_end_is_shown_so_in_mlflow(tmp_path, monkeypatch, error, end):
+    pytest.importorskip("mlflow", reason="the extra `track` is not installed")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    with pytest.raises(error), Tracking(["mlflow"], tmp_path, TrainConfig()):
+        raise error
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/elsewhere.db")
+    assert client.get_run(read_json(tmp_path / "mlflow.json")["run_id"]).info.status == end

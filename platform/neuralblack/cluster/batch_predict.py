@@ -120,7 +120,7 @@ def _here(
     """Do it in this process, so that a debugger works; yields the size of each shard that is done."""
     import pyarrow as pa
 
-    read = Reading(what.root, folder.spec)
+    read = Reading(what.root, what.kind, what.digest, folder.spec)
     classify = Classifying(folder.path, folder.hash, out, engine=engine, batch=CPU_BATCH, threads=None)
     try:
         for shard in missing:
@@ -154,7 +154,7 @@ def _on_ray(
         shards = ray.data.from_items([to_row(shard) for shard in missing], override_num_blocks=len(missing))
         read = shards.map_batches(
             Reading,
-            fn_constructor_args=(what.root, folder.spec),
+            fn_constructor_args=(what.root, what.kind, what.digest, folder.spec),
             num_cpus=1 if gpus else HALF,
             **_pool(readers),
         )

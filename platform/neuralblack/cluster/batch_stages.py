@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from neuralblack.data.bulk import Shard, read_shard
+from neuralblack.data.bulk import Shard, reader_of
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
@@ -27,8 +27,9 @@ def to_row(shard: Shard) -> dict[str, object]:
 class Reading:
     """Read and prepare shards. Files go through a limited process: one that kills its reader costs its own row."""
 
-    def __init__(self, root: str, spec: Preprocessing) -> None:
-        self._root, self._decoder = root, Decoder(spec)
+    def __init__(self, root: str, kind: str, digest: str, spec: Preprocessing) -> None:
+        """Take what a Survey says of the input, and the model's preprocessing."""
+        self._read_shard, self._decoder = reader_of(root, kind, digest), Decoder(spec)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Take a table of one shard; return it with its slices, or the sentence of what is wrong with them."""
@@ -43,7 +44,7 @@ class Reading:
 
     async def _read(self, shard: Shard) -> list[tuple[str, Prepared | str]]:
         slices: list[tuple[str, Prepared | str]] = []
-        for name, content in read_shard(self._root, shard):
+        for name, content in self._read_shard(shard):
             if isinstance(content, bytes):
                 try:
                     slices.append((name, await self._decoder(content)))

@@ -57,16 +57,20 @@ class Progress(tune.Callback):  # type: ignore[misc]
 
 
 class Tracked(tune.Callback):  # type: ignore[misc]
-    """Every trial as a run in the trackers of RUN/track.json. In the driver, so that one process writes them all."""
+    """Every trial as a run in the trackers of RUN/track.json. In the driver, so that one process writes them all.
+
+    Tune waits for its callbacks, so a tracker that failed once, a server's minutes of tries later, is not tried again.
+    """
 
     def __init__(self, run: Path) -> None:
         """Take the search's folder."""
         self._run = run
+        self._names: list[str] | None = None  # that work; None: as the file says
         self._open: dict[str, Tracking] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open files behind: Tune pickles its callbacks."""
-        return {"_run": self._run, "_open": {}}
+        """Leave everything behind that belongs to one command: Tune pickles its callbacks."""
+        return dict(vars(Tracked(self._run)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -82,24 +86,24 @@ class Tracked(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed."""
-        self._of(trial).close(failed=True)
+        self._of(trial).close("FAILED")
         del self._open[trial.trial_id]
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Let go of trials that the time budget ended."""
+        """Let go of trials under way: the time budget is over, somebody stopped the search, or Tune failed."""
         for tracking in self._open.values():
-            tracking.close()
+            tracking.close("KILLED")
         self._open.clear()
 
     def _of(self, trial: Any) -> Tracking:
-        """Open a trial's trackers with what was tried in it."""
+        """Open a trial's trackers with what is tried in it."""
+        names = read_json(self._run / TRACK) if self._names is None else self._names
         if trial.trial_id not in self._open:
             folder = self._run / "trials" / trial.trial_id
             config = read_json(self._run / "run.json")["facts"]["config"] | trial.config[PARAMS]
+            number = read_json(folder / TRIAL_JSON)["number"]
             self._open[trial.trial_id] = Tracking(
-                read_json(self._run / TRACK),
-                folder,
-                TrainConfig.model_validate(config),
-                TrialOf(self._run, read_json(folder / TRIAL_JSON)["number"]),
+                names, folder, TrainConfig.model_validate(config), TrialOf(self._run, number)
             )
+        self._names = [name for name in names if name in self._open[trial.trial_id].names]
         return self._open[trial.trial_id]

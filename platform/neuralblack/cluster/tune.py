@@ -76,7 +76,7 @@ def tune_on_cluster(
         wait_s: how long the autoscaler may take to bring nodes.
         time_budget_s: no trial goes on after it; what is there by then counts.
         share_gib: room on each node for what frozen stages say of views, which trials share; 0: each computes its own.
-        track: keys of TRACKERS that show the trials, and as the search's own epochs those of the chosen one.
+        track: keys of TRACKERS that show every trial, and as the search itself the chosen one.
 
     Returns:
         The model, and a row for each trial, best first (also in RUN/trials.json).
@@ -110,7 +110,6 @@ def tune_on_cluster(
             log.info("%d trials at a time instead of %d: the cluster has no room for more", room, concurrent)
         with hold_run(run):
             start_run(run, config=config, split=split.manifest, search=asked)
-            write_json(run / TRACK, list(track))
             settings = {
                 "config": config.model_dump(),
                 "data": str(data),
@@ -120,7 +119,8 @@ def tune_on_cluster(
                 "command": uuid.uuid4().hex,
                 "share": {"gib": share_gib, "schedules": schedules_of(config, space)},
             }
-            with Tracking(track, run, config) as tracking:
+            with Tracking(track, run, None) as tracking:
+                write_json(run / TRACK, tracking.names)
                 results = _search(
                     run,
                     settings,
@@ -135,10 +135,7 @@ def tune_on_cluster(
                 )
                 patients = len({dataset.patients[row] for row in split.validation})
                 rows, checkpoints = table_of(run, results, list(space), epochs=config.epochs, patients=patients)
-                model = _finish(run, config, dataset, split, rows, checkpoints)
-                for metrics in rows[0]["history"]:
-                    tracking.epoch(metrics)
-            return model, rows
+                return _finish(run, config, dataset, split, rows, checkpoints, tracking), rows
 
 
 def _finish(
@@ -148,6 +145,7 @@ def _finish(
     split: Split,
     rows: list[dict[str, Any]],
     checkpoints: list[Path | None],
+    tracking: Tracking,
 ) -> ModelFolder:
     """Write the table and the page of all trials, and make the first one's best epoch the run's model folder."""
     write_json(run / TABLE, rows)
@@ -171,8 +169,10 @@ def _finish(
     )
     log.info("the search's page is %s", run / PAGE)
     shutil.rmtree(run / "epochs", ignore_errors=True)  # an earlier attempt may have had another winner
+    tracking.configured(configs[0])
     for metrics in rows[0]["history"]:
         record_epoch(run, metrics)
+        tracking.epoch(metrics)
     history = history_of(run)
     rule = f"highest {SCORE} on the validation folds, of the best calibrated of the as good trials"
     return finish_run(run, configs[0], dataset, split, best=best, history=history, calibrate=calibrate, chosen_by=rule)

@@ -5,7 +5,7 @@ It is cut into shards that are the same every time, so that an interrupted run k
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from neuralblack.data.dataset import SLICES, Dataset, is_dataset, open_dataset
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.readers import READERS, file_bytes
 from neuralblack.data.shards import MANIFEST as SHARDS
-from neuralblack.data.shards import scattered
+from neuralblack.data.shards import ShardedImages, scattered
 from neuralblack.data.slices import Prepared
 from neuralblack.data.tables import TABLES, holds_bytes, rows_of, schema_and_rows
 from neuralblack.errors import InputError
@@ -24,6 +24,7 @@ from neuralblack.files import digest, is_address
 
 COLUMNS = ("bytes", "image", "jpeg")  # looked for in this order where no column is named
 SHARD = 128  # items at most: 8 MiB of pixels at 256 x 256, a few seconds of a CPU's work
+OF_SHARDS = 1024  # of a dataset's shards, whose files each reader checks whole before it takes its part of them
 PARTS = 32  # a small input is cut into about so many shards, so that no worker ends long before the others
 SMALLEST = 16
 
@@ -35,7 +36,6 @@ class Shard:
     """Some neighbouring items: `count` files, or `count` rows of one file from row `start` on."""
 
     number: int
-    kind: str  # a key of READ
     files: tuple[str, ...]  # relative to the input's root
     start: int
     count: int
@@ -70,14 +70,14 @@ class Survey:
 
     def shards(self) -> list[Shard]:
         """Cut the input; the same survey gives the same shards."""
-        size = min(SHARD, max(SMALLEST, -(-self.items // PARTS)))
+        size = min(OF_SHARDS if self.kind == "shards" else SHARD, max(SMALLEST, -(-self.items // PARTS)))
         if self.kind == "files":
             names = [name for name, _ in self.files]
             parts = [names[at : at + size] for at in range(0, len(names), size)]
-            return [Shard(number, "files", tuple(part), 0, len(part)) for number, part in enumerate(parts)]
+            return [Shard(number, tuple(part), 0, len(part)) for number, part in enumerate(parts)]
         ranges = [(name, at, min(size, rows - at)) for name, rows in self.files for at in range(0, rows, size)]
         return [
-            Shard(number, self.kind, (name,), at, count, self.column, f"{name}#" if len(self.files) > 1 else "")
+            Shard(number, (name,), at, count, self.column, f"{name}#" if len(self.files) > 1 else "")
             for number, (name, at, count) in enumerate(ranges)
         ]
 
@@ -98,7 +98,7 @@ def survey(path: str | Path, spec: Preprocessing, *, column: str | None = None) 
     if is_address(path):
         return _survey_prepared(str(path), spec, kind="shards")
     path = Path(path)
-    if path.name == SHARDS or (path.name == SLICES and is_dataset(path.parent)):
+    if (path.name == SHARDS and path.is_file()) or (path.name == SLICES and is_dataset(path.parent)):
         path = path.parent
     if (path / SHARDS).is_file():
         return _survey_prepared(str(path), spec, kind="shards")
@@ -130,14 +130,24 @@ def survey(path: str | Path, spec: Preprocessing, *, column: str | None = None) 
     return Survey(str(path), "files", files, _digest(path, slices), left_out=len(names) - len(slices))
 
 
-def read_shard(root: str, shard: Shard) -> Iterator[Item]:
-    """Read a shard's items in order. One that cannot be read is its own InputError.
+def reader_of(root: str, kind: str, digest: str) -> Callable[[Shard], Iterator[Item]]:
+    """Open an input of a Survey: what reads a shard's items in order, one that cannot be read as its own InputError.
 
     Raises:
-        InputError: a whole file is gone that was there when the input was looked at.
+        InputError: a file is gone that was there when the input was looked at, or shards are of another dataset.
 
     """
-    return READ[shard.kind](root, shard)
+    if kind != "shards":
+        return partial(READ[kind], root)
+    dataset = open_dataset(root)
+    if dataset.hash != digest:
+        raise InputError(
+            root,
+            found=f"the dataset {dataset.hash[:12]}",
+            expected=f"{digest[:12]}, as when the run began",
+            fix="leave the shards as they are while they are read; other ones into another folder for results",
+        )
+    return partial(_read_shards, dataset)
 
 
 def _seen(name: Path) -> bool:
@@ -214,7 +224,8 @@ def _survey_prepared(path: str, spec: Preprocessing, *, kind: str) -> Survey:
             expected=f"{spec.model_dump()}, as the model was trained on",
             fix="give the original files instead",
         )
-    return Survey(path, kind, [(SLICES, len(dataset))], dataset.hash, column="image")
+    files = dataset.images.files if isinstance(dataset.images, ShardedImages) else [(SLICES, len(dataset))]
+    return Survey(path, kind, files, dataset.hash, column="image")
 
 
 def _read_prepared(root: str, shard: Shard) -> Iterator[Item]:
@@ -225,23 +236,17 @@ def _read_prepared(root: str, shard: Shard) -> Iterator[Item]:
             yield name.as_py(), Prepared(values.reshape(side, side), box=tuple(outlined) if outlined else None)
 
 
-def _read_shards(root: str, shard: Shard) -> Iterator[Item]:
-    """Read slices as they lie in the shards, which is not the dataset's order: so each is fetched for few readers."""
-    dataset = _open_once(root)
-    rows = scattered(len(dataset))[shard.start : shard.start + shard.count]
+def _read_shards(dataset: Dataset, shard: Shard) -> Iterator[Item]:
+    """Read slices as they lie in the shards, which is not the dataset's order: so a file is fetched for few readers."""
+    assert isinstance(dataset.images, ShardedImages), "of shards"
+    first = dataset.images.first_place(shard.files[0]) + shard.start
+    rows = scattered(len(dataset))[first : first + shard.count]
     for row, pixels in zip(rows, dataset.images[rows], strict=True):
         yield dataset.ids[row], Prepared(pixels, box=box_at(dataset.boxes[row]))
-
-
-@lru_cache(maxsize=1)
-def _open_once(place: str) -> Dataset:
-    """Keep the index, which may be of millions of slices, and the copies that the node has of shards."""
-    return open_dataset(place)
 
 
 READ: dict[str, Callable[[str, Shard], Iterator[Item]]] = {
     "files": _read_files,
     "table": _read_table,
     "prepared": _read_prepared,
-    "shards": _read_shards,
 }

@@ -83,6 +83,15 @@ class ShardedImages:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def files(self) -> list[tuple[str, int]]:
+        """Name each shard, with the number of its slices."""
+        return [(shard.name, shard.slices) for shard in self._shards]
+
+    def first_place(self, name: str) -> int:
+        """Say in which place of all slices in the shards one of them begins."""
+        return int(self._starts[[shard.name for shard in self._shards].index(name)])
+
     def __getitem__(self, key: Any) -> NDArray[np.uint8]:
         rows = np.arange(*key.indices(len(self))) if isinstance(key, slice) else np.atleast_1d(key)
         rows = np.where(rows < 0, rows + len(self), rows)

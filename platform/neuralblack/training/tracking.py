@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
@@ -34,6 +35,9 @@ TAGS = {
 }
 
 
+End = Literal["FINISHED", "FAILED", "KILLED"]  # MLflow's words; stopped from outside is KILLED
+
+
 @dataclass(frozen=True)
 class TrialOf:
     """What a run is that is a trial: its search's folder, and its number there, from 1."""
@@ -45,21 +49,27 @@ class TrialOf:
 class Tracker(Protocol):
     """One of TRACKERS, for one run."""
 
+    def configured(self, config: TrainConfig) -> None:
+        """Show the run's numbers; the same ones may come again."""
+
     def epoch(self, metrics: dict[str, float]) -> None:
         """Show an epoch's metrics; an epoch that is done again is shown again."""
 
-    def close(self, *, failed: bool) -> None:
+    def close(self, end: End) -> None:
         """Let go of files and connections, and say how the run ended where that is shown."""
 
 
 class TensorBoard:
     """Event files in RUN/tensorboard, for `tensorboard --logdir RUNS`. tensorboardX comes with ray[tune]."""
 
-    def __init__(self, run: Path, config: TrainConfig, trial: TrialOf | None = None) -> None:
+    def __init__(self, run: Path, trial: TrialOf | None = None) -> None:
         """Open a new event file beside earlier ones; TensorBoard shows the newest value of a step."""
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(run / "tensorboard"))
+
+    def configured(self, config: TrainConfig) -> None:
+        """Write them as text."""
         self._writer.add_text("config", f"```json\n{config.model_dump_json(indent=1)}\n```")
 
     def epoch(self, metrics: dict[str, float]) -> None:
@@ -69,7 +79,7 @@ class TensorBoard:
                 self._writer.add_scalar(tag, metrics[name], int(metrics["epoch"]) + 1)
         self._writer.flush()
 
-    def close(self, *, failed: bool) -> None:
+    def close(self, end: End) -> None:
         """Close the file."""
         self._writer.close()
 
@@ -81,7 +91,7 @@ class MLflow:
     search's run, where MLflow's page folds them.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, trial: TrialOf | None = None) -> None:
+    def __init__(self, run: Path, trial: TrialOf | None = None) -> None:
         """Find the run that belongs to the folder, or begin one."""
         from mlflow.tracking import MlflowClient
         from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -98,40 +108,61 @@ class MLflow:
         name = f"{top.name} trial {trial.number}" if trial else run.name
         tags = {MLFLOW_PARENT_RUN_ID: read_json(top / NOTE)["run_id"]} if trial else {}
         self._id = self._client.create_run(number, run_name=name, tags=tags).info.run_id
-        for name, value in config.model_dump(mode="json").items():
-            self._client.log_param(self._id, name, value)
         write_json(note, {"run_id": self._id})
+
+    def configured(self, config: TrainConfig) -> None:
+        """Log them as parameters, which MLflow takes again with the same values only."""
+        from mlflow.entities import Param
+
+        given = config.model_dump(mode="json")
+        self._client.log_batch(self._id, params=[Param(name, str(value)) for name, value in given.items()])
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Log the numbers at the step of the epoch's number from 1."""
-        for name, tag in TAGS.items():
-            if name in metrics:
-                self._client.log_metric(self._id, tag, metrics[name], step=int(metrics["epoch"]) + 1)
+        from mlflow.entities import Metric
 
-    def close(self, *, failed: bool) -> None:
+        now, step = int(1000 * time()), int(metrics["epoch"]) + 1
+        known = [Metric(tag, float(metrics[name]), now, step) for name, tag in TAGS.items() if name in metrics]
+        self._client.log_batch(self._id, metrics=known)
+
+    def close(self, end: End) -> None:
         """Say that nobody works on it any more."""
-        self._client.set_terminated(self._id, status="FAILED" if failed else "FINISHED")
+        self._client.set_terminated(self._id, status=end)
 
 
-TRACKERS: dict[str, Callable[[Path, TrainConfig, TrialOf | None], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "mlflow": MLflow,
-}
+TRACKERS: dict[str, Callable[[Path, TrialOf | None], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
 EXTRAS = {"mlflow": ("mlflow", "track")}  # the package that is needed, and the extra that brings it
 
 
 class Tracking:
     """All trackers of a run, closed behind a `with`. One that fails is left out with a warning, and the run goes on."""
 
-    def __init__(self, names: Iterable[str], run: Path, config: TrainConfig, trial: TrialOf | None = None) -> None:
-        """Start the trackers of these names, checked by `check_trackers` before; `trial` where the run is one."""
+    def __init__(
+        self, names: Iterable[str], run: Path, config: TrainConfig | None, trial: TrialOf | None = None
+    ) -> None:
+        """Start the trackers of these names, checked by `check_trackers` before.
+
+        Args:
+            names: keys of TRACKERS.
+            run: the folder, which exists.
+            config: the run's numbers; None: `configured` says them later.
+            trial: where the run is one.
+
+        """
         self._trackers: dict[str, Tracker] = {}
 
         def start(name: str) -> None:
-            self._trackers[name] = TRACKERS[name](run, config, trial)
+            self._trackers[name] = TRACKERS[name](run, trial)
 
         for name in names:
             self._try(name, partial(start, name))
+        if config:
+            self.configured(config)
+
+    @property
+    def names(self) -> list[str]:
+        """Those that have not failed."""
+        return list(self._trackers)
 
     def __enter__(self) -> Self:
         """Show what comes."""
@@ -140,18 +171,23 @@ class Tracking:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close all of them; what ends by an exception has failed."""
-        self.close(failed=kind is not None)
+        """Close all of them; what ends by an exception has failed, unless somebody stopped it."""
+        self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def configured(self, config: TrainConfig) -> None:
+        """Show the run's numbers everywhere."""
+        for name, tracker in list(self._trackers.items()):
+            self._try(name, partial(tracker.configured, config))
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Show an epoch everywhere."""
         for name, tracker in list(self._trackers.items()):
             self._try(name, partial(tracker.epoch, metrics))
 
-    def close(self, *, failed: bool = False) -> None:
+    def close(self, end: End = "FINISHED") -> None:
         """Close all of them."""
         for name, tracker in list(self._trackers.items()):
-            self._try(name, partial(tracker.close, failed=failed))
+            self._try(name, partial(tracker.close, end))
 
     def _try(self, name: str, call: Callable[[], object]) -> None:
         try:
