@@ -19,6 +19,7 @@ from ray import get_runtime_context, serve
 from ray.serve._private import replica
 from ray.util import get_node_ip_address
 
+from neuralblack.cluster.one_write import answer_in_one_write
 from neuralblack.cluster.ray_metrics import copy_for_ever
 from neuralblack.cluster.serve_config import LOOPBACK, LiveOptions, ServeArgs
 from neuralblack.cluster.serve_logs import log_beside_serve
@@ -48,6 +49,7 @@ class Classifier:
 
     def __init__(self, args: ServeArgs) -> None:
         stay_on_loopback()
+        answer_in_one_write()
         log_beside_serve()
         self.args = args
         self.token = token_from(os.environ, anonymous=args.anonymous)  # inherited from `ray start`; before any work
