@@ -15,9 +15,8 @@ from neuralblack.training.tracking import Tracking, TrialOf
 
 log = logging.getLogger(__name__)
 
-TRACK = (
-    "track.json"  # in a search's folder: the trackers of its last command, as Tune goes on with the first's callbacks
-)
+# In a search's folder: the trackers of its last command. Tune goes on with the first command's callbacks.
+TRACK = "track.json"
 
 
 class Progress(tune.Callback):  # type: ignore[misc]

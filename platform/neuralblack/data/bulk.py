@@ -96,14 +96,12 @@ def survey(path: str | Path, spec: Preprocessing, *, column: str | None = None) 
 
     """
     if is_address(path):
-        return _survey_prepared(str(path), spec, kind="shards")
+        return _survey_prepared(str(path), spec)
     path = Path(path)
     if (path.name == SHARDS and path.is_file()) or (path.name == SLICES and is_dataset(path.parent)):
         path = path.parent
-    if (path / SHARDS).is_file():
-        return _survey_prepared(str(path), spec, kind="shards")
-    if is_dataset(path):
-        return _survey_prepared(str(path), spec, kind="prepared")
+    if (path / SHARDS).is_file() or is_dataset(path):
+        return _survey_prepared(str(path), spec)
     if path.is_file() and path.suffix.lower() in TABLES:
         return _survey_tables(path.parent, [path.name], column)
     if not path.is_dir():
@@ -215,7 +213,7 @@ def _no_bytes(name: str) -> InputError:
     return InputError(name, found="no bytes", expected="a file's bytes", fix="fill the row or leave it out")
 
 
-def _survey_prepared(path: str, spec: Preprocessing, *, kind: str) -> Survey:
+def _survey_prepared(path: str, spec: Preprocessing) -> Survey:
     dataset = open_dataset(path)
     if dataset.spec != spec:
         raise InputError(
@@ -224,8 +222,9 @@ def _survey_prepared(path: str, spec: Preprocessing, *, kind: str) -> Survey:
             expected=f"{spec.model_dump()}, as the model was trained on",
             fix="give the original files instead",
         )
-    files = dataset.images.files if isinstance(dataset.images, ShardedImages) else [(SLICES, len(dataset))]
-    return Survey(path, kind, files, dataset.hash, column="image")
+    if isinstance(dataset.images, ShardedImages):
+        return Survey(path, "shards", dataset.images.files, dataset.hash, column="image")
+    return Survey(path, "prepared", [(SLICES, len(dataset))], dataset.hash, column="image")
 
 
 def _read_prepared(root: str, shard: Shard) -> Iterator[Item]:

@@ -176,18 +176,19 @@ class Tracking:
 
     def configured(self, config: TrainConfig) -> None:
         """Show the run's numbers everywhere."""
-        for name, tracker in list(self._trackers.items()):
-            self._try(name, partial(tracker.configured, config))
+        self._each(lambda tracker: tracker.configured(config))
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Show an epoch everywhere."""
-        for name, tracker in list(self._trackers.items()):
-            self._try(name, partial(tracker.epoch, metrics))
+        self._each(lambda tracker: tracker.epoch(metrics))
 
     def close(self, end: End = "FINISHED") -> None:
         """Close all of them."""
+        self._each(lambda tracker: tracker.close(end))
+
+    def _each(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
-            self._try(name, partial(tracker.close, end))
+            self._try(name, partial(call, tracker))
 
     def _try(self, name: str, call: Callable[[], object]) -> None:
         try:
