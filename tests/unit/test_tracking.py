@@ -11,6 +11,7 @@ from neuralblack.cluster.trials import PARAMS, TRIAL_JSON
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.files import read_json, write_json
+from neuralblack.registry.run_folder import record_epoch
 from neuralblack.training import tracking
 from neuralblack.training.tracking import Tracking, check_trackers
 
@@ -64,8 +65,34 @@ def test_a_run_that_is_gone_on_with_stays_one_run_in_mlflow(tmp_path, monkeypatc
     assert [(each.step, each.value) for each in history] == [(1, 1.0), (2, 0.9), (3, 0.8)]
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_tracker_that_a_later_command_adds_shows_the_epochs_before_it_once(name, tmp_path, monkeypatch):
+    if name == "mlflow":
+        pytest.importorskip("mlflow", reason="the extra `track` is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    run = tmp_path / "run"
+    run.mkdir()
+    for names, epochs in (([], EPOCHS[:1]), ([name], EPOCHS[1:])):
+        with Tracking(names, run, TrainConfig()) as tracking_:
+            for metrics in epochs:
+                record_epoch(run, metrics)  # as training does, before it shows it
+                tracking_.epoch(metrics)
+
+    if name == "mlflow":
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/elsewhere.db")
+        history = client.get_metric_history(read_json(run / "mlflow.json")["run_id"], "validation/loss")
+        assert [(each.step, each.value) for each in history] == [(1, 1.0), (2, 0.9), (3, 0.8)]
+    else:
+        found = scalars(run / "tensorboard")
+        assert [found["validation/loss", step] for step in (1, 2, 3)] == pytest.approx([1.0, 0.9, 0.8])
+
+
 def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(tmp_path, monkeypatch, caplog):
     class Broken:
+        new = True
+
         def __init__(self, run, trial=None):
             made.append(run)
 
@@ -106,6 +133,8 @@ def test_a_trial_is_shown_as_how_it_ended_and_by_what_the_last_command_asks_for(
     seen = []
 
     class Noting:
+        new = True
+
         def __init__(self, run, trial=None):
             self.number = trial.number
 

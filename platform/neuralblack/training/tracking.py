@@ -17,6 +17,7 @@ from typing import Literal, Protocol, Self
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.files import read_json, write_json
+from neuralblack.registry.run_folder import history_of
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class TrialOf:
 class Tracker(Protocol):
     """One of TRACKERS, for one run."""
 
+    new: bool  # it has shown nothing of this run before
+
     def configured(self, config: TrainConfig) -> None:
         """Show the run's numbers; the same ones may come again."""
 
@@ -66,6 +69,7 @@ class TensorBoard:
         """Open a new event file beside earlier ones; TensorBoard shows the newest value of a step."""
         from tensorboardX import SummaryWriter
 
+        self.new = not (run / "tensorboard").exists()
         self._writer = SummaryWriter(str(run / "tensorboard"))
 
     def configured(self, config: TrainConfig) -> None:
@@ -99,7 +103,8 @@ class MLflow:
         top = trial.search if trial else run
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{top.parent.resolve()}/mlflow.db"
         self._client, note = MlflowClient(tracking_uri=uri), run / NOTE
-        if note.exists():
+        self.new = not note.exists()
+        if not self.new:
             self._id = str(read_json(note)["run_id"])
             self._client.update_run(self._id, status="RUNNING")
             return
@@ -149,6 +154,7 @@ class Tracking:
             trial: where the run is one.
 
         """
+        self._run = run
         self._trackers: dict[str, Tracker] = {}
 
         def start(name: str) -> None:
@@ -156,6 +162,7 @@ class Tracking:
 
         for name in names:
             self._try(name, partial(start, name))
+        self._new = {name for name, tracker in self._trackers.items() if tracker.new}
         if config:
             self.configured(config)
 
@@ -179,8 +186,11 @@ class Tracking:
         self._each(lambda tracker: tracker.configured(config))
 
     def epoch(self, metrics: dict[str, float]) -> None:
-        """Show an epoch everywhere."""
-        self._each(lambda tracker: tracker.epoch(metrics))
+        """Show an epoch everywhere, and before it the run's earlier ones where a tracker is new to the run."""
+        earlier = [each for each in history_of(self._run) if each["epoch"] < metrics["epoch"]] if self._new else []
+        for name, tracker in list(self._trackers.items()):
+            self._try(name, partial(_show, tracker, [*(earlier if name in self._new else ()), metrics]))
+        self._new.clear()
 
     def close(self, end: End = "FINISHED") -> None:
         """Close all of them."""
@@ -196,6 +206,11 @@ class Tracking:
         except Exception as error:  # whatever a server or a client library says
             self._trackers.pop(name, None)
             log.warning("the run goes on without %s: %s: %s", name, type(error).__name__, str(error).partition("\n")[0])
+
+
+def _show(tracker: Tracker, epochs: Iterable[dict[str, float]]) -> None:
+    for metrics in epochs:
+        tracker.epoch(metrics)
 
 
 def check_trackers(names: Iterable[str]) -> None:
