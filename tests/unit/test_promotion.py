@@ -159,9 +159,7 @@ def _cut(lines):
     lines[-1] = lines[-1][:-9]
 
 
-@pytest.mark.parametrize(
-    ("damage", "line"), [(_without, 2), (_exchanged, 1), (_changed, 2), (_cut, 3)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("damage", "line"), [(_without, 2), (_exchanged, 1), (_changed, 2), (_cut, 3)])
 def test_a_changed_audit_is_found_and_stops_promotions(runs, tmp_path, damage, line):
     for run, _ in runs:
         promote(run, tmp_path, FORCED)

@@ -26,7 +26,9 @@ def test_medical_files_are_taken_whatever_they_are_called():
 
 
 @pytest.mark.parametrize(
-    "data", [dicom_bytes()[132:], gzip.compress(bytes(10_000)), b"\x1f\x8b\x08" + bytes(500), PLANTED.encode()]
+    "data",
+    [dicom_bytes()[132:], gzip.compress(bytes(10_000)), b"\x1f\x8b\x08" + bytes(500), PLANTED.encode()],
+    ids=["DICOM without its head", "gzip", "no gzip", "words"],
 )
 def test_what_is_of_no_kind_hears_all_kinds_and_nothing_of_itself(data):
     with pytest.raises(Problem) as problem:
