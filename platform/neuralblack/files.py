@@ -55,18 +55,23 @@ def read_json(path: Path) -> Any:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step: readers see the old file or the new one, and a full disk leaves the old."""
+    with no_space_is_said(path), replacing(path) as temporary, temporary.open("xb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Have a name beside `path` for a new file, which takes the place of `path` behind the block, or is removed."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with no_space_is_said(path):
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,5 +1,6 @@
 """Bulk runs: what they read, what they write, and that an interrupted one goes on without a slice lost or doubled."""
 
+import errno
 import io
 import os
 import shutil
@@ -16,8 +17,9 @@ import pytest
 from PIL import Image
 
 from neuralblack.cluster.batch_predict import classify_all
+from neuralblack.cluster.batch_stages import Classifying
 from neuralblack.config import TrainConfig
-from neuralblack.data.bulk import reader_of
+from neuralblack.data.bulk import reader_of, survey
 from neuralblack.data.phantoms import write_phantoms
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.shards import scattered
@@ -27,7 +29,7 @@ from neuralblack.files import read_json
 from neuralblack.inference.predictor import Predictor
 from neuralblack.labels import CLASSES
 from neuralblack.models.table import build_model
-from neuralblack.registry.model_folder import save_model
+from neuralblack.registry.model_folder import open_model, save_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +91,16 @@ def png(seed: int) -> bytes:
     return file.getvalue()
 
 
+def test_who_was_given_no_gpu_computes_on_the_cpu_of_a_node_that_has_some(model, tmp_path, monkeypatch):
+    """Ray shows them all; a process for each of 16 CPUs would load its model onto the first."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    folder = open_model(model)
+
+    Classifying(folder.path, folder.hash, tmp_path, engine="eager-fp32", batch=2, device="cpu")
+    with pytest.raises((RuntimeError, AssertionError), match=r"NVIDIA|CUDA"):  # there is none here
+        Classifying(folder.path, folder.hash, tmp_path, engine="eager-fp32", batch=2)
+
+
 # What is read
 
 
@@ -103,6 +115,32 @@ def test_every_file_of_a_folder_is_a_row_with_the_same_answer_as_by_itself(scans
         alone, row = predictor.file(path), rows[str(path.relative_to(scans))]
         assert (row["status"], row["label"], row["model"]) == (alone.status, alone.label, predictor.name)
         assert {name: row[f"p({name})"] for name in CLASSES} == pytest.approx(alone.probabilities, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [("elsewhere", r"site: found a link to a folder, or to nothing"), (None, r"site: found Permission denied")],
+)
+def test_a_folder_that_would_be_left_out_without_a_word_is_refused(to, words, tmp_path, monkeypatch):
+    (tmp_path / "scans" / "plain").mkdir(parents=True)
+    (tmp_path / "scans" / "plain" / "1.png").write_bytes(png(1))
+    site = tmp_path / "scans" / "site"
+    if to:
+        (tmp_path / to).mkdir()
+        site.symlink_to(tmp_path / to)
+    else:
+        site.mkdir()
+        opened = os.scandir
+
+        def scandir(path):  # root may read whatever it likes
+            if str(path) == str(site):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return opened(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    with pytest.raises(InputError, match=words):
+        survey(tmp_path / "scans", Preprocessing(size=64))
 
 
 def test_a_broken_file_is_a_row_that_says_what_is_wrong_and_the_others_are_answered(model, tmp_path):

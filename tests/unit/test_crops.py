@@ -214,6 +214,19 @@ def test_guidance_is_for_whole_slices(tiny):
         check(SHORT.model_copy(update={"input": "head", "guidance": 0.1}), classes=3)
 
 
+@pytest.mark.parametrize(
+    ("fixed", "searched"),
+    [
+        ({"guidance": 0.1}, {"input": tune.choice(["slice", "head"])}),
+        ({"input": "head"}, {"guidance": tune.choice([0.0, 0.1])}),
+        ({}, {"input": tune.choice(["slice", "head"]), "guidance": tune.uniform(0.0, 0.1)}),
+    ],
+)
+def test_a_search_that_would_guide_what_is_cut_to_the_head_is_refused(fixed, searched, tiny):
+    with pytest.raises(InputError, match=r"guidance.*input head"):
+        check_space(SHORT.model_copy(update=fixed), searched)
+
+
 @pytest.mark.parametrize("text", ["1,2,3", "a,2,3,4", "-1,2,3,4", "1.5,2,3,4", ""])
 def test_a_box_is_four_whole_numbers(text):
     with pytest.raises(InputError, match="four whole numbers"):

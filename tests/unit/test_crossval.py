@@ -1,5 +1,7 @@
 """Cross-validation: its table against numbers worked out by hand, and runs that hold nothing out."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from neuralblack.cli import app
+from neuralblack.cluster.crossval import _round
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.evaluation.crossval_table import markdown, table_of
@@ -41,6 +44,30 @@ def rounds(tmp_path):
         {"seed": 0, "fold": 1, "predictions": write(tmp_path / "1.parquet", first)},
         {"seed": 0, "fold": 2, "predictions": write(tmp_path / "2.parquet", second)},
     ]
+
+
+def test_a_run_without_a_gpu_computes_on_the_cpu_of_a_node_that_has_some(dataset, tiny, tmp_path, monkeypatch):
+    """Ray shows them all, and there is a run for every CPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    config = SHORT.model_copy(update={"epochs": 1, "train_folds": (3, 4, 5), "validation_folds": (2,)})
+
+    found = _round(config.model_dump(), str(dataset.path), str(tmp_path), "fold1-seed0", refit=True, device="cpu")
+
+    assert 0 <= found["accuracy"] <= 1
+
+
+def test_what_a_kill_left_of_a_calibration_goes_with_the_next_command(dataset, tiny, tmp_path):
+    def killed(*_):
+        (left,) = (tmp_path / "run").glob(".calibrating.*")
+        shutil.copytree(left, f"{left}kept")  # a kill takes nothing away
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_here(SHORT, data=dataset.path, run=tmp_path / "run", calibrate=killed)
+    assert len(list((tmp_path / "run").glob(".calibrating.*"))) == 1
+    train_here(SHORT, data=dataset.path, run=tmp_path / "run", calibrate=calibrate)
+
+    assert list((tmp_path / "run").glob(".calibrating.*")) == []
 
 
 def test_mean_and_spread_are_over_runs_and_pooled_is_over_slices(rounds):

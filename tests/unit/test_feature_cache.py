@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from tests.tiny import phantom_dataset
 from tests.unit.test_training import CONFIG
 
 from neuralblack.data.dataset import open_dataset
-from neuralblack.data.node_cache import make_room
+from neuralblack.data.node_cache import folder_on_this_node, make_room
 from neuralblack.data.splits import make_split
+from neuralblack.errors import InputError
 from neuralblack.models.execution import Execution
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import build_model
@@ -237,6 +239,27 @@ def test_the_file_that_nobody_opened_for_longest_goes_first_and_none_that_is_ope
     assert sorted(path.name for path in tmp_path.glob("*.bin")) == ["0000.bin", "0002.bin"]
     assert not make_room(tmp_path, taken, max_bytes=taken)
     assert [path.name for path in tmp_path.glob("*.bin")] == ["0000.bin"]
+
+
+def test_what_a_file_in_use_was_promised_is_promised_to_nobody_else(tmp_path, monkeypatch):
+    """Two groups of views, or two searches on one node: both would be told yes, and fill the disk to its last byte."""
+    size, rows = int(np.prod(ROW)) * 4, 4000
+    disk = SimpleNamespace(total=20 * rows * size, free=4 * rows * size)  # a tenth of it stays free
+    monkeypatch.setattr("neuralblack.data.node_cache.shutil.disk_usage", lambda _: disk)
+    assert make_room(tmp_path, rows * size, max_bytes=disk.total)
+    first = ActivationFile(tmp_path / "0000.bin", rows=rows, shape=ROW, dtype=torch.float32)
+
+    assert not make_room(tmp_path, rows * size, max_bytes=disk.total)
+    first.close()
+    assert make_room(tmp_path, rows * size, max_bytes=disk.total)
+
+
+@pytest.mark.parametrize("folder", ["/dev/null/cache", "/proc/cache"])
+def test_a_folder_for_copies_that_cannot_be_made_is_said_in_a_line(folder, monkeypatch):
+    monkeypatch.setenv("NEURALBLACK_CACHE", folder)
+
+    with pytest.raises(InputError, match=r"no folder, and none can be made .*export NEURALBLACK_CACHE=FOLDER"):
+        folder_on_this_node("shards")
 
 
 def test_rows_on_a_device_are_kept_from_trial_to_trial_and_the_least_used_make_room(tmp_path, monkeypatch):

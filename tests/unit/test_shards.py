@@ -1,6 +1,8 @@
 """Shards: the slices and the results of the dataset they were made of, whether in a folder or on an S3 server."""
 
+import errno
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +52,24 @@ def test_the_same_shards_again_are_left_alone_and_others_in_their_place_are_refu
     assert (tmp_path / "00000.arrow").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="found shards of 7 slices, or of another dataset"):
         write_shards(dataset, str(tmp_path), slices=8)
+
+
+def test_a_full_disk_is_said_and_nothing_of_a_shard_is_left_on_it(dataset, tmp_path, monkeypatch):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / ".00001.arrow.0123abcd").write_bytes(bytes(100))  # a killed writer's
+
+    def copy(source, target):
+        Path(target).write_bytes(bytes(1000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("neuralblack.data.places.shutil.copyfile", copy)
+        with pytest.raises(InputError, match=r"00000\.arrow: found no space left on the disk"):
+            write_shards(dataset, str(tmp_path / "shards"), slices=16)
+
+    assert list((tmp_path / "shards").iterdir()) == []
+    write_shards(dataset, str(tmp_path / "shards"), slices=16)
+    assert open_dataset(str(tmp_path / "shards")).hash == dataset.hash
 
 
 def test_the_same_command_mends_what_is_missing_or_damaged(dataset, cache, tmp_path):

@@ -121,7 +121,7 @@ def _here(
     import pyarrow as pa
 
     read = Reading(what.root, what.kind, what.digest, folder.spec)
-    classify = Classifying(folder.path, folder.hash, out, engine=engine, batch=CPU_BATCH, threads=None)
+    classify = Classifying(folder.path, folder.hash, out, engine=engine, batch=CPU_BATCH)
     try:
         for shard in missing:
             yield classify(read(pa.Table.from_pylist([to_row(shard)])))["items"][0].as_py()
@@ -161,7 +161,12 @@ def _on_ray(
         classified = read.map_batches(
             Classifying,
             fn_constructor_args=(folder.path, folder.hash, out),
-            fn_constructor_kwargs={"engine": engine, "batch": GPU_BATCH if gpus else CPU_BATCH, "threads": 1},
+            fn_constructor_kwargs={
+                "engine": engine,
+                "batch": GPU_BATCH if gpus else CPU_BATCH,
+                "threads": 1,
+                "device": "cuda" if gpus else "cpu",  # Ray 2.60 shows a node's GPUs to those that were given none, too
+            },
             num_cpus=1 if gpus else HALF,
             num_gpus=1 if gpus else 0,
             **_pool(models),

@@ -58,15 +58,25 @@ class Reading:
 class Classifying:
     """Classify shards with one loaded model, and write a part for each."""
 
-    def __init__(self, model: Path, hash_: str, out: Path, *, engine: str, batch: int, threads: int | None) -> None:
-        """Load the model, with so many threads; None: as torch finds best."""
+    def __init__(
+        self,
+        model: Path,
+        hash_: str,
+        out: Path,
+        *,
+        engine: str,
+        batch: int,
+        threads: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        """Load the model, with so many threads and on a device, cpu or cuda; None: as torch finds best."""
         import torch  # here: who reads slices does without
 
         from neuralblack.inference.predictor import Predictor
 
         if threads:
             torch.set_num_threads(threads)
-        self._predictor = Predictor.load(model, engine=engine)
+        self._predictor = Predictor.load(model, engine=engine, device=device)
         if self._predictor.hash != hash_:
             raise InputError(
                 model,

@@ -141,7 +141,10 @@ def plan_of(config: TrainConfig, data: str, *, seeds: int) -> dict[str, TrainCon
 def _run_all(plan: dict[str, TrainConfig], *, data: str, run: Path, each: dict[str, float], refit: bool) -> None:
     """Run what is missing, as many at a time as there is room for; RunError with the first failure at the end."""
     task = ray.remote(num_cpus=each["CPU"], num_gpus=each["GPU"], max_retries=RETRIES)(_round)
-    waiting = {task.remote(one.model_dump(), str(data), str(run), name, refit): name for name, one in plan.items()}
+    device = "cuda" if each["GPU"] else "cpu"  # Ray 2.60 shows a node's GPUs to tasks that were given none as well
+    waiting = {
+        task.remote(one.model_dump(), str(data), str(run), name, refit, device): name for name, one in plan.items()
+    }
     failures: dict[str, str] = {}
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)
@@ -158,23 +161,24 @@ def _run_all(plan: dict[str, TrainConfig], *, data: str, run: Path, each: dict[s
         raise RunError(f"{len(failures)} of {len(plan)} runs failed; the first, {name}: {said}")
 
 
-def _round(config: dict[str, Any], data: str, run: str, name: str, refit: bool) -> dict[str, Any]:
+def _round(config: dict[str, Any], data: str, run: str, name: str, refit: bool, device: str) -> dict[str, Any]:
     """Train and test one run, and its refitted one; what is there already is not done again."""
     torch.set_num_threads(1)
     chosen = TrainConfig.model_validate(config)
-    found = _tested(chosen, Path(data), Path(run) / name, calibrate=calibrate)
+    found = _tested(chosen, Path(data), Path(run) / name, calibrate=calibrate, device=device)
     if refit:
         model = open_model(Path(run) / name / "model")
         folds = (*(chosen.train_folds or ()), *chosen.validation_folds)
         whole = chosen.model_copy(update={"train_folds": folds, "validation_folds": ()})
-        _tested(whole, Path(data), Path(run) / f"{REFIT}{name}", calibrate=lambda *_: (borrow(model), {}))
+        folder = Path(run) / f"{REFIT}{name}"
+        _tested(whole, Path(data), folder, calibrate=lambda *_: (borrow(model), {}), device=device)
     return found
 
 
-def _tested(config: TrainConfig, data: Path, folder: Path, *, calibrate: Calibrate) -> dict[str, Any]:
+def _tested(config: TrainConfig, data: Path, folder: Path, *, calibrate: Calibrate, device: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    train_here(config, data=data, run=folder, calibrate=calibrate)
-    predictor = Predictor.load(folder, engine="eager-fp32")
+    train_here(config, data=data, run=folder, calibrate=calibrate, device=device)
+    predictor = Predictor.load(folder, engine="eager-fp32", device=device)
     measured = folder / "test" / METRICS
     if not measured.exists() or read_json(measured)["model"]["hash"] != predictor.hash:
         evaluate_held_out(predictor, data, folder / "test", folds=None, with_baselines=False)

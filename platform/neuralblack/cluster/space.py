@@ -12,6 +12,7 @@ from ray.tune.search.sample import Categorical, Domain, Float, Integer
 from neuralblack.config import TrainConfig, checked, with_overrides
 from neuralblack.data.crops import NEED_BOX
 from neuralblack.errors import InputError
+from neuralblack.models.heads import loss_of
 from neuralblack.training.recipe import check
 from neuralblack.training.unfreezing import schedule_of
 
@@ -35,6 +36,7 @@ OF_THE_SPLIT = (  # trials are compared on the same slices and epochs
     "validation_folds",
     "test_folds",
 )
+CHECKED_TOGETHER = ("model", "weights", "guidance", "input")  # a value may be right beside some others only
 OF_THE_VIEWS = ("model", "weights", "precision", "input", "size", "augmentation", "augmentation_strength")
 
 
@@ -76,6 +78,7 @@ def check_space(config: TrainConfig, space: Space) -> None:
         for value in _edges(name, domain):
             tried = checked(TrainConfig, config.model_dump() | {name: value}, where="search space")
             schedule_of(tried.schedule)
+            loss_of(tried.loss)
             if tried.input in NEED_BOX:
                 raise InputError(
                     f"input {tried.input}",
@@ -83,8 +86,10 @@ def check_space(config: TrainConfig, space: Space) -> None:
                     expected="slice or head: a search is for models that stand alone",
                     fix=f"neuralblack train or crossval with --set input={tried.input}",
                 )
-            if name in ("model", "weights", "loss", "guidance"):
-                check(tried, classes=2)
+    edges = {name: _edges(name, space[name]) for name in CHECKED_TOGETHER if name in space}
+    for values in itertools.product(*edges.values()):
+        together = dict(zip(edges, values, strict=True))
+        check(checked(TrainConfig, config.model_dump() | together, where="search space"), classes=2)
 
 
 def schedules_of(config: TrainConfig, space: Space) -> list[dict[int, int]]:

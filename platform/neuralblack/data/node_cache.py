@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from neuralblack.errors import InputError
@@ -11,24 +12,27 @@ from neuralblack.files import lock
 
 ROOM_LOCK = "room.lock"  # held by whoever removes files of a folder
 HEADROOM = 1.1  # of a file's bytes, what must be free on the disk before it is begun
+SPARE = 0.1  # of the disk stays free: checkpoints are written there, too
 
 
 def folder_on_this_node(name: str) -> Path:
     """Make a folder of this user under the temporary one, or where NEURALBLACK_CACHE says.
 
     Raises:
-        InputError: it is somebody else's, who could put anything there.
+        InputError: it is somebody else's, who could put anything there, or cannot be made.
 
     """
     parent = os.environ.get("NEURALBLACK_CACHE") or f"{tempfile.gettempdir()}/neuralblack-{os.getuid()}"
-    folder = Path(parent) / name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(each.lstat().st_uid != os.getuid() or each.is_symlink() for each in (folder.parent, folder)):
+    folder, found = Path(parent) / name, ""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(each.lstat().st_uid != os.getuid() or each.is_symlink() for each in (folder.parent, folder)):
+            found = "a folder of another user"
+    except OSError as error:
+        found = f"no folder, and none can be made ({error.strerror})"
+    if found:
         raise InputError(
-            folder,
-            found="a folder of another user",
-            expected="one of your own",
-            fix="export NEURALBLACK_CACHE=FOLDER on every node",
+            folder, found=found, expected="one of your own", fix="export NEURALBLACK_CACHE=FOLDER on every node"
         )
     return folder
 
@@ -59,17 +63,16 @@ def make_room(folder: Path, need: int, *, max_bytes: int) -> bool:
 
     """
     with lock(folder / ROOM_LOCK):
-        return _made_room(folder, need, max_bytes=max_bytes, spare=0)
+        return _made_room(folder, need, max_bytes=max_bytes)
 
 
-def begin_in_use(path: Path, need: int, *, max_bytes: int, spare: float) -> int | None:
+def begin_in_use(path: Path, need: int, *, max_bytes: int) -> int | None:
     """Make room for a file, and begin it with its space taken and in use; its descriptor, or None where none is left.
 
-    All of it under one lock, so that no two are promised the same room. The file's name ends in .bin; `spare` is the
-    share of the disk that stays free for others.
+    All of it under one lock, so that no two are promised the same room. The file's name ends in .bin.
     """
     with lock(path.parent / ROOM_LOCK):
-        if not _made_room(path.parent, need, max_bytes=max_bytes, spare=spare):
+        if not _made_room(path.parent, need, max_bytes=max_bytes):
             return None
         descriptor = open_in_use(path)
         try:
@@ -81,34 +84,36 @@ def begin_in_use(path: Path, need: int, *, max_bytes: int, spare: float) -> int 
         return descriptor
 
 
-def _made_room(folder: Path, need: int, *, max_bytes: int, spare: float) -> bool:
+def _made_room(folder: Path, need: int, *, max_bytes: int) -> bool:
     files = sorted(folder.rglob("*.bin"), key=lambda path: path.stat().st_mtime)
-    used = sum(_taken(path) for path in files)
+    room = {path: _room_of(path) for path in files}
     for path in files:
-        if _fits(folder, used, need, max_bytes, spare):
+        if _fits(folder, room, need, max_bytes):
             break
-        size = _taken(path)
         if _removed(path):
-            used -= size
-    return _fits(folder, used, need, max_bytes, spare)
+            del room[path]
+    return _fits(folder, room, need, max_bytes)
 
 
-def _fits(folder: Path, used: int, need: int, max_bytes: int, spare: float) -> bool:
+def _fits(folder: Path, room: Mapping[Path, tuple[int, int]], need: int, max_bytes: int) -> bool:
     disk = shutil.disk_usage(folder)
-    return used + need <= max_bytes and disk.free - spare * disk.total >= HEADROOM * need
+    written, promised = sum(taken for taken, _ in room.values()), sum(holes for _, holes in room.values())
+    free = disk.free - promised - SPARE * disk.total
+    return written + promised + need <= max_bytes and free >= HEADROOM * need
 
 
-def _taken(path: Path) -> int:
-    """Bytes of a file; of one that is in use all that it may come to, though holes take nothing yet."""
+def _room_of(path: Path) -> tuple[int, int]:
+    """Bytes that a file takes, and of one that is in use those that it may still come to: its holes."""
     found = path.stat()
+    written = found.st_blocks * 512
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return max(found.st_size, found.st_blocks * 512)
+        return written, max(found.st_size - written, 0)
     finally:
         os.close(descriptor)
-    return found.st_blocks * 512
+    return written, 0
 
 
 def _removed(path: Path) -> bool:

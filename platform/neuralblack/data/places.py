@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import uuid
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from neuralblack.errors import InputError
-from neuralblack.files import is_address
+from neuralblack.files import is_address, no_space_is_said, replacing
 
 BLOCK = 1 << 22  # bytes that are copied at a time
 
@@ -81,18 +81,22 @@ class Place:
 
     def put(self, name: str, path: Path) -> None:
         """Copy a file there; readers see all of it or nothing."""
-        target = f"{self._root}/{name}"
         try:
             if self.folder:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                target = f"{self._root}/.{name}.{uuid.uuid4().hex[:8]}"
-            with path.open("rb") as source, self._fs.open_output_stream(target) as file:
+                with no_space_is_said(self.folder / name), replacing(self.folder / name) as target:
+                    shutil.copyfile(path, target)
+                return
+            with path.open("rb") as source, self._fs.open_output_stream(f"{self._root}/{name}") as file:
                 while block := source.read(BLOCK):
                     file.write(block)
-            if self.folder:
-                Path(target).replace(self.folder / name)
         except (pa.ArrowException, OSError) as error:
             raise self._wrong(f"{self}/{name}", error) from None
+
+    def clear(self) -> None:
+        """Remove what a killed writer left of files in a folder; S3 shows none. No other writer may be at work."""
+        for left in self.folder.glob(f".*.{'[0-9a-f]' * 8}") if self.folder else ():
+            left.unlink()
 
     def _blocks(self, name: str) -> Iterator[bytes]:
         """Read a file block by block; raises FileNotFoundError where there is none."""

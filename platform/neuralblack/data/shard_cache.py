@@ -23,7 +23,6 @@ from neuralblack.files import lock, no_space_is_said
 log = logging.getLogger(__name__)
 
 OPEN = 16  # shards that a process keeps open, and so in the node's cache: two windows of eight
-SPARE = 0.1  # of the disk stays free: checkpoints are written there, too
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class ShardCache:
         """Fetch a shard into a file that is counted, and in use, from its first byte on."""
         temporary = self._folder / f"{shard.sha256}.{os.getpid()}.{threading.get_ident()}.bin"
         with no_space_is_said(self._folder):
-            descriptor = begin_in_use(temporary, shard.bytes, max_bytes=self._max_bytes, spare=SPARE)
+            descriptor = begin_in_use(temporary, shard.bytes, max_bytes=self._max_bytes)
         if descriptor is None:
             raise _NoRoomError
         file = os.fdopen(descriptor, "rb")

@@ -46,6 +46,7 @@ def write_shards(
             expected="an empty place, or shards of this dataset",
             fix="choose another place",
         )
+    place.clear()
     order = scattered(len(dataset))
     shards = []
     with tempfile.TemporaryDirectory() as folder:

@@ -37,6 +37,8 @@ from neuralblack.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
+CALIBRATING = ".calibrating."  # begins the name of a folder in a run, of a model that is not whole yet
+
 # A finished network's numbers and tensors for calibration.json and reference.safetensors; the neighbour `inference`
 # has the one that is meant (`inference.reference.calibrate`), and who stands above both hands it in.
 Calibrate = Callable[[ModelFolder, Dataset, Split], tuple[dict[str, Any], dict[str, Tensor]]]
@@ -112,7 +114,9 @@ def finish_run(
     calibration: dict[str, Any] = {}
     reference: dict[str, Tensor] = {}
     if calibrate:
-        with tempfile.TemporaryDirectory(dir=run, prefix=".calibrating.") as folder:  # a model only once it is whole
+        for left in run.glob(f"{CALIBRATING}*"):
+            shutil.rmtree(left, ignore_errors=True)  # by a kill
+        with tempfile.TemporaryDirectory(dir=run, prefix=CALIBRATING) as folder:  # a model only once it is whole
             draft = save_model(
                 Path(folder) / "model", state["model"], card=card, spec=dataset.spec, split=split.manifest, history=[]
             )
@@ -151,9 +155,18 @@ def epoch_line(metrics: Metrics) -> str:
 
 
 def train_here(
-    config: TrainConfig, *, data: str | Path, run: Path, calibrate: Calibrate | None = None, track: Sequence[str] = ()
+    config: TrainConfig,
+    *,
+    data: str | Path,
+    run: Path,
+    calibrate: Calibrate | None = None,
+    track: Sequence[str] = (),
+    device: str | None = None,
 ) -> ModelFolder:
-    """Train in this process, without Ray; the same command goes on behind the newest checkpoint."""
+    """Train in this process, without Ray; the same command goes on behind the newest checkpoint.
+
+    `device` is cpu or cuda; none given: a GPU where there is one.
+    """
     dataset, split = check_run(config, data=data)
     through = earlier_model(run, config, split, in_process=True)
     if through:
@@ -180,7 +193,8 @@ def train_here(
         for path in set(folder.glob("epoch_*")) - set(whole):
             shutil.rmtree(path)  # half deleted by a kill, or damaged: it must neither be the best nor the newest
         with Tracking(track, run, config) as tracking:
-            train(config, dataset, split, report=report, start=load_state(whole[-1]) if whole else None)
+            start = load_state(whole[-1]) if whole else None
+            train(config, dataset, split, report=report, start=start, device=device)
         best = best_checkpoint(sound(sorted(folder.glob("epoch_*"))))
         history = history_of(run)
         return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
