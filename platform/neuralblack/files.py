@@ -53,6 +53,15 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def is_json(path: Path) -> bool:
+    """Tell whether a file holds one JSON value to its end."""
+    try:
+        json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Put `data` at `path` in one step: readers see the old file or the new one, and a full disk leaves the old."""
     with no_space_is_said(path), replacing(path) as temporary, temporary.open("xb") as file:

@@ -14,6 +14,7 @@ import torch
 
 from neuralblack.cluster.crossval import cross_validate
 from neuralblack.cluster.resume import registered_checkpoints
+from neuralblack.cluster.search_state import keep_state
 from neuralblack.cluster.session import await_resources, ray_session
 from neuralblack.cluster.space import check_space
 from neuralblack.cluster.train import fit_workers, train_on_cluster
@@ -186,6 +187,45 @@ def test_a_search_leaves_a_table_a_model_and_all_cpus_free(cluster, dataset, tin
     assert (again.hash, table) == (model.hash, rows)
     with pytest.raises(InputError, match="search"):
         tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", space=space, trials=5)
+
+
+def test_a_search_whose_state_was_cut_off_goes_on_from_its_copy_and_without_one_begins_anew(
+    cluster, dataset, tiny, tmp_path, monkeypatch, caplog
+):
+    """Tune itself makes an empty search of such a state, and says nothing."""
+    from ray import tune
+
+    config, run = CONFIG.model_copy(update={"epochs": 1, "schedule": "head-only"}), tmp_path / "run"
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    def search():
+        return tune_on_cluster(config, data=dataset.path, run=run, space={"lr": tune.uniform(0.01, 0.1)}, trials=2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("neuralblack.cluster.tune._finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search()
+        keep_state(run)
+        begun = {path: path.stat().st_mtime_ns for path in run.glob("trials/*/epochs/*.json")}
+        (state,) = (run / "search").glob("experiment_state-*.json")
+        os.truncate(state, 100)
+        with pytest.raises(KeyboardInterrupt):
+            search()
+    assert "was cut off; its copy counts" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in run.glob("trials/*/epochs/*.json")} == begun
+    for path in (run / "search").glob("experiment_state-*.json"):
+        os.truncate(path, 100)
+    shutil.rmtree(run / ".search_state")
+
+    _, rows = search()
+
+    assert "it begins anew, and what was there is in" in caplog.text
+    assert sorted(row["trial"] for row in rows) == [1, 2] and all(row["error"] is None for row in rows)
+    assert {path.relative_to(run / "lost-1") for path in run.glob("lost-1/trials/*/epochs/*.json")} == {
+        path.relative_to(run) for path in begun
+    }
 
 
 def test_a_trial_whose_process_is_killed_goes_on_behind_its_last_epoch(cluster, dataset, tiny, tmp_path):

@@ -1,6 +1,5 @@
 """From which checkpoint a run goes on: the newest whole one of those that Ray Train counts."""
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from neuralblack.files import read_json, write_json
+from neuralblack.files import is_json, read_json, write_json
 from neuralblack.training.checkpoints import MERIT, load_metrics, load_state, merit, sound
 from neuralblack.training.loop import State
 
@@ -40,7 +39,7 @@ def clean_up(folder: Path) -> None:
     Raises InputError where none is whole of those it counts.
     """
     snapshot = folder / SNAPSHOT
-    if snapshot.exists() and not _is_json(snapshot):
+    if snapshot.exists() and not is_json(snapshot):
         log.warning("%s was cut off by a kill, and is made again", snapshot)
         write_json(snapshot, _snapshot_of(sound(sorted(folder.glob("epoch_*")))))
     for orphan in set(folder.glob("epoch_*")) - set(registered_checkpoints(folder)):
@@ -66,14 +65,6 @@ def clean_up(folder: Path) -> None:
     write_json(snapshot, state)
     for path in set(counted) - whole:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return False
-    return True
 
 
 def _snapshot_of(checkpoints: Sequence[Path]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ray import tune
 from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.halving import Halving, rungs_of
 from neuralblack.cluster.progress import TRACK, Progress, Tracked
+from neuralblack.cluster.search_state import SEARCH, StateKept, can_go_on
 from neuralblack.cluster.session import await_resources, ray_session, reachable_resources
 from neuralblack.cluster.space import DEFAULT_SPACE, GRID, Space, check_space, drawn, schedules_of
 from neuralblack.cluster.train import on_every_node
@@ -240,8 +241,8 @@ def _search(
     resources = {"CPU": DRIVER_CPU} if several else {name: value for name, value in settings["each"].items() if value}
     trainable = tune.with_resources(function, resources)
     kept = None if several else tune.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=MERIT)
-    experiment = run / "search"
-    if tune.Tuner.can_restore(str(experiment)):
+    experiment = run / SEARCH
+    if can_go_on(run):
         log.info("going on with the search in %s", experiment)
         tuner = tune.Tuner.restore(str(experiment), trainable, resume_unfinished=True, resume_errored=True)
     else:
@@ -272,6 +273,7 @@ def _search(
                 callbacks=[
                     Progress(list(space), trials if points is None else len(points), trials=run / "trials"),
                     Tracked(run),  # behind what numbers the trials
+                    StateKept(run),
                 ],
             ),
         )
