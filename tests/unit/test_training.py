@@ -165,6 +165,15 @@ def test_out_of_memory_names_a_batch_size_that_fits(dataset, tiny, monkeypatch):
         short_run(dataset.path, CONFIG, OneProcess())
 
 
+def test_a_last_batch_without_a_spread_for_batch_norm_is_said_with_what_helps(dataset):
+    config = TrainConfig(
+        model="efficientnet_lite0", weights="none", size=32, schedule="all", epochs=1, precision="fp32"
+    )
+
+    with pytest.raises(InputError, match=r"batch_norm: found 1 slice .*--set batch_norm=eval"):
+        short_run(dataset.path, config, OneProcess())
+
+
 def test_two_runs_with_one_seed_are_the_same_to_the_bit(dataset, tiny):
     (first, weights), (second, again) = (short_run(dataset.path, CONFIG, OneProcess()) for _ in range(2))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralblack.config import TrainConfig
-from neuralblack.errors import RunError
+from neuralblack.errors import InputError, RunError
 from neuralblack.models.execution import Execution
 from neuralblack.models.heads import loss_of
 from neuralblack.training.batches import Batch
@@ -174,6 +174,8 @@ def said_what_fits(
 ) -> Generator[None, None, None]:
     """Turn "out of memory" in a step into a RunError that names a batch size with which a step was possible.
 
+    A batch of one slice whose maps are one pixel has no spread for BatchNorm: an InputError.
+
     Args:
         learning: the stages that learn, not wrapped: the other workers take no part in the trials.
         inputs: of this worker's part of the batch, (B, C, H, W).
@@ -186,6 +188,15 @@ def said_what_fits(
         return
     except torch.OutOfMemoryError:
         pass  # and behind this block, where the failed step's tensors are gone with its exception
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "batch_norm",
+            found=f"{len(inputs)} slice of a worker in a batch, of which a map is one pixel",
+            expected="more than one value to learn a spread from",
+            fix="--set batch_norm=eval, a larger --set size, or another --set batch_size",
+        ) from error
     count = len(inputs) // 2
     while count and not _fits(learning, inputs[:count], execution):
         count //= 2
