@@ -1,11 +1,15 @@
 """A model that is shown marked tumours: the box is drawn on the page, or typed, and the slice is asked about again."""
 
+import re
+
 import numpy as np
 import pytest
 from tests.e2e.page.fake_service import MENINGIOMA, SIZE, UNMARKED, page_service, slice_file
-from tests.e2e.page.looks import before_facts, choose
+from tests.e2e.page.looks import before_facts, choose, hold
 
 pytestmark = pytest.mark.e2e
+
+JUDGED = re.compile(r"/predict\?box=")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,7 @@ def unmarked(page, tmp_path):
 
 def stroke(page, start, end):
     """Draw from one place of the slice to another, in shares of its side."""
+    page.locator("#slice").scroll_into_view_if_needed()
     place = page.query_selector("#slice").bounding_box()
     points = [(place["x"] + x * place["width"], place["y"] + y * place["height"]) for x, y in (start, end)]
     page.mouse.move(*points[0])
@@ -98,6 +103,26 @@ def test_the_heat_map_is_of_the_marked_tumour(unmarked, marks):
     unmarked.wait_for_selector("#heat-map")
 
     assert marks[before:] == [(SIZE // 4, SIZE // 4, SIZE // 2, SIZE // 2)]
+
+
+def test_a_judgement_that_fails_leaves_the_answer_before_and_the_slice_while_others_come(page, tmp_path):
+    page.uncheck("#together")
+    let_go, _ = hold(page, after=1)
+    page.set_input_files("#file", [slice_file(tmp_path / f"{number}.png", UNMARKED) for number in (1, 2, 3)])
+    page.wait_for_selector("#progress-words:text-is('1 of 3')")
+    page.wait_for_selector("#mark")
+    name = page.inner_text("#name")
+    page.route(JUDGED, lambda route: route.fulfill(status=418))
+    stroke(page, (0.25, 0.25), (0.5, 0.5))
+    page.click("#mark button")
+    page.wait_for_selector("#problem:has-text('status 418')")
+    let_go()
+    page.wait_for_selector("#progress-words:text-is('3 of 3 slices read.')")
+
+    assert page.inner_text("#name") == name and page.is_visible("#problem")
+    assert page.inner_text(".verdict strong") == "No answer"
+    assert edges(page) == [SIZE // 4, SIZE // 4, SIZE // 2, SIZE // 2]
+    assert "Judging" not in page.inner_text("main")
 
 
 def test_another_slice_begins_without_a_box(unmarked, tmp_path):

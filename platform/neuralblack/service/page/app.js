@@ -11,8 +11,8 @@ import "./shortcuts.js";
 import { Problem } from "./server.js";
 import { begin, classify } from "./slice.js";
 import { classifyStudy } from "./study.js";
-import { hideProblem, isIdle, leave, run, shown, stop } from "./turn.js";
-import { MOST, addEntry, onVisit, showAgain } from "./visit.js";
+import { hideProblem, isIdle, leave, run, stop } from "./turn.js";
+import { MOST, addEntry, isShowing, onVisit, showAgain } from "./visit.js";
 
 let isKnown = false; // whether the model is: an answer may come before its facts
 
@@ -58,7 +58,7 @@ document.addEventListener("drop", (event) => {
 onExample((fetching) => run(async (signal) => choose([await fetching(signal)])));
 onCancel(() => {
   stop("Stopped.");
-  if (shown === null) answer.replaceChildren();
+  if (!isShowing) answer.replaceChildren();
   file.focus();
 });
 onVisit({ opening: leave, forgotten: forgetResults });

@@ -14,7 +14,7 @@ export function offerMark(body, then = null) {
   judge = then;
   form.hidden = size === null;
   drop.classList.toggle("marking", size !== null);
-  said.textContent = "";
+  sayOfMark("");
   if (size === null) {
     marked.hidden = true;
     for (const edge of edges) edge.value = "";
@@ -22,6 +22,11 @@ export function offerMark(body, then = null) {
   }
   edges.forEach((edge, index) => { edge.max = index % 2 === 0 ? size.width : size.height; });
   draw();
+}
+
+export function sayOfMark(words, wrong = false) {
+  said.textContent = words;
+  said.classList.toggle("wrong", wrong);
 }
 
 // The preview is the slice in the middle of a square; on the screen that square may be of any size.
@@ -74,9 +79,8 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   const [x0, y0, x1, y1] = edges.map((edge) => edge.valueAsNumber);
   if (!(x0 < x1 && y0 < y1)) {
-    said.textContent = "The right edge must lie right of the left one, and the bottom below the top.";
+    sayOfMark("The right edge must lie right of the left one, and the bottom below the top.", true);
     return;
   }
-  said.textContent = "";
   judge([x0, y0, x1, y1].join(","));
 });

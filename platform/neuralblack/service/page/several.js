@@ -4,8 +4,9 @@ import { plural } from "./elements.js";
 import { endProgress, showProgress } from "./progress.js";
 import { Problem } from "./server.js";
 import { askAbout, begin } from "./slice.js";
-import { goOnBeside, isLooking, run, say, shown } from "./turn.js";
+import { goOnBeside, run, say } from "./turn.js";
 import { setBusy } from "./viewer.js";
+import { isShowing } from "./visit.js";
 
 const LANES = 4; // slices asked about at once: the network takes them as one batch, and others find room beside them
 
@@ -21,7 +22,7 @@ export async function classifyEach(asked, signal, which = asked) {
   await inLanes(left, async (each) => {
     await askAbout(each, signal).catch((error) => { if (failAlone(each, error, signal).isPassing) lost.push(each); });
     showProgress(asked.length, ++done);
-    if (shown === null && !isLooking() && each.entry.isAnswered()) {
+    if (!isShowing && each.entry.isAnswered()) {
       setBusy(false);
       each.entry.show();
     }
@@ -30,7 +31,7 @@ export async function classifyEach(asked, signal, which = asked) {
   const again = () => run((next) => classifyEach(asked, next, lost), lost.map(({ entry }) => entry));
   endProgress(`${answered.length} of ${plural(asked.length, "slice")} read.`,
     lost.length > 0 ? { words: `Ask about ${lost.length} again`, act: again } : null);
-  if (shown !== null || isLooking()) return;
+  if (isShowing) return;
   if (answered.length > 0) answered[0].entry.show();
   else say("None of these slices has an answer; the list says why.");
 }

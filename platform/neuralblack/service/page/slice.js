@@ -4,7 +4,7 @@ import { answerOf, ownAnswer } from "./answers.js";
 import { facts } from "./door.js";
 import { offerFeedback } from "./feedback.js";
 import { checkSlice } from "./limits.js";
-import { offerMark } from "./mark.js";
+import { offerMark, sayOfMark } from "./mark.js";
 import { Problem, ask } from "./server.js";
 import { hideProblem, look, say, showAnswer, waiting } from "./turn.js";
 import { offerHeat, show } from "./viewer.js";
@@ -57,11 +57,12 @@ function showResult(entry, chosen, body, more) {
   if (facts?.needs_box) offerMark(body, (box) => look((signal) => judgeMarked(entry, chosen, body, box, signal)));
 }
 
-// The same slice, with the box that somebody drew; the slice and the box stay where they are.
+// The same slice, with the box that somebody drew; slice, box and the answer before stay until there is one.
 async function judgeMarked(entry, chosen, { preview, width, height }, box, signal) {
-  say("Judging the tumour…");
+  sayOfMark("Judging the tumour…");
   const more = `&box=${box}`;
-  const body = await ask(`predict?box=${box}`, { body: chosen, signal, waiting });
+  const body = await ask(`predict?box=${box}`, { body: chosen, signal, waiting })
+    .finally(() => { if (!signal.aborted) sayOfMark(""); });
   keep(entry, chosen, { ...body, preview, width, height }, more);
   showAnswer(body, answerOf(body));
   offerHeatOf(chosen, body, more);

@@ -6,17 +6,16 @@ import { element, quiet } from "./elements.js";
 import { endProgress } from "./progress.js";
 import { Problem } from "./server.js";
 import { setBusy } from "./viewer.js";
+import { isShowing } from "./visit.js";
 
 const at = (id) => document.getElementById(id);
 const [answer, problem, wait] = ["answer", "problem", "wait"].map(at);
 
-export let shown = null; // the answer that stands here
 let current = null; // what ends the request under way; a new choice does
 let beside = false; // whether results may be looked at while it goes on
 let looking = null; // what ends the request for what is looked at meanwhile
 
-export const isIdle = () => current === null && shown === null;
-export const isLooking = () => looking !== null;
+export const isIdle = () => current === null && !isShowing;
 
 // From now on what is under way and what is looked at do not disturb each other.
 export function goOnBeside() {
@@ -53,22 +52,20 @@ function showProblem({ message, requestId, isPassing }, again) {
 
 // What stands in the answer's place while there is none.
 export function say(words) {
-  shown = null;
   answer.replaceChildren(quiet(words));
   offerCopy(null);
 }
 
 export function showAnswer(body, elements) {
-  shown = body;
   answer.replaceChildren(...elements);
   offerCopy(body);
 }
 
 export function waiting(words, seconds) {
   // The words are read out once, from the answer's place; a countdown there would be read out every second.
-  if (wait.hidden && shown === null) say(words);
+  if (wait.hidden && !isShowing) say(words);
   wait.hidden = seconds === 0;
-  wait.textContent = `${shown === null ? "" : words} Trying again in ${seconds} s. Another choice stops this.`;
+  wait.textContent = `${isShowing ? words : ""} Trying again in ${seconds} s. Another choice stops this.`;
 }
 
 export function stop(words = "") {
@@ -119,7 +116,7 @@ export async function run(work, entries = []) {
     }
     mine.abort(); // nothing of it goes on beside what comes next
     if (!(error instanceof Problem)) console.error(error); // a fault of this page
-    if (shown === null) answer.replaceChildren(); // one slice of a study that fails leaves the study's answer
+    if (!isShowing) answer.replaceChildren(); // one slice of a study that fails leaves the study's answer
     endProgress();
     if (error.status === 401) {
       for (const entry of entries) entry.fail("No answer yet", "It waits for the token.");

@@ -11,7 +11,8 @@ const [visit, entries, clear] = ["visit", "entries", "clear"].map(at);
 export const MOST = 200; // results; with their pictures they take some 20 MB
 let count = 0;
 let opening = null; // is called before a person opens one
-let current = null; // shows again what is shown
+export let isShowing = false; // whether one is shown: then nothing else takes its place by itself
+let current = null; // shows it again
 
 // A line for what is asked about `name`, still waiting.
 export function addEntry(name) {
@@ -24,6 +25,7 @@ export function addEntry(name) {
   function show() {
     leaveEntries();
     button.setAttribute("aria-current", "true");
+    isShowing = true;
     current = isAnew ? () => open() : null;
     open();
   }
@@ -61,6 +63,7 @@ export function addEntry(name) {
 
 // None of them is shown any more.
 export function leaveEntries() {
+  isShowing = false;
   current = null;
   entries.querySelector("[aria-current]")?.removeAttribute("aria-current");
 }
