@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from tests.e2e.page.fake_service import MENINGIOMA, SIZE, UNMARKED, page_service, slice_file
+from tests.e2e.page.fake_service import MENINGIOMA, SIZE, TOKEN, UNMARKED, page_service, slice_file
 from tests.e2e.page.looks import before_facts, choose, hold
 
 pytestmark = pytest.mark.e2e
@@ -123,6 +123,69 @@ def test_a_judgement_that_fails_leaves_the_answer_before_and_the_slice_while_oth
     assert page.inner_text(".verdict strong") == "No answer"
     assert edges(page) == [SIZE // 4, SIZE // 4, SIZE // 2, SIZE // 2]
     assert "Judging" not in page.inner_text("main")
+
+
+@pytest.mark.parametrize("way", ["drawn", "typed"])
+def test_another_box_takes_the_answer_and_the_heat_map_of_the_old_one_away(way, unmarked):
+    stroke(unmarked, (0.25, 0.25), (0.5, 0.5))
+    unmarked.click("#mark button")
+    unmarked.wait_for_selector(".verdict strong:text-is('meningioma')")
+    unmarked.check("#look")
+    unmarked.wait_for_selector("#heat-map:not([hidden])")
+    if way == "drawn":
+        stroke(unmarked, (0.5, 0.5), (0.75, 0.75))
+    else:
+        unmarked.fill("#mark-right", "40")
+
+    assert unmarked.inner_text("#answer") == "The box has changed. Judge it."
+    assert unmarked.is_hidden("#heat-map") and unmarked.is_hidden("#heat") and unmarked.is_hidden("#take")
+    unmarked.click("#mark button")
+    unmarked.wait_for_selector(".verdict strong:text-is('meningioma')")
+
+
+def test_a_box_that_changes_while_it_is_judged_gets_no_answer_of_the_old_one(unmarked):
+    hold(unmarked, 0, JUDGED)
+    stroke(unmarked, (0.25, 0.25), (0.5, 0.5))
+    unmarked.click("#mark button")
+    unmarked.wait_for_selector("#mark-said:text-is('Judging the tumour…')")
+    with unmarked.expect_event("requestfailed"):
+        unmarked.fill("#mark-left", "10")
+
+    assert unmarked.inner_text("#answer") == "The box has changed. Judge it."
+    assert unmarked.inner_text("#mark-said") == "" and unmarked.is_hidden("#busy")
+
+
+def test_a_box_that_is_gone_is_not_judged_when_a_token_comes(open_page, tmp_path):
+    with page_service(mark=lambda slice_, box: slice_, token=TOKEN) as url:
+        page = open_page(url)
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        page.wait_for_selector(".state.ready")
+        choose(page, slice_file(tmp_path / "scan.png", UNMARKED))
+        page.route(JUDGED, lambda route: route.fulfill(status=401))
+        stroke(page, (0.25, 0.25), (0.5, 0.5))
+        page.click("#mark button")
+        page.wait_for_selector("#door:not([hidden])")
+        page.fill("#mark-left", "10")
+        judged = []
+        page.on("request", lambda request: judged.append(request.url) if JUDGED.search(request.url) else None)
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        page.wait_for_selector("#door", state="hidden")
+
+        assert page.inner_text("#answer") == "The box has changed. Judge it."
+        assert judged == []
+
+
+def test_an_older_result_is_shown_with_the_box_that_was_judged(unmarked, tmp_path):
+    stroke(unmarked, (0.25, 0.25), (0.5, 0.5))
+    unmarked.click("#mark button")
+    unmarked.wait_for_selector(".verdict strong:text-is('meningioma')")
+    unmarked.fill("#mark-left", "10")
+    unmarked.click("#entries li:nth-child(1) button")
+
+    assert unmarked.inner_text(".verdict strong").lower() == "meningioma"
+    assert edges(unmarked) == [SIZE // 4, SIZE // 4, SIZE // 2, SIZE // 2] and unmarked.is_visible("#marked")
 
 
 def test_another_slice_begins_without_a_box(unmarked, tmp_path):

@@ -5,21 +5,23 @@ const [drop, slice, marked, form, said] = ["drop", "slice", "marked", "mark", "m
 const edges = ["mark-left", "mark-top", "mark-right", "mark-bottom"].map(at);
 
 let size = null; // of the file that is shown: its width and height in pixels
-let judge = null; // what to do with a box, as "left,top,right,bottom"
+let offer = {}; // what to do with a box, and when it is another one
+let judged = null; // the box that was judged, or is being, as "left,top,right,bottom"
 let start = null; // where the pointer went down, in pixels of the file
 
-// Offer to mark the slice of an answer with a preview; null takes the offer away.
-export function offerMark(body, then = null) {
+// Offer to mark the slice of an answer with a preview; null takes the offer away. `box` is the one that the answer is of.
+// `judge(box, isStill)` gets one, and what says whether it is still there; `changed()` hears that it is not.
+export function offerMark(body, { box = null, judge, changed } = {}) {
   size = body?.preview ? { width: body.width, height: body.height } : null;
-  judge = then;
+  offer = { judge, changed };
+  judged = box;
+  const values = box?.split(",") ?? [];
   form.hidden = size === null;
   drop.classList.toggle("marking", size !== null);
   sayOfMark("");
-  if (size === null) {
-    marked.hidden = true;
-    for (const edge of edges) edge.value = "";
-    return;
-  }
+  marked.hidden = true;
+  edges.forEach((edge, index) => { edge.value = values[index] ?? ""; });
+  if (size === null) return;
   edges.forEach((edge, index) => { edge.max = index % 2 === 0 ? size.width : size.height; });
   draw();
 }
@@ -43,8 +45,10 @@ function pixelAt({ clientX, clientY }) {
     clamp((clientY - shown.top) * side / shown.height - top, size.height)];
 }
 
+const boxNow = () => edges.map((edge) => edge.valueAsNumber);
+
 function draw() {
-  const [x0, y0, x1, y1] = edges.map((edge) => edge.valueAsNumber);
+  const [x0, y0, x1, y1] = boxNow();
   marked.hidden = !(x0 < x1 && y0 < y1);
   if (marked.hidden) return;
   const { side, left, top } = layout();
@@ -57,7 +61,16 @@ function setBox(first, second) {
   const [[ax, ay], [bx, by]] = [first, second];
   [Math.min(ax, bx), Math.min(ay, by), Math.max(ax, bx), Math.max(ay, by)]
     .forEach((value, index) => { edges[index].value = value; });
+  change();
+}
+
+// What was said of the box before must not stand beside this one.
+function change() {
   draw();
+  if (judged === null || judged === boxNow().join(",")) return;
+  judged = null;
+  sayOfMark("");
+  offer.changed();
 }
 
 drop.addEventListener("pointerdown", (event) => {
@@ -73,14 +86,16 @@ for (const kind of ["pointerup", "pointercancel"])
   drop.addEventListener(kind, () => { start = null; });
 // While a tumour is to be marked, a click on the slice opens no dialog; the button under it still does.
 drop.addEventListener("click", (event) => { if (size !== null && event.target !== at("file")) event.preventDefault(); });
-for (const edge of edges) edge.addEventListener("input", draw);
+for (const edge of edges) edge.addEventListener("input", change);
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const [x0, y0, x1, y1] = edges.map((edge) => edge.valueAsNumber);
+  const [x0, y0, x1, y1] = boxNow();
   if (!(x0 < x1 && y0 < y1)) {
     sayOfMark("The right edge must lie right of the left one, and the bottom below the top.", true);
     return;
   }
-  judge([x0, y0, x1, y1].join(","));
+  const [mine, box] = [offer, boxNow().join(",")];
+  judged = box;
+  mine.judge(box, () => mine === offer && judged === box);
 });

@@ -6,7 +6,7 @@ import { offerFeedback } from "./feedback.js";
 import { checkSlice } from "./limits.js";
 import { offerMark, sayOfMark } from "./mark.js";
 import { Problem, ask } from "./server.js";
-import { hideProblem, look, say, showAnswer, waiting } from "./turn.js";
+import { hideProblem, leave, look, say, showAnswer, waiting } from "./turn.js";
 import { offerHeat, show } from "./viewer.js";
 import { leaveEntries } from "./visit.js";
 
@@ -42,42 +42,53 @@ export async function askAbout({ chosen, entry }, signal) {
   keep(entry, chosen, await ask("predict?preview=true", { body: chosen, signal, waiting }));
 }
 
-// Let the visit's list show this answer again; `more` is what its heat map has to be asked with.
-function keep(entry, chosen, body, more = "") {
-  const opening = () => showResult(entry, chosen, body, more);
+// Let the visit's list show this answer again; `box` is the one that it is of.
+function keep(entry, chosen, body, box = null) {
+  const opening = () => showResult(entry, chosen, body, box);
   entry.answer(ownAnswer(body, body.label), opening, { apart: body.status !== "ok" });
 }
 
-function showResult(entry, chosen, body, more) {
+function showResult(entry, chosen, body, box) {
   hideProblem();
   study.hidden = true;
   offerMark(null);
-  showSlice(chosen, body, more);
+  showSlice(chosen, body, box);
   showAnswer(body, answerOf(body));
-  if (facts?.needs_box) offerMark(body, (box) => look((signal) => judgeMarked(entry, chosen, body, box, signal)));
+  if (!facts?.needs_box) return;
+  const judge = (box, isStill) => look(async (signal) => {
+    if (isStill()) await judgeMarked(entry, chosen, body, box, signal); // it may have waited for a token, or for a click
+  });
+  offerMark(body, { box, judge, changed: dropJudgement });
+}
+
+function dropJudgement() {
+  leave();
+  hideProblem();
+  offerHeat(null);
+  say("The box has changed. Judge it.");
 }
 
 // The same slice, with the box that somebody drew; slice, box and the answer before stay until there is one.
 async function judgeMarked(entry, chosen, { preview, width, height }, box, signal) {
   sayOfMark("Judging the tumour…");
-  const more = `&box=${box}`;
   const body = await ask(`predict?box=${box}`, { body: chosen, signal, waiting })
     .finally(() => { if (!signal.aborted) sayOfMark(""); });
-  keep(entry, chosen, { ...body, preview, width, height }, more);
+  keep(entry, chosen, { ...body, preview, width, height }, box);
   showAnswer(body, answerOf(body));
-  offerHeatOf(chosen, body, more);
+  offerHeatOf(chosen, body, box);
 }
 
-export function showSlice(chosen, body, more) {
+export function showSlice(chosen, body, box = null) {
   nameIt(chosen.name);
   offerFeedback(chosen.madeUp ? null : chosen);
   show(body.preview ? { address: body.preview, alt: "The slice as the model sees it" } : { words: "There is no picture of this file." });
-  offerHeatOf(chosen, body, more);
+  offerHeatOf(chosen, body, box);
 }
 
-function offerHeatOf(chosen, body, more = "") {
+function offerHeatOf(chosen, body, box) {
   offerHeat(null);
   if (body.status === "refused" || facts?.explains === false) return;
+  const more = box === null ? "" : `&box=${box}`;
   offerHeat((waiting, signal) => ask(`predict?explain=true&preview=true${more}`, { body: chosen, signal, waiting }).catch((error) => {
     throw error.status === 422 ? new Problem("This service offers no heat map.") : error; // as older ones
   }));
