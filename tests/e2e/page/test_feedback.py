@@ -64,6 +64,40 @@ def test_of_a_made_up_slice_nothing_is_asked(page_with_slice):
     assert page_with_slice.is_hidden("#feedback")
 
 
+def test_the_patient_who_was_named_is_not_that_of_another_slice(page_with_slice, tmp_path):
+    page = page_with_slice
+    page.fill("#patient", "p1")
+    choose(page, slice_file(tmp_path / "other.png"), until="#name:text-is('other.png')")
+    page.wait_for_selector("#feedback")
+    assert page.input_value("#patient") == ""
+
+    page.fill("#patient", "p2")
+    page.click("#entries li:nth-child(1) button")
+    assert page.input_value("#patient") == ""
+    page.fill("#patient", "p1")
+    page.click("#clear")
+    assert page.input_value("#patient") == ""
+
+
+def test_the_patient_is_named_once_for_a_study(page_with_slice, tmp_path):
+    page = page_with_slice
+    choose(page, *[slice_file(tmp_path / f"{number}.png") for number in (1, 2)], until="#slices button")
+    page.click("#slices button >> nth=0")
+    page.wait_for_selector("#feedback")
+    assert page.input_value("#patient") == ""
+    page.fill("#patient", "p1")
+    page.click("#slices button >> nth=1")
+    page.wait_for_selector("#name:text-is('2.png')")
+    page.wait_for_selector("#feedback")
+    assert page.input_value("#patient") == "p1"
+
+    page.click("#entries li:nth-child(1) button")
+    page.click("#entries li:nth-child(2) button")
+    page.click("#slices button >> nth=0")
+    page.wait_for_selector("#feedback")
+    assert page.input_value("#patient") == ""
+
+
 def test_without_a_class_nothing_is_sent(page_with_slice, folder):
     page_with_slice.click("#feedback button")
 

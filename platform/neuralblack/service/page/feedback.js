@@ -12,6 +12,7 @@ const KEPT = "Slices are read in memory, classified and forgotten, but for those
   "Their file names never leave this page.";
 let collects = false; // whether the service keeps feedback
 let slice = null; // the file that is shown
+let series = null; // the files of one patient that it is among
 let sent = { words: "", key: "" }; // what was sent last, and its key: the same again is a repetition
 let readersToken = ""; // where the page's own is not a reader's; it lives as long as this page
 
@@ -24,8 +25,10 @@ export function describeFeedback({ feedback = false, classes = [] }) {
   label.value = classes.includes(chosen) ? chosen : "";
 }
 
-// Offer it for a file; null takes the offer away.
-export function offerFeedback(file) {
+// Offer it for a file; null takes the offer away. The patient who was named stays as long as `files` are the same.
+export function offerFeedback(file, files = file) {
+  if (files !== series) patient.value = "";
+  series = files;
   slice = collects ? file : null;
   form.hidden = slice === null;
   label.value = "";

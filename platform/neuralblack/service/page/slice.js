@@ -52,7 +52,7 @@ function showResult(entry, chosen, body, box) {
   hideProblem();
   study.hidden = true;
   offerMark(null);
-  showSlice(chosen, body, box);
+  showSlice(chosen, body, { box });
   showAnswer(body, answerOf(body));
   if (!facts?.needs_box) return;
   const judge = (box, isStill) => look(async (signal) => {
@@ -78,9 +78,10 @@ async function judgeMarked(entry, chosen, { preview, width, height }, box, signa
   offerHeatOf(chosen, body, box);
 }
 
-export function showSlice(chosen, body, box = null) {
+// `files` are those of the same patient.
+export function showSlice(chosen, body, { box = null, files = chosen } = {}) {
   nameIt(chosen.name);
-  offerFeedback(chosen.madeUp ? null : chosen);
+  offerFeedback(chosen.madeUp ? null : chosen, files);
   show(body.preview ? { address: body.preview, alt: "The slice as the model sees it" } : { words: "There is no picture of this file." });
   offerHeatOf(chosen, body, box);
 }

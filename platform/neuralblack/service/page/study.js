@@ -34,22 +34,22 @@ export async function classifyStudy(files, entry, signal) {
 function showStudy(files, body) {
   hideProblem();
   nameIt(plural(files.length, "slice"));
-  offerFeedback(null);
+  offerFeedback(null, files);
   offerMark(null);
   show({ words: "Choose a slice from the list to see it." });
   showAnswer(body, studyOf(body));
-  const open = (index, button) => look((signal) => lookAt(files[index], button, signal));
+  const open = (index, button) => look((signal) => lookAt(files[index], files, button, signal));
   slices.replaceChildren(...slicesOf(body, files.map((each) => each.name), open));
   study.hidden = false;
 }
 
 // Show one slice of a study; the study's own answer stays.
-async function lookAt(chosen, button, signal) {
+async function lookAt(chosen, files, button, signal) {
   slices.querySelector("[aria-current]")?.removeAttribute("aria-current");
   button.setAttribute("aria-current", "true");
   drop.scrollIntoView({ block: "nearest" });
   offerHeat(null);
-  offerFeedback(null);
+  offerFeedback(null, files);
   offerMark(null);
-  showSlice(chosen, await ask("predict?preview=true", { body: chosen, signal, waiting }));
+  showSlice(chosen, await ask("predict?preview=true", { body: chosen, signal, waiting }), { files });
 }
