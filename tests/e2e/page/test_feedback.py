@@ -1,8 +1,10 @@
 """A reader says on the page what a slice is; the page says whether the service keeps such slices."""
 
+import os
+
 import pytest
-from tests.e2e.page.fake_service import SIZE, slice_file
-from tests.e2e.page.looks import choose
+from tests.e2e.page.fake_service import PLAIN, SIZE, UNSURE, slice_file
+from tests.e2e.page.looks import choose, hold
 from tests.service import READER_TOKEN
 
 from neuralblack.data.feedback import list_feedback, read_feedback
@@ -54,6 +56,61 @@ def test_the_same_again_is_kept_once_and_another_class_besides(page_with_slice, 
         send(page, label)
         said(page, f"Kept as {label}")
         assert len(list_feedback(folder)) == count
+
+
+def test_a_failure_is_told_of_the_slice_that_it_is_of(page_with_slice, tmp_path):
+    page = page_with_slice
+    _, asked = hold(page, 0, "**/feedback")
+    send(page)
+    choose(page, slice_file(tmp_path / "other.png"), until="#name:text-is('other.png')")
+    page.wait_for_selector("#feedback")
+    assert page.is_enabled("#feedback button")
+    asked[0].fulfill(status=507, json={"error": "There is no room to keep it."})
+    page.wait_for_selector("#problem:has-text('Feedback on Jane Doe.png: There is no room to keep it.')")
+
+    assert page.inner_text("#feedback-said") == ""
+
+
+def test_a_busy_service_is_not_told_of_another_slice(page_with_slice, tmp_path):
+    page = page_with_slice
+    asked = []
+    page.route("**/feedback", lambda route: asked.append(route))
+    page.clock.install()
+    send(page)
+    choose(page, slice_file(tmp_path / "other.png"), until="#name:text-is('other.png')")
+    page.wait_for_selector("#feedback")
+    asked[0].fulfill(status=429, headers={"Retry-After": "2"}, json={"error": "The service is busy."})
+    while len(asked) < 2:
+        page.clock.run_for(1000)
+        assert page.inner_text("#feedback-said") == ""
+
+
+def test_feedback_under_way_ends_with_the_visit_and_nothing_is_told_of_it(page_with_slice):
+    page = page_with_slice
+    hold(page, 0, "**/feedback")
+    send(page)
+    said(page, "Sending…")
+    with page.expect_event("requestfailed"):
+        page.click("#clear")
+
+    assert page.is_hidden("#problem") and "Jane" not in page.content()
+
+
+def test_two_files_of_one_name_size_and_time_are_both_kept(page_with_slice, folder, tmp_path):
+    page = page_with_slice
+    send(page)
+    said(page, "Only a reader")
+    page.fill("#reader", READER_TOKEN)
+    for number, (series, says) in enumerate({"a": UNSURE, "b": PLAIN}.items(), 1):  # whose files are of one size
+        (tmp_path / series).mkdir()
+        file = slice_file(tmp_path / series / "IM0001.png", says)
+        os.utime(file, (0, 0))
+        choose(page, file, until=f"#entries li:nth-child({number + 1}) [aria-current]")
+        page.wait_for_selector("#feedback")
+        send(page)
+        page.wait_for_selector("#feedback-said:not(:text-is('Sending…')):not(:empty)")
+        assert "Kept as meningioma" in page.inner_text("#feedback-said")
+        assert len(list_feedback(folder)) == number
 
 
 def test_of_a_made_up_slice_nothing_is_asked(page_with_slice):

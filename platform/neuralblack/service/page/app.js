@@ -4,7 +4,7 @@ import { emptyBars } from "./answers.js";
 import { describeCard } from "./card.js";
 import { facts, findModel, forgetInterrupted } from "./door.js";
 import { describeExamples, onExample } from "./examples.js";
-import { describeFeedback } from "./feedback.js";
+import { describeFeedback, forgetFeedback } from "./feedback.js";
 import { onCancel } from "./progress.js";
 import { classifyEach } from "./several.js";
 import "./shortcuts.js";
@@ -36,6 +36,7 @@ function choose(files) {
 function forgetResults() {
   stop();
   forgetInterrupted();
+  forgetFeedback();
   begin("", "");
   hideProblem();
   if (facts) answer.replaceChildren(...emptyBars(facts.classes));

@@ -2,10 +2,12 @@
 
 import { element } from "./elements.js";
 import { Problem, ask, token } from "./server.js";
+import { tell } from "./turn.js";
 
 const at = (id) => document.getElementById(id);
 const [form, label, patient, reader, readerField, said, keeping] =
   ["feedback", "label", "patient", "reader", "reader-field", "feedback-said", "keeping"].map(at);
+const button = form.querySelector("button");
 
 const ONLY_READ = "Slices are read in memory, classified and forgotten. Their file names never leave this page.";
 const KEPT = "Slices are read in memory, classified and forgotten, but for those that a reader sends feedback on. " +
@@ -13,7 +15,8 @@ const KEPT = "Slices are read in memory, classified and forgotten, but for those
 let collects = false; // whether the service keeps feedback
 let slice = null; // the file that is shown
 let series = null; // the files of one patient that it is among
-let sent = { words: "", key: "" }; // what was sent last, and its key: the same again is a repetition
+let sent = new WeakMap(); // file -> what was sent of it last, and its key: the same again is a repetition
+let leaving = new AbortController(); // ends what is being sent when the visit is cleared
 let readersToken = ""; // where the page's own is not a reader's; it lives as long as this page
 
 export function describeFeedback({ feedback = false, classes = [] }) {
@@ -31,8 +34,17 @@ export function offerFeedback(file, files = file) {
   series = files;
   slice = collects ? file : null;
   form.hidden = slice === null;
+  button.disabled = false;
   label.value = "";
   say("");
+}
+
+// Nothing of what a reader said is left.
+export function forgetFeedback() {
+  leaving.abort();
+  leaving = new AbortController();
+  sent = new WeakMap();
+  offerFeedback(null);
 }
 
 function say(words, wrong = false) {
@@ -45,7 +57,7 @@ function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (each) => each.toString(16).padStart(2, "0")).join("");
 }
 
-async function send() {
+async function send(mine, signal) {
   if (label.value === "") {
     label.focus();
     throw new Problem("Choose the class first.");
@@ -55,15 +67,15 @@ async function send() {
     if (!token.isPossible(text)) throw new Problem("A reader's token is one word of plain letters, digits and signs.");
     readersToken = text;
   }
-  const mine = slice;
   const body = new FormData();
   body.append("file", mine, "slice"); // its name stays here
   body.append("label", label.value);
   if (patient.value.trim()) body.append("patient", patient.value.trim());
-  const words = JSON.stringify([mine.name, mine.size, mine.lastModified, label.value, patient.value.trim()]);
-  if (sent.words !== words) sent = { words, key: newKey() };
-  const headers = { "Idempotency-Key": sent.key, ...(readersToken && { Authorization: `Bearer ${readersToken}` }) };
-  const answer = await ask("feedback", { body, headers, waiting: (words) => say(words) });
+  const words = JSON.stringify([label.value, patient.value.trim()]);
+  if (sent.get(mine)?.words !== words) sent.set(mine, { words, key: newKey() });
+  const headers = { "Idempotency-Key": sent.get(mine).key, ...(readersToken && { Authorization: `Bearer ${readersToken}` }) };
+  const waiting = (words) => { if (mine === slice) say(words); };
+  const answer = await ask("feedback", { body, headers, signal, waiting });
   if (mine !== slice) return;
   readerField.hidden = true;
   say(`Kept as ${answer.label}${answer.agrees ? ", as the model says" : ""}. Thank you.`);
@@ -71,20 +83,23 @@ async function send() {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const button = form.querySelector("button");
+  const [mine, signal] = [slice, leaving.signal];
   button.disabled = true;
   say("Sending…");
   try {
-    await send();
+    await send(mine, signal);
   } catch (error) {
+    if (signal.aborted) return;
     if (!(error instanceof Problem)) console.error(error); // a fault of this page
-    say(error.status === 401 ? "Only a reader may say what a slice is. Type a reader's token." : error.message, true);
+    const words = error.status === 401 ? "Only a reader may say what a slice is. Type a reader's token." : error.message;
     if (error.status === 401) {
       readersToken = reader.value = "";
       readerField.hidden = false;
-      reader.focus();
     }
+    if (mine !== slice) return tell(`Feedback on ${mine.name}: ${words}`);
+    say(words, true);
+    if (error.status === 401) reader.focus();
   } finally {
-    button.disabled = false;
+    if (mine === slice) button.disabled = false;
   }
 });

@@ -50,6 +50,13 @@ function showProblem({ message, requestId, isPassing }, again) {
   problem.hidden = false;
 }
 
+// Of something else than what is shown or under way; it stands beside a problem that is there.
+export function tell(words) {
+  if (problem.hidden) problem.replaceChildren();
+  problem.append(element("p", { text: words }));
+  problem.hidden = false;
+}
+
 // What stands in the answer's place while there is none.
 export function say(words) {
   answer.replaceChildren(quiet(words));
