@@ -105,8 +105,33 @@ def test_the_heat_map_is_of_the_marked_tumour(unmarked, marks):
     assert marks[before:] == [(SIZE // 4, SIZE // 4, SIZE // 2, SIZE // 2)]
 
 
+def test_several_files_are_taken_each_by_itself_and_each_gets_its_box(page, tmp_path):
+    assert page.is_hidden("#together") and page.is_hidden("#together-note")
+    assert page.inner_text("#several") == "Several are taken each by itself"
+    page.set_input_files("#file", [slice_file(tmp_path / f"{number}.png", UNMARKED) for number in (1, 2)])
+    page.wait_for_selector("#progress-words:text-is('2 of 2 slices read.')")
+
+    assert page.is_hidden("#study")
+    for number in (1, 2):
+        page.click(f"#entries li:nth-child({number}) button")
+        assert page.inner_text("#name") == f"{number}.png" and page.is_visible("#mark")
+
+
+def test_a_study_that_waited_for_the_token_is_to_be_chosen_again(open_page, tmp_path):
+    files = [slice_file(tmp_path / f"{number}.png", UNMARKED) for number in (1, 2)]
+    with page_service(mark=lambda slice_, box: slice_, token=TOKEN) as url:
+        page = open_page(url)
+        page.wait_for_selector("#door:not([hidden])")
+        page.set_input_files("#file", files)
+        page.wait_for_selector("#entries .own:text-is('No answer yet')")
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        page.wait_for_selector("#problem:has-text('Choose them again: each is taken by itself.')")
+        page.set_input_files("#file", files)
+        page.wait_for_selector("#mark")
+
+
 def test_a_judgement_that_fails_leaves_the_answer_before_and_the_slice_while_others_come(page, tmp_path):
-    page.uncheck("#together")
     let_go, _ = hold(page, after=1)
     page.set_input_files("#file", [slice_file(tmp_path / f"{number}.png", UNMARKED) for number in (1, 2, 3)])
     page.wait_for_selector("#progress-words:text-is('1 of 3')")

@@ -17,12 +17,13 @@ import { MOST, addEntry, isShowing, onVisit, showAgain } from "./visit.js";
 let isKnown = false; // whether the model is: an answer may come before its facts
 
 const at = (id) => document.getElementById(id);
-const [file, drop, kinds, again, together, answer] = ["file", "drop", "kinds", "again", "together", "answer"].map(at);
+const [file, drop, kinds, several, again, together, togetherNote, answer] =
+  ["file", "drop", "kinds", "several", "again", "together", "together-note", "answer"].map(at);
 
 function choose(files) {
   // As people number them, whatever order the browser hands over.
   const sorted = [...files].sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
-  if (sorted.length > 1 && together.checked) {
+  if (sorted.length > 1 && together.checked && !facts?.needs_box) {
     const entry = addEntry(`Study of ${sorted.length} slices`);
     return run((signal) => classifyStudy(sorted, entry, signal), [entry]);
   }
@@ -31,6 +32,12 @@ function choose(files) {
   const asked = sorted.map((chosen) => ({ chosen, entry: addEntry(chosen.name) }));
   const work = asked.length === 1 ? (signal) => classify(asked[0], signal) : (signal) => classifyEach(asked, signal);
   return run(work, asked.map(({ entry }) => entry));
+}
+
+// A study has no box for each of its slices.
+function describeSeveral({ needs_box: apart = false }) {
+  together.labels[0].hidden = togetherNote.hidden = apart;
+  several.textContent = `Several are taken ${apart ? "" : "as a study of one patient, or "}each by itself`;
 }
 
 function forgetResults() {
@@ -67,6 +74,7 @@ findModel((facts) => {
   describeFeedback(facts);
   describeCard(facts);
   describeExamples(facts);
+  describeSeveral(facts);
   if (Array.isArray(facts.formats)) kinds.textContent = facts.formats.join(", ");
   if (isKnown) return;
   isKnown = true;
