@@ -156,6 +156,21 @@ def test_slices_that_a_server_lost_get_their_answers_with_one_click_and_the_othe
     assert [line[1] for line in lines(apart)] == [f"glioma, {percent(0.91)}"] * 4
 
 
+def test_a_slice_of_an_older_study_leaves_the_offer_to_ask_again(page, files):
+    choose(page, *files[4:6], until="#entries li:nth-child(1) [aria-current]")
+    page.uncheck("#together")
+    page.route("**/predict*", lambda route: route.fulfill(status=502, body="gone"))
+    drop(page, files[6:8])
+    page.wait_for_selector("#retry:text-is('Ask about 2 again')")
+    page.unroute("**/predict*")
+    page.click("#entries li:nth-child(1) button")
+    page.click("#slices button >> nth=1")
+    page.wait_for_selector("#slice:not([hidden])")
+    page.click("#retry:text-is('Ask about 2 again')")
+
+    page.wait_for_selector("#progress-words:text-is('2 of 2 slices read.')")
+
+
 def test_files_of_which_none_can_be_read_say_so(apart, tmp_path):
     apart.set_input_files("#file", [broken_file(tmp_path / f"{number}.png") for number in (1, 2)])
     apart.wait_for_selector("#answer:has-text('None of these slices has an answer')")

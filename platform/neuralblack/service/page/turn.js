@@ -13,7 +13,7 @@ const [answer, problem, wait] = ["answer", "problem", "wait"].map(at);
 
 let current = null; // what ends the request under way; a new choice does
 let beside = false; // whether results may be looked at while it goes on
-let looking = null; // what ends the request for what is looked at meanwhile
+let looking = null; // what ends the request for what is looked at
 
 export const isIdle = () => current === null && !isShowing;
 
@@ -30,6 +30,7 @@ export function leave() {
 }
 
 function stopLooking() {
+  if (looking !== null) wait.hidden = true;
   looking?.abort();
   looking = null;
 }
@@ -85,10 +86,9 @@ export function stop(words = "") {
   endProgress(words);
 }
 
-// Do `work(signal)` for what is looked at: beside several slices under way, else alone.
+// Do `work(signal)` for what is looked at: beside several slices under way, and beside what came of them.
 export async function look(work) {
-  if (!beside) return run(work);
-  stopLooking();
+  leave();
   const mine = (looking = new AbortController());
   problem.hidden = true;
   setBusy(true);
@@ -100,10 +100,7 @@ export async function look(work) {
     if (error.status === 401) return askForToken(() => look(work));
     showProblem(error, () => look(work));
   } finally {
-    if (mine === looking) {
-      looking = null;
-      setBusy(false);
-    }
+    if (mine === looking) leave();
   }
 }
 
@@ -123,7 +120,7 @@ export async function run(work, entries = []) {
     }
     mine.abort(); // nothing of it goes on beside what comes next
     if (!(error instanceof Problem)) console.error(error); // a fault of this page
-    if (!isShowing) answer.replaceChildren(); // one slice of a study that fails leaves the study's answer
+    if (!isShowing) answer.replaceChildren(); // what fails before it begins, as a made-up slice may, leaves the answer
     endProgress();
     if (error.status === 401) {
       for (const entry of entries) entry.fail("No answer yet", "It waits for the token.");
