@@ -62,16 +62,25 @@ def test_the_same_file_is_found_whatever_its_pixels_became(dataset, split):
     assert find_copies(dataset, split.train, other, np.arange(len(other))).tolist() == [4]
 
 
-def test_a_copy_without_a_patient_is_found_in_one_dataset_and_one_with_a_name_is_trusted(dataset, split):
-    images = dataset.images.copy()
-    images[split.test[:2]] = images[split.train[:2]]
-    patients = list(dataset.patients)
-    patients[split.test[0]] = "group-of-nobody-known"
-    for row in (split.test[1], *split.train[:2]):
+def test_a_copy_in_one_dataset_is_trusted_only_where_one_source_names_both_patients(dataset, split):
+    images, sources, patients = dataset.images.copy(), ["here"] * len(dataset), list(dataset.patients)
+    images[split.test[:3]] = images[split.train[:3]] // 2
+    images[split.test[3]] = images[split.train[3]]
+    for row in (*split.test[:4], *split.train[:4]):
         patients[row] = f"patient {row}"
-    doubled = replace(dataset, images=images, patients=patients)
+    patients[split.test[0]] = "group-of-nobody-known"
+    sources[split.test[1]] = "there"
+    doubled = replace(dataset, images=images, patients=patients, sources=sources)
 
-    assert find_copies(doubled, split.train, doubled, split.test).tolist() == [split.test[0]]
+    assert find_copies(doubled, split.train, doubled, split.test).tolist() == split.test[[0, 1, 3]].tolist()
+
+
+def test_the_same_pixels_are_copies_where_one_source_names_all(dataset, split):
+    images, patients = dataset.images.copy(), [f"patient {patient}" for patient in dataset.patients]
+    images[split.test[0]] = images[split.train[0]]
+    named = replace(dataset, images=images, patients=patients, sources=["here"] * len(dataset))
+
+    assert find_copies(named, split.train, named, split.test).tolist() == [split.test[0]]
 
 
 def test_copies_are_refused_by_name_with_the_way_out(dataset):

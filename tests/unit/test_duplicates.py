@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from neuralblack.data.dataset import hashed
 from neuralblack.data.duplicates import near_duplicates
 from neuralblack.data.patients import Known, assign
 from neuralblack.errors import InputError
@@ -49,8 +50,13 @@ def test_one_slice_and_blank_slices_are_no_trouble():
     assert near_duplicates(np.zeros((2, 64, 64), np.uint8)).shape == (0, 2)
 
 
-def known(name, *, patient=None, fold=None, label="no tumour"):
-    return Known(id=name, hash=f"{name}-hash", label=label, patient=patient, fold=fold)
+def known(name, *, patient=None, fold=None, label="no tumour", source="here"):
+    return Known(id=name, hash=f"{name}-hash", label=label, patient=patient, fold=fold, source=source)
+
+
+def alike(count, seed=0):
+    """Near-duplicates of one picture, no two of the same pixels."""
+    return [picture(seed) // (1 + index) for index in range(count)]
 
 
 def test_patients_and_folds_do_not_depend_on_the_order():
@@ -67,16 +73,46 @@ def test_patients_and_folds_do_not_depend_on_the_order():
     assert len(set(straight.patients)) == 5
 
 
-def test_known_patients_are_never_joined_by_resemblance():
+def test_known_patients_of_one_source_are_not_joined_by_resemblance():
     slices = [known("a", patient="A", fold=1), known("b", patient="B", fold=2), known("c")]
 
-    assert assign(slices, np.stack([picture(0), picture(0), picture(1)])).patients[:2] == ["A", "B"]
+    whose = assign(slices, np.stack([*alike(2), picture(1)]))
+
+    assert whose.patients[:2] == ["A", "B"] and whose.notes["joined_patients"] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "images"),
+    [("here", [picture(0)] * 2), ("there", [picture(0)] * 2), ("there", alike(2))],
+    ids=["same pixels", "same pixels of two sources", "alike in two sources"],
+)
+def test_patients_who_share_a_picture_are_one(source, images):
+    slices = [known("a", patient="A"), known("a2", patient="A"), known("b", patient="B", source=source)]
+    slices += [known("b2", patient="B", source=source), known("c", patient="C")]
+
+    whose = assign(slices, np.stack([images[0], picture(1), images[1], picture(2), picture(3)]))
+
+    assert whose.patients == ["A", "A", "A", "A", "C"] and whose.folds == [0] * 5
+    assert whose.notes["joined_patients"] == [sorted([hashed("A"), hashed("B")])]
+
+
+def test_joined_patients_keep_the_fold_of_most_of_their_slices_and_the_others_are_in_none():
+    slices = [known("a", patient="A", fold=1), known("b", patient="B", fold=2, source="there")]
+    slices += [known("b2", patient="B", fold=2, source="there"), known("c", patient="C", source="elsewhere")]
+    images = np.stack([picture(0), picture(0), picture(1), picture(1)])
+
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        whose = assign([slices[index] for index in order], images[order])
+
+        assert whose.patients == ["A"] * 4
+        assert [whose.folds[order.index(index)] for index in range(4)] == [0, 2, 2, 2]
+        assert whose.notes["between_folds"] == ["a"]
 
 
 def test_picture_that_resembles_patients_of_two_folds_is_in_no_fold():
     slices = [known("a", patient="A", fold=1), known("b", patient="B", fold=2), known("c"), known("d")]
 
-    whose = assign(slices, np.stack([picture(0), picture(0), picture(0), picture(1)]))
+    whose = assign(slices, np.stack([*alike(3), picture(1)]))
 
     assert whose.folds[:3] == [1, 2, 0] and whose.folds[3] > 0
     assert whose.notes["between_folds"] == ["c"]
@@ -85,9 +121,9 @@ def test_picture_that_resembles_patients_of_two_folds_is_in_no_fold():
 def test_picture_that_resembles_patients_of_one_fold_is_in_that_fold():
     slices = [known("a", patient="A", fold=3), known("b", patient="B", fold=3), known("c")]
 
-    whose = assign(slices, np.stack([picture(0), picture(0), picture(0)]))
+    whose = assign(slices, np.stack(alike(3)))
 
-    assert (whose.patients[2], whose.folds[2]) == ("A", 3)
+    assert (whose.patients, whose.folds) == (["A", "B", "A"], [3, 3, 3])
     assert whose.notes["took_a_patient"] == ["c"] and whose.notes["between_folds"] == []
 
 

@@ -18,10 +18,12 @@ from PIL import Image
 
 from neuralblack.data import prepare as module
 from neuralblack.data.dataset import hashed, open_dataset
+from neuralblack.data.describe import describe_dataset
 from neuralblack.data.mat_writer import write_cvind, write_mat
 from neuralblack.data.prepare import prepare
 from neuralblack.data.preprocessing import preprocess, stored_box
 from neuralblack.data.readers import read_slice
+from neuralblack.data.splits import make_split
 from neuralblack.errors import InputError
 
 
@@ -117,6 +119,27 @@ def test_image_that_resembles_a_known_patients_slice_goes_to_that_patient_and_fo
     assert dataset.manifest["duplicates"]["under_two_labels"] == [
         ["figshare/first half/10.mat", "images/no tumour/stolen.png"]
     ]
+
+
+@pytest.mark.parametrize("folds", [None, [2, 3, 3]], ids=["no fold file", "another fold file"])
+def test_a_patient_of_two_hospitals_is_one_and_in_one_part(tmp_path, folds):
+    for place, names in (("first", "ABCDEF"), ("second", "UVWXYZ")):
+        (tmp_path / place).mkdir()
+        for number in range(1, 13):
+            patient, label = names[(number - 1) // 2], 1 + number % 3
+            scan(tmp_path / place / f"{number}.mat", seed=number, patient=patient, label=label)
+        if folds:
+            own = np.repeat([1, 2, 3] if place == "first" else folds, 4)
+            write_cvind(tmp_path / place / "cvind.mat", own)
+
+    dataset = prepare([tmp_path / "first", tmp_path / "second"], tmp_path / "out", size=64)
+    split = make_split(dataset, train=None, validation=[2], test=[3])
+
+    assert dataset.patients == [*"AABBCCDDEEFF"] * 2
+    assert ("near-duplicates", "12 patients share pictures and are counted as 6") in describe_dataset(dataset)
+    pictures = [{dataset.images[row].tobytes() for row in rows} for rows in (split.train, split.validation, split.test)]
+    assert all(pictures) and len(set.union(*pictures)) == sum(map(len, pictures))
+    assert (dataset.folds == 0).sum() == (8 if folds else 24)
 
 
 def test_manifest_says_what_is_in_it_and_names_no_patient_and_no_place(tmp_path, figshare, images):

@@ -28,19 +28,24 @@ def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
         folds = f", fold file {fold_file[:12]}" if fold_file else ""
         rows.append((f"source {source['name']}", f"{source['files']:,} files ({source['kind']}){folds}{ignored}"))
     rows += [("rejected", rejected["reason"]) for rejected in facts["rejected"]]
-    if notes := facts["duplicates"]:
+    notes = facts["duplicates"]
+    if notes.get("groups"):
         text = f"{notes['groups']:,} groups stand in for patients, the largest of {notes['largest_group']:,} slices"
         rows.append(("near-duplicates", text))
+    if joined := notes.get("joined_patients"):
+        people = sum(map(len, joined))
+        rows.append(("near-duplicates", f"{people:,} patients share pictures and are counted as {len(joined):,}"))
+    if notes:
         for key, words in (
             ("took_a_patient", "slices resemble one of a known patient and are counted as theirs"),
-            ("between_folds", "slices resemble patients of two folds and are in no fold"),
+            ("between_folds", "slices resemble those of patients of another fold and are in no fold"),
             ("under_two_labels", "near-duplicate pairs have different classes"),
         ):
             if notes[key]:
                 rows.append(("near-duplicates", f"{len(notes[key]):,} {words}"))
-    if joined := facts.get("feedback"):
-        rows.append(("feedback", f"{joined['joined']:,} slices, joined to the dataset {joined['to'][:12]}"))
-        rows += [("feedback left out", f"{len(ids):,} {reason}") for reason, ids in joined["left_out"].items() if ids]
+    if feedback := facts.get("feedback"):
+        rows.append(("feedback", f"{feedback['joined']:,} slices, joined to the dataset {feedback['to'][:12]}"))
+        rows += [("feedback left out", f"{len(ids):,} {reason}") for reason, ids in feedback["left_out"].items() if ids]
     return rows
 
 

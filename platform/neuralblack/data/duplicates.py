@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-VERSION = 1  # of what counts as a near-duplicate; a dataset grouped by another is prepared again
+VERSION = 2  # of what counts as a near-duplicate, and for whom; a dataset grouped by another is prepared again
 THUMBNAIL = 32  # pixels on each side
 HASH_SIDE = 8  # so 64 bits
 MAX_BITS = 10

@@ -1,12 +1,14 @@
 """Say whose each slice is and which fold it is in, also where the files do not."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuralblack.data.dataset import hashed
 from neuralblack.data.duplicates import groups, near_duplicates
 from neuralblack.errors import InputError
 
@@ -23,11 +25,12 @@ class Known:
     label: str
     patient: str | None
     fold: int | None
+    source: str = ""
 
 
 @dataclass
 class Assignment:
-    """Patient and fold of every slice, and what the manifest says of near-duplicates (ids of slices)."""
+    """Patient and fold of every slice, and what the manifest says of near-duplicates (ids, patients as hashes)."""
 
     patients: list[str]
     folds: list[int]
@@ -37,10 +40,15 @@ class Assignment:
 def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
     """Give every slice a patient and a fold, so that no patient and no picture is in two folds.
 
-    A slice with a patient id keeps it. Of those without, near-duplicates are one group, and a group is a patient; where
-    it also resembles a slice of a known patient, it is that patient's. A group that resembles patients of two folds is
-    in no fold (0). Folds are the author's where there is a fold file; for the others a hash of the patient, so that
-    they stay when slices are added. Where all have patient ids and none a fold, all get 0: `splits` makes folds then.
+    A slice with a patient id keeps it, but patients who share a picture are one under one of their names: patients of
+    two sources a near-duplicate, those of one source (whose near-duplicates are other people's) the same pixels. Of
+    slices without an id, near-duplicates are one group, and a group is a patient; where it also resembles a slice of a
+    known patient, it is that patient's. A group that resembles patients of two folds is in no fold (0).
+
+    Folds are the author's where there is a fold file; for the others a hash of the patient, so that they stay when
+    slices are added. Where fold files put joined patients into two folds, the fold of most of their slices holds, and
+    the slices of another are in no fold: no file is contradicted, nobody is in two folds, and fewest slices are lost.
+    Where all have patient ids and none a fold, all get 0: `splits` makes folds then.
 
     Args:
         slices: N slices in any order; the outcome for each does not depend on it.
@@ -49,15 +57,12 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
     Raises:
         InputError: a fold file puts one patient into two folds.
     """
+    _known_folds(slices)  # what a fold file says is checked before patients are joined
+    pairs = _pairs(slices, images)
+    slices, joined, moved = _joined(slices, pairs)
     fold_of = _known_folds(slices)
     with_id = [slice_.patient is not None for slice_ in slices]
     patients = [slice_.patient or "" for slice_ in slices]
-    if all(with_id):
-        none_known = all(slice_.fold is None for slice_ in slices)
-        return Assignment(patients, [0] * len(slices) if none_known else _folds(slices, patients, fold_of))
-    pairs = [
-        (left, right) for left, right in near_duplicates(images).tolist() if not (with_id[left] and with_id[right])
-    ]
     group_of = groups(len(slices), [pair for pair in pairs if not (with_id[pair[0]] or with_id[pair[1]])])
     members: dict[int, list[int]] = {}
     for index, group in enumerate(group_of):
@@ -69,7 +74,7 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
             if not with_id[without] and (patient := slices[other].patient) is not None:
                 resembled.setdefault(group_of[without], set()).add(patient)
 
-    between: list[str] = []
+    between = moved
     for group, indices in members.items():
         known = sorted(resembled.get(group, ()))
         name = known[0] if known else f"{GROUP}{min(slices[index].hash for index in indices)[:12]}"
@@ -81,12 +86,14 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
             patients[index] = name
     notes: dict[str, object] = {
         "groups": len(members),
-        "largest_group": max(map(len, members.values())),
+        "largest_group": max(map(len, members.values()), default=0),
+        "joined_patients": joined,
         "took_a_patient": sorted(slices[i].id for group in resembled for i in members[group]),
         "between_folds": sorted(between),
         "under_two_labels": _under_two_labels(slices, pairs),
     }
-    return Assignment(patients, _folds(slices, patients, fold_of), notes)
+    by_split = all(with_id) and all(slice_.fold is None for slice_ in slices)
+    return Assignment(patients, [0] * len(slices) if by_split else _folds(slices, patients, fold_of), notes)
 
 
 def is_named(patient: str) -> bool:
@@ -101,6 +108,58 @@ def hash_fold(patient: str) -> int:
     [5, 4, 4]
     """
     return 1 + int.from_bytes(sha256(f"fold of {patient}".encode()).digest()) % FOLDS
+
+
+def pixel_hashes(images: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
+    """Hash each image's pixels: equal where all of them are."""
+    return (sha256(image.tobytes()).digest() for image in images)
+
+
+def _pairs(slices: Sequence[Known], images: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Find pairs of slices that are of one patient by what they show, the smaller index first, in order."""
+    first: dict[bytes, int] = {}
+    pairs = {(first.setdefault(pixels, index), index) for index, pixels in enumerate(pixel_hashes(images))}
+    pairs = {(left, right) for left, right in pairs if left < right}
+    told_apart = {slice_.source if slice_.patient is not None else None for slice_ in slices}
+    if len(told_apart) > 1 or None in told_apart:  # else all near-duplicates are of patients of one source
+        pairs |= {
+            (left, right)
+            for left, right in near_duplicates(images).tolist()
+            if None in (slices[left].patient, slices[right].patient) or slices[left].source != slices[right].source
+        }
+    return sorted(pairs)
+
+
+def _joined(
+    slices: Sequence[Known], pairs: Sequence[tuple[int, int]]
+) -> tuple[list[Known], list[list[str]], list[str]]:
+    """Give patients whom pairs connect one name and one fold.
+
+    Returns:
+        the slices, the patients of each such group as hashes, and the ids of slices that are in no fold for it.
+
+    """
+    names = sorted({slice_.patient for slice_ in slices if slice_.patient is not None})
+    number = {name: index for index, name in enumerate(names)}
+    of_patients = [(slices[left].patient, slices[right].patient) for left, right in pairs]
+    group_of = groups(len(names), [(number[a], number[b]) for a, b in of_patients if a is not None and b is not None])
+    votes: dict[int, Counter[int]] = {group: Counter() for group in group_of}
+    together = [None if slice_.patient is None else group_of[number[slice_.patient]] for slice_ in slices]
+    for slice_, group in zip(slices, together, strict=True):
+        if group is not None and slice_.fold:
+            votes[group][slice_.fold] += 1
+    fold_of = {group: min(folds, key=lambda fold: (-folds[fold], fold)) for group, folds in votes.items() if folds}
+    found, moved = [], []
+    for slice_, group in zip(slices, together, strict=True):
+        if group is not None:
+            otherwise = slice_.fold and slice_.fold != fold_of[group]
+            moved += [slice_.id] if otherwise else []
+            slice_ = replace(slice_, patient=names[group], fold=0 if otherwise else slice_.fold)
+        found.append(slice_)
+    members: dict[int, list[str]] = {}
+    for name, group in zip(names, group_of, strict=True):
+        members.setdefault(group, []).append(hashed(name))
+    return found, sorted(sorted(each) for each in members.values() if len(each) > 1), moved
 
 
 def _known_folds(slices: Sequence[Known]) -> dict[str, int]:

@@ -180,7 +180,11 @@ def _write(
     source_of = {file.id: source.name for source in found for file in source.files}
     fold_of = {name: fold for of_source in folds for name, fold in (of_source or {}).items()}
     good = [read for read in reads if read.error is None]
-    known = [Known(read.file.id, read.hash, read.label, read.patient, fold_of.get(read.file.id)) for read in good]
+    known = [
+        Known(file.id, read.hash, read.label, read.patient, fold_of.get(file.id), source_of[file.id])
+        for read in good
+        for file in [read.file]
+    ]
     images = np.memmap(folder / PIXELS, np.uint8, "r", shape=(len(good), spec.size, spec.size))
     whose = assign(known, images)
     rows = [

@@ -1,7 +1,7 @@
 """Copies of learnt slices among those to be judged: the same file, or a near-duplicate of it, under another name.
 
 Patient ids tell apart people of one archive, and `data.splits` keeps them apart. They say nothing where a slice names
-no patient, and nothing between archives: 2,345 of the 2,764 tumour images of one popular set are Cheng's own slices.
+no patient, and little between archives: 2,345 of the 2,764 tumour images of one popular set are Cheng's own slices.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from neuralblack.data.dataset import Dataset
 from neuralblack.data.duplicates import near_duplicates
-from neuralblack.data.patients import is_named
+from neuralblack.data.patients import is_named, pixel_hashes
 from neuralblack.data.shards import by_shard
 from neuralblack.errors import InputError
 
@@ -23,19 +23,28 @@ Rows = NDArray[np.int64]
 def find_copies(learnt: Dataset, learnt_rows: Rows, judged: Dataset, judged_rows: Rows) -> Rows:
     """Find rows to be judged that are copies of slices that were learnt from; ascending.
 
-    Within one dataset near-duplicates whose patients are both named, and so known to be two people, are no copies:
-    at the threshold of `data.duplicates` 26 of two million such pairs of the figshare archive look alike.
+    Within one dataset near-duplicates whose patients are both named by one source, and so known to be two people, are
+    no copies, unless they are the same pixels: at the threshold of `data.duplicates` 26 of two million such pairs of
+    the figshare archive look alike. Between sources, as between datasets, all count.
     """
     hashes = {learnt.source_hashes[row] for row in learnt_rows} - {""}
     same = {int(row) for row in judged_rows if judged.source_hashes[row] in hashes}
-    one_archive = learnt.hash == judged.hash
-    if one_archive and all(map(is_named, {*judged.patients, *learnt.patients})):
-        return np.array(sorted(same), np.int64)
     learnt_rows, judged_rows = _in_order(learnt, learnt_rows), _in_order(judged, judged_rows)
-    for left, right in near_duplicates(_images(learnt, learnt_rows), _images(judged, judged_rows)):
-        pair = (learnt.patients[learnt_rows[left]], judged.patients[judged_rows[right]])
-        if not (one_archive and all(map(is_named, pair))):
-            same.add(int(judged_rows[right]))
+    pixels = set(pixel_hashes(_images(learnt, learnt_rows)))
+    found = zip(judged_rows, pixel_hashes(_images(judged, judged_rows)), strict=True)
+    same |= {int(row) for row, hash_ in found if hash_ in pixels}
+
+    def who_says(dataset: Dataset, row: int) -> str | None:
+        return dataset.sources[row] if learnt.hash == judged.hash and is_named(dataset.patients[row]) else None
+
+    sayers = {
+        who_says(dataset, row) for dataset, rows in ((learnt, learnt_rows), (judged, judged_rows)) for row in rows
+    }
+    if sayers and (len(sayers) > 1 or None in sayers):
+        for left, right in near_duplicates(_images(learnt, learnt_rows), _images(judged, judged_rows)):
+            sayer = who_says(learnt, learnt_rows[left])
+            if sayer is None or sayer != who_says(judged, judged_rows[right]):
+                same.add(int(judged_rows[right]))
     return np.array(sorted(same), np.int64)
 
 
