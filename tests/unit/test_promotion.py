@@ -272,11 +272,17 @@ def write_evaluation(folder, slices, report):
 def test_a_worse_challenger_is_refused_and_a_better_one_is_not(runs, tmp_path):
     good = write_evaluation(tmp_path / "good", judged(skill=3.0), runs[0][1])
     poor = write_evaluation(tmp_path / "poor-one", judged(skill=0.5), runs[0][1])
-    hash_ = json.loads((good / METRICS).read_text())["model"]["hash"]
+    model = json.loads((good / METRICS).read_text())["model"]
 
     def last_check(ours, theirs):
         judgement = judge(
-            hash_, ours, rule=Rule(), golden=lambda: None, gated=True, champion="the-champion", champions=theirs
+            model["hash"],
+            ours,
+            rule=Rule(),
+            golden=lambda: None,
+            gated=True,
+            champion=f"tiny-{model['hash'][:12]}",
+            champions=theirs,
         )
         return judgement.checks[-1]
 
@@ -302,6 +308,14 @@ def test_a_champion_without_an_evaluation_has_to_be_evaluated_first(runs, tmp_pa
 
     with pytest.raises(InputError, match=r"no evaluation of the champion tiny-.*--champion-evaluation R"):
         challenge(second, tmp_path, evaluation=report)
+
+
+def test_a_challenger_is_not_compared_with_another_model_s_evaluation_as_the_champions(runs, tmp_path):
+    (first, _), (second, report), _ = runs
+    champion = promote(first, tmp_path, FORCED).id
+
+    with pytest.raises(InputError, match=f"found an evaluation of tiny-.*; expected one of the champion {champion}"):
+        challenge(second, tmp_path, evaluation=report, champions=report)
 
 
 def test_two_models_are_put_side_by_side(runs, tmp_path):

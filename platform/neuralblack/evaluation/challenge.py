@@ -12,7 +12,7 @@ from neuralblack.evaluation.metrics_file import PREDICTIONS, read_metrics
 from neuralblack.inference.engines import build_engine
 from neuralblack.registry.aliases import alias_for, alias_now
 from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
-from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
+from neuralblack.registry.model_folder import ID_DIGITS, ModelFolder, model_path, open_model
 from neuralblack.registry.promotion import promote
 
 
@@ -112,6 +112,14 @@ def judge(
                 champions or "the registry",
                 found=f"no evaluation of the champion {champion}",
                 expected="one of the same slices, to compare with",
+                fix=f"neuralblack evaluate REGISTRY/models/{champion} DATASET --out R, then --champion-evaluation R",
+            )
+        known = read_metrics(champions)["model"]
+        if not champion.endswith(f"-{known['hash'][:ID_DIGITS]}"):
+            raise InputError(
+                champions,
+                found=f"an evaluation of {known['name']}",
+                expected=f"one of the champion {champion}",
                 fix=f"neuralblack evaluate REGISTRY/models/{champion} DATASET --out R, then --champion-evaluation R",
             )
         ours, theirs = paired(evaluation, champions)

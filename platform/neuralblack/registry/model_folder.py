@@ -25,6 +25,7 @@ from neuralblack.models.network import Network
 from neuralblack.models.table import build_model, network_for
 
 WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
+ID_DIGITS = 12  # of the hash, at the end of a model's id
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class ModelFolder:
 
         What a file's name or a label might not hold, as in `timm:resnet18.a1_in1k`, is an underscore there.
         """
-        return f"{re.sub(r'[^a-z0-9_]', '_', self.config.model.lower())}-{self.hash[:12]}"
+        return f"{re.sub(r'[^a-z0-9_]', '_', self.config.model.lower())}-{self.hash[:ID_DIGITS]}"
 
     @property
     def config(self) -> TrainConfig:
