@@ -89,6 +89,12 @@ def test_two_models_are_compared_on_the_same_patients():
     assert better["accuracy"][0] > 0 > better["log_loss"][1]
 
 
+def test_one_patient_shows_no_difference():
+    one = judged(patients=1)
+
+    assert set(differences(one, one).values()) == {None}
+
+
 def test_each_verdict_joins_a_patients_slices_as_it_says():
     shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.35, 0.65]])
     slices = Slices(np.zeros(3, np.int64), shares, ["a"] * 3)

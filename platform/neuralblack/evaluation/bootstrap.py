@@ -116,7 +116,8 @@ def differences(ours: Slices, theirs: Slices, *, draws: int = DRAWS, seed: int =
     """Bound how much higher one model's numbers are than another's, on the same slices, drawing the same patients.
 
     Returns:
-        name -> [low, high] of ours minus theirs, for the numbers over all classes.
+        name -> [low, high] of ours minus theirs, for the numbers over all classes; None where fewer than two patients
+        or too few draws could show it.
 
     """
     found: dict[str, list[Floats]] = {}
@@ -125,7 +126,8 @@ def differences(ours: Slices, theirs: Slices, *, draws: int = DRAWS, seed: int =
         for name in first:
             if "/" not in name:
                 found.setdefault(name, []).append(first[name] - second[name])
-    return {name: bounded(np.concatenate(values)) for name, values in found.items()}
+    alone = len(set(ours.patients)) < 2
+    return {name: None if alone else bounded(np.concatenate(values)) for name, values in found.items()}
 
 
 def _mean_of_known(values: Floats) -> Floats:
