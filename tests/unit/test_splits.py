@@ -102,6 +102,8 @@ def test_folds_are_made_by_patient_with_every_class_where_none_is_stored():
 
 
 def test_too_few_patients_for_folds_are_refused():
+    with pytest.raises(InputError, match="at most 3 slices of a class; expected at least 5"):
+        folds_of(dataset_of(list("abcdef"), [TUMOURS[row % 2] for row in range(6)], [0] * 6))
     with pytest.raises(InputError, match="3 patients; expected at least 5"):
         folds_of(many(folds=0, patients=3))
 

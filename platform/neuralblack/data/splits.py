@@ -1,5 +1,6 @@
 """Split a dataset by patient, and write down which patients went where so that no later step can mix them."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,8 @@ def folds_of(dataset: Dataset, *, seed: int = 0, count: int = 5) -> NDArray[np.i
     The stored folds are the author's or those of near-duplicate groups. Where no row has one, `count` are made by
     scikit-learn's StratifiedGroupKFold: by patient, with the classes' shares kept as well as that allows, from `seed`;
     rows that are only learnt from have no influence on them.
+
+    Raises InputError where there are fewer patients than folds, or fewer slices of every class.
     """
     if _has_folds(dataset):
         return dataset.folds
@@ -46,6 +49,14 @@ def folds_of(dataset: Dataset, *, seed: int = 0, count: int = 5) -> NDArray[np.i
     if patients < count:
         raise InputError(
             dataset.path, found=f"{patients} patients", expected=f"at least {count}, one for each fold", fix="add scans"
+        )
+    most = max(Counter(labels).values())
+    if most < count:
+        raise InputError(
+            dataset.path,
+            found=f"at most {most} slices of a class",
+            expected=f"at least {count} of one, to make {count} folds",
+            fix="add scans",
         )
     from sklearn.model_selection import StratifiedGroupKFold  # half a second, and most datasets bring their folds
 
