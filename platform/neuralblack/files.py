@@ -88,13 +88,25 @@ def write_json(path: Path, value: object) -> None:
     write_bytes(path, canonical_json(value))
 
 
+def check_new_folder(path: Path) -> None:
+    """Raise InputError where `new_folder` could not make this folder, so that long work need not end with that."""
+    if path.name in ("", ".."):
+        raise InputError(path, found="a folder without a name of its own", expected="a new folder", fix="give its name")
+    place = next(parent for parent in path.absolute().parents if os.access(parent, os.F_OK))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        found = "a folder that cannot be written to" if place.is_dir() else "a file"
+        raise InputError(place, found=found, expected=f"a folder to write {path.name} in", fix="choose another place")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder beside `path` and move it there when the block ends; an error leaves what was there before.
 
     A kill leaves it too, or for the moment between two renames as `.NAME.xxxxxxxx.old`, which the next writer puts
     back before its block starts. Writers of the same path wait for each other, so nobody clears what another one fills.
+    Raises InputError where no folder can be made there.
     """
+    check_new_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with no_space_is_said(path), _passing_lock(path.with_name(f".{path.name}.writing.lock")):

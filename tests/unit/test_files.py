@@ -132,3 +132,21 @@ def test_a_manifest_whose_hashes_are_numbers_is_refused(tmp_path):
 
     with pytest.raises(InputError, match="no hash"):
         check_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("file/out", "file: found a file; expected a folder to write out in"),
+        ("file/a/out", "found a file"),
+        (".", "name"),
+    ],
+)
+def test_a_place_where_no_folder_can_be_is_said_before_anything_is_written(tmp_path, monkeypatch, place, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(InputError, match=words), new_folder(Path(place)):
+        raise AssertionError("its block ran")
+
+    assert names(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "mine"

@@ -68,6 +68,16 @@ def test_its_own_test_part_has_baselines_a_ledger_and_heat_maps(predictor, datas
     assert "under heat for" in (tmp_path / "out/report.html").read_text("utf-8")
 
 
+def test_a_place_that_cannot_be_written_to_is_said_before_anything_is_classified(predictor, dataset, tmp_path):
+    (tmp_path / "file").write_text("mine")
+
+    def never(done, total):
+        raise AssertionError("a slice was classified")
+
+    with pytest.raises(InputError, match="file: found a file; expected a folder to write report in"):
+        evaluate_held_out(predictor, dataset.path, tmp_path / "file" / "report", progress=never)
+
+
 def test_copies_among_another_datasets_slices_are_refused_or_left_out_and_listed(
     predictor, dataset, elsewhere, tmp_path
 ):

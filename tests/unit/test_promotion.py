@@ -182,6 +182,14 @@ def test_a_champion_that_was_changed_by_hand_is_found(runs, tmp_path):
         check_audit(tmp_path)
 
 
+def test_a_file_is_no_registry(runs, tmp_path):
+    (tmp_path / "file").write_text("mine")
+
+    for registry in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=f"{registry}: found a file"):
+            challenge(runs[0][0], registry, evaluation=runs[0][1])
+
+
 def test_a_folder_without_an_audit_is_no_registry(tmp_path):
     with pytest.raises(InputError, match=r"found no audit\.jsonl"):
         check_audit(tmp_path)
@@ -300,6 +308,9 @@ def test_evaluations_of_other_slices_are_not_compared(runs, tmp_path):
         paired(some, more)
     with pytest.raises(InputError, match=r"found no metrics\.json"):
         paired(some, tmp_path / "nowhere")
+    (some / PREDICTIONS).unlink()
+    with pytest.raises(InputError, match=r"some: found no predictions\.parquet"):
+        paired(some, some)
 
 
 def test_a_champion_without_an_evaluation_has_to_be_evaluated_first(runs, tmp_path):

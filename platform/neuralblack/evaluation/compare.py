@@ -67,6 +67,13 @@ def paired(first: Path, second: Path) -> tuple[Slices, Slices]:
         )
     slices, keys = [], []
     for folder in (first, second):
+        if not (folder / PREDICTIONS).is_file():
+            raise InputError(
+                folder,
+                found=f"no {PREDICTIONS}",
+                expected="all that evaluate wrote",
+                fix="neuralblack evaluate RUN DATASET --out REPORT again",
+            )
         ids = pq.read_table(folder / PREDICTIONS, columns=["id"])["id"].to_pylist()
         order = np.argsort(ids)
         found = Slices.read(folder / PREDICTIONS, classes[0])

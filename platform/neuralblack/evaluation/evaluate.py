@@ -27,7 +27,7 @@ from neuralblack.evaluation.model_card import write_card
 from neuralblack.evaluation.patients import VERDICT, VERDICTS, Slices
 from neuralblack.evaluation.report import write_report
 from neuralblack.evaluation.subsets import by_source, tumour_only
-from neuralblack.files import new_folder, write_bytes, write_json
+from neuralblack.files import check_new_folder, new_folder, write_bytes, write_json
 from neuralblack.metrics import calibration_error, summarise
 from neuralblack.registry.promotion import CARD
 
@@ -242,6 +242,12 @@ def _check(predictor: Classifier, dataset: Dataset, out: Path) -> None:
             expected=f"{_words(predictor.spec)}, as {predictor.name} learnt them",
             fix=f"prepare the scans again: neuralblack prepare SOURCE --out DATASET --size {predictor.spec.size}",
         )
+    check_out(out)
+
+
+def check_out(out: Path) -> None:
+    """Raise InputError where `evaluate` could not write: best asked before the work."""
+    check_new_folder(out)
     empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not empty and not (out / METRICS).is_file():
         raise InputError(

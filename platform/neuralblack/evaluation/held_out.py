@@ -15,7 +15,7 @@ from neuralblack.data.splits import Split, folds_of, load_split, refuse_overlap
 from neuralblack.errors import InputError
 from neuralblack.evaluation.baselines import BASELINES, Baseline, Part, known_part, line
 from neuralblack.evaluation.copies import find_copies, refuse_copies
-from neuralblack.evaluation.evaluate import evaluate
+from neuralblack.evaluation.evaluate import check_out, evaluate
 from neuralblack.evaluation.leakage import RECIPE, measure_ledger, measure_retrained
 from neuralblack.evaluation.record_wise import retrain_with
 from neuralblack.evaluation.subsets import learnt_of_sources
@@ -60,6 +60,7 @@ def evaluate_held_out(
         InputError: a patient of the training or validation part is among them, or a copy of one's slice; nothing is
             left to judge; or what was asked for needs `trained_on`.
     """
+    check_out(out)
     dataset, manifest = open_dataset(data), predictor.folder.split
     rows = _rows(dataset, manifest, folds)
     refuse_overlap(manifest, dataset, rows)

@@ -25,11 +25,15 @@ def alias_for(model: ModelFolder) -> str:
 
 
 def alias_now(registry: Path, alias: str) -> str | None:
-    """Read which model an alias means now; None where there is none."""
+    """Read which model an alias means now; None where there is none. Raises InputError where a file is in the way."""
     try:
         return (registry / "aliases" / alias).read_text("utf-8").strip()
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise InputError(
+            registry, found="a file, or a place below one", expected="a registry's folder", fix="--registry DIR"
+        ) from None
 
 
 def read_alias(registry: Path, alias: str) -> str:
