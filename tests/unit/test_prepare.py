@@ -22,7 +22,7 @@ from neuralblack.data.describe import describe_dataset
 from neuralblack.data.mat_writer import write_cvind, write_mat
 from neuralblack.data.prepare import prepare
 from neuralblack.data.preprocessing import preprocess, stored_box
-from neuralblack.data.readers import read_slice
+from neuralblack.data.readers import file_bytes, read_slice
 from neuralblack.data.splits import make_split
 from neuralblack.errors import InputError
 
@@ -252,6 +252,19 @@ def test_skip_bad_leaves_them_out_and_lists_them(tmp_path, figshare):
     assert str(tmp_path) not in rejected["reason"]
     assert "20.mat" in stop([figshare], tmp_path / "out", size=64)  # the same without skip_bad is no silent success
     assert len(open_dataset(tmp_path / "out")) == 5
+
+
+def test_a_file_that_could_not_be_opened_is_read_again(tmp_path, figshare, monkeypatch):
+    def refuse(path, *, where):
+        if path.name == "20.mat":
+            raise InputError(where, found="a file that cannot be opened", expected="a readable file", fix="check")
+        return file_bytes(path, where=where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("neuralblack.data.ingest.file_bytes", refuse)
+        assert len(prepare([figshare], tmp_path / "out", size=64, skip_bad=True, workers=1)) == 5
+
+    assert len(prepare([figshare], tmp_path / "out", size=64, skip_bad=True, workers=1)) == 6
 
 
 def test_only_bad_files_are_an_error_also_with_skip_bad(tmp_path):

@@ -128,7 +128,7 @@ def _as_before(out: Path, found: Sequence[Source], options: object, *, skip_bad:
 
 
 def _same(file: File, known: Mapping[str, Any]) -> bool:
-    if file.size != known["size"]:
+    if file.size != known["size"] or not known["sha256"]:  # without a hash it could not be opened; it may be now
         return False
     try:
         return bool(file.mtime_ns == known["mtime_ns"] or sha256(file.path) == known["sha256"])
