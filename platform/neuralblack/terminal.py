@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -29,7 +28,7 @@ def progress_bar(task: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _stdout() -> Console:
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)  # a path may hold [brackets] and :colons:
 
 
 def _stderr() -> Console:
@@ -65,7 +64,7 @@ def print_runs(runs: list[dict[str, Any]], fields: list[str]) -> None:
     _stdout().print(table)
     for run in runs if fields else []:
         differs = ", ".join(f"{name} {brief(run['config'].get(name))}" for name in fields)
-        _stdout().print(f"{run['name']}: {differs}", markup=False, soft_wrap=True)
+        _stdout().print(f"{run['name']}: {differs}", soft_wrap=True)
 
 
 def print_crossval(table: dict[str, Any]) -> None:
@@ -100,7 +99,7 @@ def print_results(title: str, result: dict[str, Any]) -> None:
     found = {name: one["sensitivity"] for name, one in result["per_class"].items()}
     _stdout().print("found of " + ", ".join(f"{name} {'-' if v is None else f'{v:.3f}'}" for name, v in found.items()))
     for line in result["alarms"]:
-        _stdout().print(line, markup=False)
+        _stdout().print(line)
 
 
 def print_comparison(found: dict[str, Any]) -> None:
@@ -110,7 +109,7 @@ def print_comparison(found: dict[str, Any]) -> None:
         numbers = dict(found[level])
         table = Table(title=f"{numbers.pop('count')} {level}", title_justify="left")
         for column in ("", first, second, "second - first, 95% interval", ""):
-            table.add_column(escape(column), justify="right" if column else "left", overflow="fold")
+            table.add_column(column, justify="right" if column else "left", overflow="fold")
         for name, (before, after, interval) in numbers.items():
             span = f"{interval[0]:+.3f} to {interval[1]:+.3f}" if interval else "-"
             star = "*" if interval and not interval[0] <= 0 <= interval[1] else ""
@@ -128,10 +127,10 @@ def print_checks(judgement: Mapping[str, Any]) -> None:
         table.add_column(column)
     for check in judgement["checks"]:
         said = "passed" if check["passed"] else "FAILED"
-        table.add_row(check["name"], said, escape(check["found"]), escape(check["expected"]))
+        table.add_row(check["name"], said, check["found"], check["expected"])
     _stdout().print(table)
     if judgement["forced"]:
-        _stdout().print(f"forced: {judgement['forced']}", markup=False)
+        _stdout().print(f"forced: {judgement['forced']}")
 
 
 def print_shadow(found: Mapping[str, Any]) -> None:
@@ -141,9 +140,9 @@ def print_shadow(found: Mapping[str, Any]) -> None:
     table = Table(title=f"{title} ({low:.1%} to {high:.1%})", title_justify="left", caption_justify="left")
     table.add_column("champion says", no_wrap=True)
     for name in found["table"]:
-        table.add_column(escape(name), justify="right")
+        table.add_column(name, justify="right")
     for name, row in found["table"].items():
-        table.add_row(escape(name), *(f"{count:,}" if count else "-" for count in row.values()))
+        table.add_row(name, *(f"{count:,}" if count else "-" for count in row.values()))
     _stdout().print(table)
     refused = ", ".join(f"{who} {share:.1%}" for who, share in found["refused"].items())
     difference = "-" if found["difference"] is None else f"{found['difference']:.3f}"
@@ -192,7 +191,7 @@ def print_status(found: Mapping[str, Any]) -> None:
         ]
     print_rows("what runs where", rows)
     for trouble in found["troubles"]:
-        _stdout().print(trouble, markup=False, soft_wrap=True)
+        _stdout().print(trouble, soft_wrap=True)
 
 
 def print_audit(entries: list[dict[str, Any]]) -> None:
@@ -206,7 +205,7 @@ def print_audit(entries: list[dict[str, Any]]) -> None:
         forced = f"forced past {', '.join(names[False]) or 'nothing'}: {entry['forced']}" if entry.get("forced") else ""
         move = f"{entry['alias']} {entry['before'] or '-'} -> {entry['after']}"
         facts = (entry["time"][:19], entry["by"], entry["action"], move, passed, forced)
-        _stdout().print("  ".join(filter(None, facts)), markup=False, highlight=False, soft_wrap=True)
+        _stdout().print("  ".join(filter(None, facts)), soft_wrap=True)
     _stdout().print(f"{len(entries)} moves, times in UTC; no line was changed since.")
 
 

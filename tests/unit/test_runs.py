@@ -10,7 +10,7 @@ from neuralblack.files import read_json
 from neuralblack.registry.environment import commit_of
 from neuralblack.registry.run_folder import hold_run, record_epoch, start_run
 from neuralblack.registry.runs import differences, runs_under
-from neuralblack.terminal import print_runs
+from neuralblack.terminal import print_rows, print_runs
 
 SPLIT = {"classes": ["glioma", "meningioma"], "dataset": "0" * 64}
 
@@ -91,3 +91,10 @@ def test_on_a_narrow_terminal_no_name_and_no_number_is_cut_off(folder, capsys, m
     said = capsys.readouterr().out
     assert "…" not in said and max(map(len, said.partition("b: ")[0].splitlines())) <= 80
     assert all(f"{run['name']}: model " in said for run in found)
+
+
+def test_brackets_and_colons_of_a_name_are_shown(capsys):
+    print_rows("slices[v2]", [("source [/b]", "scans[1] :heart:")])
+
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("slices[v2]", "source [/b]", "scans[1] :heart:"))
