@@ -68,6 +68,15 @@ def test_slices_of_one_name_do_not_overwrite_each_other(dataset, tmp_path):
     assert len(set(names)) == len(dataset) == counts.total()
 
 
+def test_names_too_long_for_a_file_are_cut_and_numbered(dataset, tmp_path):
+    dataset = replace(dataset, ids=[f"{'folder of scans/' * 20}{row}é.png" for row in range(len(dataset))])
+
+    export(dataset, tmp_path / "out")
+
+    names = [about["file"] for about in table_of(tmp_path / "out")]
+    assert names[7].endswith("~7.png") and all((tmp_path / "out" / name).is_file() for name in names)
+
+
 def test_a_folder_that_is_there_is_not_touched_and_nothing_to_cut_to_is_said(dataset, tmp_path):
     (tmp_path / "kept").mkdir()
     with pytest.raises(InputError, match="something there already"):

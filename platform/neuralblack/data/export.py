@@ -16,6 +16,7 @@ from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 
 TABLE = "slices.csv"
+LONGEST = 200  # bytes of an id in a file's name, which may have 255 with number and suffix
 COLUMNS = ("file", "id", "label", "patient", "fold", "source")
 
 
@@ -73,10 +74,13 @@ def export(
 
 
 def _names(dataset: Dataset) -> list[str]:
-    """Name each slice's file after its id, with its number where two ids are spelt alike."""
-    plain = [f"{_plain(label)}/{_plain(id_)}" for label, id_ in zip(dataset.labels, dataset.ids, strict=True)]
+    """Name each slice's file after its id, with its number where two ids are spelt alike or one is cut."""
+    whole = [_plain(id_) for id_ in dataset.ids]
+    short = [name.encode()[:LONGEST].decode(errors="ignore") for name in whole]
+    plain = [f"{_plain(label)}/{name}" for label, name in zip(dataset.labels, short, strict=True)]
     counts = Counter(name.casefold() for name in plain)  # some file systems know no capitals
-    return [f"{name}{f'~{row}' if counts[name.casefold()] > 1 else ''}.png" for row, name in enumerate(plain)]
+    numbered = [counts[name.casefold()] > 1 or short[row] != whole[row] for row, name in enumerate(plain)]
+    return [f"{name}{f'~{row}' if numbered[row] else ''}.png" for row, name in enumerate(plain)]
 
 
 def _plain(text: str) -> str:
