@@ -23,7 +23,7 @@ from neuralblack.data.mat_writer import write_cvind, write_mat
 from neuralblack.data.prepare import prepare
 from neuralblack.data.preprocessing import preprocess, stored_box
 from neuralblack.data.readers import file_bytes, read_slice
-from neuralblack.data.splits import make_split
+from neuralblack.data.splits import folds_of, make_split
 from neuralblack.errors import InputError
 
 
@@ -295,11 +295,35 @@ def test_image_outside_a_class_folder_is_refused_with_the_known_names(tmp_path, 
     assert f"no class: {folder}" in message and "healthy, normal, glioma, meningioma, pituitary" in message
 
 
-def test_folders_below_a_class_folder_belong_to_it(tmp_path, images):
-    (images / "Training" / "pituitary_tumor" / "patient 7").mkdir(parents=True)
-    Image.fromarray(picture(5)).save(images / "Training" / "pituitary_tumor" / "patient 7" / "x.png")
+def test_a_folder_directly_below_a_class_folder_is_a_patient(tmp_path, caplog):
+    for number, place in enumerate(["patient 7/t1", "patient 7/t1", "patient 7/t2", "patient 8", "."]):
+        folder = tmp_path / "images" / "Training" / "pituitary_tumor" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(number)).save(folder / f"{number}.png")
 
-    assert "pituitary" in prepare([images], tmp_path / "out", size=64).labels
+    with caplog.at_level("INFO"):
+        dataset = prepare([tmp_path / "images"], tmp_path / "out", size=64)
+
+    assert set(dataset.labels) == {"pituitary"}
+    of = {identity[-5:-4]: patient for identity, patient in zip(dataset.ids, dataset.patients, strict=True)}
+    place = "folder-images/Training/pituitary_tumor"
+    assert (of["0"], of["1"], of["2"], of["3"]) == (*[f"{place}/patient 7"] * 3, f"{place}/patient 8")
+    assert of["4"].startswith("group-")
+    assert "2 folders below class folders count as a patient each" in caplog.text
+    assert any(name == "patients by folder" and said.startswith("2,") for name, said in describe_dataset(dataset))
+
+
+def test_near_duplicates_in_folders_of_two_patients_make_them_one(tmp_path):
+    for number, place in [(0, "a"), (1, "a"), (1, "copies of a"), (2, "b")]:
+        folder = tmp_path / "images" / "glioma" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(number) // (2 if "copies" in place else 1)).save(folder / f"{number}.png")
+
+    dataset = prepare([tmp_path / "images"], tmp_path / "out", size=64)
+
+    assert sorted(dataset.patients) == [*["folder-images/glioma/a"] * 3, "folder-images/glioma/b"]
+    with pytest.raises(InputError, match=r"found 2 patients; .* put slices directly into the class folders"):
+        folds_of(dataset)
 
 
 def test_both_kinds_in_one_source_or_one_source_within_another_are_refused(tmp_path, figshare, images):

@@ -5,6 +5,8 @@ from collections import Counter
 import numpy as np
 
 from neuralblack.data.dataset import LEARNT_ONLY, Dataset
+from neuralblack.data.sources import FOLDER
+from neuralblack.data.splits import NO_PATIENTS
 
 
 def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
@@ -16,6 +18,9 @@ def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
         ("slices", f"{len(dataset):,} of {spec.size} x {spec.size} pixels, {dataset.images.nbytes / 2**20:.0f} MiB"),
         ("patients", f"{len(set(dataset.patients)):,}"),
     ]
+    folders = sum(patient.startswith(FOLDER) for patient in set(dataset.patients))
+    if folders:
+        rows.append(("patients by folder", f"{folders:,}, each a folder below a class folder; {NO_PATIENTS}"))
     for name in dataset.classes:
         counts = facts["classes"][name]
         rows.append((name, f"{counts['slices']:,} slices of {counts['patients']:,} patients"))

@@ -67,7 +67,7 @@ def read_file(file: File, spec: Preprocessing) -> Read:
     label = file.label or slice_.label
     assert label is not None, "an image has its folder's class, a .mat file its own"
     box = stored_box(slice_.box, (height, width), spec.size)
-    return Read(file, found, label, slice_.patient, box, (height, width), pixels.tobytes())
+    return Read(file, found, label, slice_.patient or file.patient, box, (height, width), pixels.tobytes())
 
 
 def _in_workers(read: partial[Read], files: Iterable[File], workers: int) -> Iterator[Read]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neuralblack.data.dataset import LEARNT_ONLY, NO_BOX, Dataset, Row, open_dataset, write_dataset
 from neuralblack.data.duplicates import near_duplicates
 from neuralblack.data.feedback import Feedback, keyed, list_feedback, pixels_hash, read_feedback
-from neuralblack.data.patients import GROUP, is_named
+from neuralblack.data.patients import GROUP, has_id
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 
@@ -95,7 +95,7 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
 def choose(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tuple[list[Opinion], dict[str, list[str]]]:
     """Choose what is learnt from, one opinion for each slice; the names of the others by reason."""
     left_out: dict[str, list[str]] = {reason: [] for reason in (OTHERWISE, DISAGREE, REPLACED, KNOWN, COPY)}
-    patients = {keyed(key, patient) for patient in set(dataset.patients) if is_named(patient)}
+    patients = {keyed(key, patient) for patient in set(dataset.patients) if has_id(patient)}
     slices: dict[str, dict[str, Opinion]] = {}  # hash of the pixels -> reader -> newest opinion
     for opinion in sorted(opinions, key=lambda each: (each.feedback.at, each.name)):
         if opinion.feedback.preprocessing != dataset.spec:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from neuralblack.data.dataset import hashed
 from neuralblack.data.duplicates import groups, near_duplicates
+from neuralblack.data.sources import FOLDER
 from neuralblack.errors import InputError
 
 FOLDS = 5
@@ -18,7 +19,9 @@ GROUP, BETWEEN = "group-", "between-"  # open the names of groups, of one fold o
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one slice: `patient` None without an id, `fold` None without a fold file, 0 in no fold."""
+    """What is known of one slice: `patient` None where neither its file nor a folder names one, `fold` None without a
+    fold file, 0 in no fold.
+    """
 
     id: str
     hash: str
@@ -40,8 +43,9 @@ class Assignment:
 def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
     """Give every slice a patient and a fold, so that no patient and no picture is in two folds.
 
-    A slice with a patient id keeps it, but patients who share a picture are one under one of their names: patients of
-    two sources a near-duplicate, those of one source (whose near-duplicates are other people's) the same pixels. Of
+    A slice with a patient keeps it, but patients who share a picture are one under one of their names: those whose ids
+    one source has in its files share the same pixels (their near-duplicates are other people's), all others a
+    near-duplicate, also those that folders name: collections keep copies in folders of their own. Of
     slices without an id, near-duplicates are one group, and a group is a patient; where it also resembles a slice of a
     known patient, it is that patient's. A group that resembles patients of two folds is in no fold (0).
 
@@ -97,8 +101,13 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
 
 
 def is_named(patient: str) -> bool:
-    """Tell a patient that a file named from a group of near-duplicates that stands in for one."""
+    """Tell a patient that a file or a folder named from a group of near-duplicates that stands in for one."""
     return not patient.startswith((GROUP, BETWEEN))
+
+
+def has_id(patient: str | None) -> bool:
+    """Tell a patient whose id is in a file from one whom a folder or a group stands for, or None."""
+    return patient is not None and is_named(patient) and not patient.startswith(FOLDER)
 
 
 def hash_fold(patient: str) -> int:
@@ -120,13 +129,10 @@ def _pairs(slices: Sequence[Known], images: NDArray[np.uint8]) -> list[tuple[int
     first: dict[bytes, int] = {}
     pairs = {(first.setdefault(pixels, index), index) for index, pixels in enumerate(pixel_hashes(images))}
     pairs = {(left, right) for left, right in pairs if left < right}
-    told_apart = {slice_.source if slice_.patient is not None else None for slice_ in slices}
-    if len(told_apart) > 1 or None in told_apart:  # else all near-duplicates are of patients of one source
-        pairs |= {
-            (left, right)
-            for left, right in near_duplicates(images).tolist()
-            if None in (slices[left].patient, slices[right].patient) or slices[left].source != slices[right].source
-        }
+    told_apart_by = [slice_.source if has_id(slice_.patient) else None for slice_ in slices]
+    if len({*told_apart_by, None}) > 2 or None in told_apart_by:  # else all have ids in the files of one source
+        near = near_duplicates(images).tolist()
+        pairs |= {(a, b) for a, b in near if told_apart_by[a] is None or told_apart_by[a] != told_apart_by[b]}
     return sorted(pairs)
 
 
@@ -140,6 +146,7 @@ def _joined(
 
     """
     names = sorted({slice_.patient for slice_ in slices if slice_.patient is not None})
+    names.sort(key=lambda name: not has_id(name))  # the first of a group names it
     number = {name: index for index, name in enumerate(names)}
     of_patients = [(slices[left].patient, slices[right].patient) for left, right in pairs]
     group_of = groups(len(names), [(number[a], number[b]) for a, b in of_patients if a is not None and b is not None])

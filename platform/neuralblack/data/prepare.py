@@ -186,6 +186,8 @@ def _write(
         for file in [read.file]
     ]
     images = np.memmap(folder / PIXELS, np.uint8, "r", shape=(len(good), spec.size, spec.size))
+    if folders := {file.patient for source in found for file in source.files} - {None}:
+        logger.info("%d folders below class folders count as a patient each", len(folders))
     whose = assign(known, images)
     rows = [
         Row(read.file.id, patient, read.label, fold, source_of[read.file.id], read.hash, read.box, read.shape)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,17 +13,22 @@ from neuralblack.errors import InputError
 from neuralblack.labels import FOLDER_NAMES, from_folder
 
 FOLD_FILE = "cvind.mat"
+FOLDER = "folder-"  # opens the name of a patient whom a folder says
 
 
 @dataclass(frozen=True)
 class File:
-    """One scan to read. `id` is the source's name and the path below it; `label` is None where the file has its own."""
+    """One scan to read. `id` is the source's name and the path below it; `label` is None where the file has its own.
+
+    `patient` is the folder directly below the class's, where the scan lies in one, named with its source and class.
+    """
 
     id: str
     path: Path
     size: int
     mtime_ns: int
     label: str | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,21 +139,26 @@ def _source(folder: Path, name: str) -> Source:
 
 
 def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ...]:
-    """Give each image the class of the nearest folder that names one."""
-    labels: dict[str, str | None] = {}
+    """Give each image the class of the nearest folder that names one, and the folder directly below it as patient."""
+    found: list[File] = []
+    unknown: set[Path] = set()
     for file in images:
         parts = file.id.removeprefix(f"{name}/").split("/")[:-1]
-        labels[file.id] = next((label for part in reversed(parts) if (label := from_folder(part))), None)
-    unknown = sorted({file.path.parent for file in images if labels[file.id] is None})
+        depth = max((depth for depth, part in enumerate(parts, start=1) if from_folder(part)), default=0)
+        if not depth:
+            unknown.add(file.path.parent)
+            continue
+        below = "/".join([f"{FOLDER}{name}", *parts[: depth + 1]]) if len(parts) > depth else None
+        found.append(replace(file, label=from_folder(parts[depth - 1]), patient=below))
     if unknown:
-        places = ", ".join(path.relative_to(folder).as_posix() for path in unknown)
+        places = ", ".join(path.relative_to(folder).as_posix() for path in sorted(unknown))
         raise InputError(
             folder,
             found=f"images in folders that are no class: {places}",
             expected=f"class folders named like {', '.join(FOLDER_NAMES)} (with or without 'tumor')",
             fix="rename or move them; a new class goes into neuralblack/labels.py",
         )
-    return tuple(File(file.id, file.path, file.size, file.mtime_ns, labels[file.id]) for file in images)
+    return tuple(found)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

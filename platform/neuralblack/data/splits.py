@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralblack.data.dataset import LEARNT_ONLY, Dataset, hashed
+from neuralblack.data.sources import FOLDER
 from neuralblack.errors import InputError
 from neuralblack.labels import CLASSES
 
 VERSION = 1
+NO_PATIENTS = "if the folders below the class folders are no patients, put slices directly into the class folders"
 PARTS = ("train", "validation", "test")
 
 
@@ -48,7 +50,10 @@ def folds_of(dataset: Dataset, *, seed: int = 0, count: int = 5) -> NDArray[np.i
     patients = len(set(names))
     if patients < count:
         raise InputError(
-            dataset.path, found=f"{patients} patients", expected=f"at least {count}, one for each fold", fix="add scans"
+            dataset.path,
+            found=f"{patients} patients",
+            expected=f"at least {count}, one for each fold",
+            fix="add scans" + (f"; {NO_PATIENTS}" if any(name.startswith(FOLDER) for name in names) else ""),
         )
     most = max(Counter(labels).values())
     if most < count:

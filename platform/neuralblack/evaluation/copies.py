@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from neuralblack.data.dataset import Dataset
 from neuralblack.data.duplicates import near_duplicates
-from neuralblack.data.patients import is_named, pixel_hashes
+from neuralblack.data.patients import has_id, pixel_hashes
 from neuralblack.data.shards import by_shard
 from neuralblack.errors import InputError
 
@@ -23,9 +23,9 @@ Rows = NDArray[np.int64]
 def find_copies(learnt: Dataset, learnt_rows: Rows, judged: Dataset, judged_rows: Rows) -> Rows:
     """Find rows to be judged that are copies of slices that were learnt from; ascending.
 
-    Within one dataset near-duplicates whose patients are both named by one source, and so known to be two people, are
-    no copies, unless they are the same pixels: at the threshold of `data.duplicates` 26 of two million such pairs of
-    the figshare archive look alike. Between sources, as between datasets, all count.
+    Within one dataset near-duplicates whose patients both have ids in the files of one source, and so are known to be
+    two people, are no copies, unless they are the same pixels: at the threshold of `data.duplicates` 26 of two million
+    such pairs of the figshare archive look alike. Between sources, as between datasets, all count.
     """
     hashes = {learnt.source_hashes[row] for row in learnt_rows} - {""}
     same = {int(row) for row in judged_rows if judged.source_hashes[row] in hashes}
@@ -35,7 +35,7 @@ def find_copies(learnt: Dataset, learnt_rows: Rows, judged: Dataset, judged_rows
     same |= {int(row) for row, hash_ in found if hash_ in pixels}
 
     def who_says(dataset: Dataset, row: int) -> str | None:
-        return dataset.sources[row] if learnt.hash == judged.hash and is_named(dataset.patients[row]) else None
+        return dataset.sources[row] if learnt.hash == judged.hash and has_id(dataset.patients[row]) else None
 
     sayers = {
         who_says(dataset, row) for dataset, rows in ((learnt, learnt_rows), (judged, judged_rows)) for row in rows
