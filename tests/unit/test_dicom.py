@@ -52,6 +52,20 @@ def test_stored_values_come_back_in_every_depth(syntax, kind):
     assert np.array_equal(image_of(dicom_bytes(pixels, **({"syntax": syntax} if syntax else {}))), pixels)
 
 
+def test_files_whose_names_say_no_format_are_prepared_where_their_bytes_do(tmp_path):
+    folder = tmp_path / "scans" / "glioma"
+    folder.mkdir(parents=True)
+    for name in ("IM0001", "1.2.840.113619.2.55.3", "DICOMDIR", "scan.dcm", "scan.bak"):
+        (folder / name).write_bytes(dicom_bytes())
+    (folder / "README").write_text("about")
+
+    (source,) = find_sources([tmp_path / "scans"])
+
+    assert [file.path.name for file in source.files] == ["1.2.840.113619.2.55.3", "IM0001", "scan.dcm"]
+    assert source.ignored == ("glioma/DICOMDIR", "glioma/README", "glioma/scan.bak")
+    assert all(read_file(file, Preprocessing(size=64)).error is None for file in source.files)
+
+
 def test_a_class_folder_file_is_read_by_its_suffix(tmp_path):
     (tmp_path / "scan.DCM").write_bytes(dicom_bytes())
 

@@ -326,6 +326,12 @@ def test_near_duplicates_in_folders_of_two_patients_make_them_one(tmp_path):
         folds_of(dataset)
 
 
+def test_a_linked_folder_is_refused_by_name(tmp_path, images):
+    (images / "pituitary").symlink_to(images / "no tumour", target_is_directory=True)
+
+    assert "images/pituitary: found a linked folder" in stop([images], tmp_path / "out")
+
+
 def test_both_kinds_in_one_source_or_one_source_within_another_are_refused(tmp_path, figshare, images):
     assert "6 .mat files and 4 images" in stop([tmp_path], tmp_path.parent / "out")
     assert "a folder within" in stop([figshare, figshare / "first half"], tmp_path / "out")

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from neuralblack.data.readers import MAT, READERS, suffix_of
+from neuralblack.data.readers import BY_BYTES, MAT, READERS, Reader, suffix_of
 from neuralblack.data.readers.figshare import read_cvind
 from neuralblack.errors import InputError
 from neuralblack.labels import FOLDER_NAMES, from_folder
 
 FOLD_FILE = "cvind.mat"
+DICOM_INDEX = "DICOMDIR"  # a DICOM file that lists others and holds no picture (PS3.10, 8.6)
+MARK_BYTES = 4096  # from a file's start; in these each format has its mark
 FOLDER = "folder-"  # opens the name of a patient whom a folder says
 
 
@@ -57,7 +59,8 @@ def find_sources(folders: Sequence[Path]) -> list[Source]:
     """Look through folders, in an order that does not depend on the order they are given in.
 
     Hidden files are skipped; files of no known format are listed as ignored. Raises InputError where a folder is
-    missing, given within another, holds no scans, holds both kinds, or has images in a folder that is no class.
+    missing, given within another, holds no scans, holds both kinds or a link to a folder, or has images in a folder
+    that is no class.
     """
     resolved = sorted({folder.resolve(): folder for folder in folders}.items())
     for path, given in resolved:
@@ -102,8 +105,15 @@ def _source(folder: Path, name: str) -> Source:
     ignored: list[str] = []
     for path in _walk(folder):
         relative = path.relative_to(folder).as_posix()
-        reader = READERS.get(suffix_of(path))
-        if reader is None or path.is_dir():
+        if path.is_dir():
+            raise InputError(
+                path,
+                found="a linked folder",
+                expected="folders that lie in the source; links to others are not followed",
+                fix="move its files here or take the link away",
+            )
+        reader = READERS.get(suffix_of(path)) or _reader_by_bytes(path)
+        if reader is None:
             ignored.append(relative)
         elif reader is not MAT:
             images.append(_file(path, f"{name}/{relative}"))
@@ -136,6 +146,21 @@ def _source(folder: Path, name: str) -> Source:
         expected=f".mat files, or class folders of images ({', '.join(READERS)})",
         fix="check the folder; unpack archives first",
     )
+
+
+def _reader_by_bytes(path: Path) -> Reader | None:
+    """Find the reader of a file whose name says no format, like IM0001 or a DICOM UID; None where it is no scan's."""
+    suffix = suffix_of(path)
+    if (suffix and not suffix[1:].isdigit()) or path.name.upper() == DICOM_INDEX or not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            start = file.read(MARK_BYTES)
+    except OSError as error:
+        raise InputError(
+            path, found=error.strerror, expected="a readable file", fix="mend it, or give it the suffix of its format"
+        ) from error
+    return next((reader for reader in BY_BYTES if reader.recognises(start)), None)
 
 
 def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ...]:
