@@ -103,6 +103,18 @@ def test_patients_are_counted_beside_slices_and_everything_has_its_interval(writ
     assert "accuracy at 90% coverage" in page and "groups of near-duplicates" in page
 
 
+def test_a_patient_with_slices_of_two_classes_is_said_to_have_two_verdicts(dataset, split, predictor, tmp_path):
+    first = split.test[0]
+    other = next(row for row in split.test if dataset.labels[row] != dataset.labels[first])
+    alike = {dataset.patients[first], dataset.patients[other]}
+    joined = replace(dataset, patients=["both" if patient in alike else patient for patient in dataset.patients])
+
+    result = evaluate(predictor, joined, split.test, tmp_path / "report")
+
+    assert result["by_patient"]["slices"] == result["patients"] + 1
+    assert f"1 verdicts more than the {result['patients']} patients" in (tmp_path / "report/report.html").read_text()
+
+
 def test_the_numbers_before_the_temperature_are_those_of_the_bare_logits(dataset, split, predictor, tmp_path):
     cold = NearestMean(dataset, split.train, split.classes)
     cold.temperature, cold.judge = 1.0, lambda images, boxes: Judgement(*_raised(cold.probabilities(images)))

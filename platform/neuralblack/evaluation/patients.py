@@ -49,7 +49,7 @@ class Slices:
     def by_patient(self, verdict: str = VERDICT) -> "Slices":
         """Judge each patient once, by a row of VERDICTS.
 
-        A patient with slices of two labels, which this data does not have, would count once for each.
+        A patient with slices of two labels, such as near-duplicates under two class folders, counts once for each.
         """
         groups: dict[tuple[str, int], list[int]] = {}
         for index, (patient, label) in enumerate(zip(self.patients, self.labels.tolist(), strict=True)):

@@ -137,16 +137,22 @@ def _certainty(result: Mapping[str, Any]) -> str:
     meanings = "; ".join(f"<em>{heading}</em>: {escape(meaning)}" for heading, meaning in NUMBERS.values())
     others = ", ".join(f"{name} {percent(one['accuracy'])}" for name, one in patients["alternatives"].items())
     before = result["uncalibrated"]
-    unnamed = ""
+    unnamed, of_whom = "", "patients"
     if result["unnamed_patients"]:
         unnamed = (
             f" {result['unnamed_patients']:,} of the {result['patients']:,} patients are groups of near-duplicates, "
             "because their files name no patient: one person may be several of them, and then intervals are too narrow."
         )
+    if more := patients["slices"] - result["patients"]:
+        of_whom = "verdicts on patients"
+        unnamed += (
+            f" There are {more:,} verdicts more than the {result['patients']:,} patients, because some have slices of "
+            "two classes, such as near-duplicates under two class folders, and a verdict for each."
+        )
     return (
         "<h2>The numbers, and how certain they are</h2><div class='sheet'><table><thead><tr><th scope='col'></th>"
         f"<th scope='col'>{result['slices']:,} slices</th><th scope='col'>95% interval</th>"
-        f"<th scope='col'>{patients['slices']:,} patients</th><th scope='col'>95% interval</th></tr></thead>"
+        f"<th scope='col'>{patients['slices']:,} {of_whom}</th><th scope='col'>95% interval</th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div><p class='soft'>{meanings}.</p>"
         f"<p class='soft'>Intervals by drawing patients anew {DRAWS:,} times (percentile bootstrap): slices of one "
         f"patient resemble each other.{unnamed} A patient's verdict is the {VERDICT} of its slices; by other rules its "
