@@ -1,5 +1,6 @@
 """The champion is trained on with what readers said, judged on its own test folds, and offered to the gate."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,6 +8,7 @@ from tests.unit.test_join_feedback import KEY, Folder, head
 
 from neuralblack.cluster.retrain import recipe_of, retrain
 from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import Row, write_dataset
 from neuralblack.data.join_feedback import join_feedback
 from neuralblack.errors import InputError
 from neuralblack.evaluation.challenge import challenge
@@ -95,6 +97,24 @@ def test_patients_that_the_champion_learnt_from_are_not_judged_by(part, registry
             overrides=[f"{part}=[4]"],
             workers=0,
         )
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_dataset_prepared_anew_is_refused_where_a_learnt_group_has_another_name_and_fold(registry, dataset, tmp_path):
+    learnt = next(patient for patient, fold in zip(dataset.patients, dataset.folds, strict=True) if fold == 4)
+    rows = []
+    for row in range(len(dataset)):
+        mine = dataset.patients[row] == learnt
+        patient, fold = ("group-renamed", 1) if mine else (dataset.patients[row], int(dataset.folds[row]))
+        about = (dataset.labels[row], fold, dataset.sources[row], dataset.source_hashes[row], None, (64, 64))
+        rows.append(Row(dataset.ids[row], patient, *about))
+    folder = tmp_path / "grown"
+    folder.mkdir()
+    np.ascontiguousarray(dataset.images).tofile(folder / ".pixels")
+    write_dataset(folder, rows, folder / ".pixels", dataset.spec, {"rejected": [], "sources": [], "duplicates": {}})
+
+    with pytest.raises(InputError, match="in its test part, which are not the champion's"):
+        retrain(data=folder, run=tmp_path / "second", registry=registry, report=tmp_path / "report", workers=0)
     assert not (tmp_path / "second").exists()
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.train import train_on_cluster
 from neuralblack.config import TrainConfig, with_overrides
-from neuralblack.data.splits import refuse_overlap
+from neuralblack.data.dataset import Dataset
+from neuralblack.data.splits import Split, refuse_overlap
 from neuralblack.errors import InputError
 from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.inference.predictor import Predictor
@@ -36,7 +37,7 @@ def retrain(
     Nothing is promoted: that is for `evaluation.challenge`, with what is written to `report`.
 
     Args:
-        data: a dataset with the same folds as the champion's, such as `join_feedback` writes.
+        data: the champion's dataset, or one whose judged parts are the same, such as `join_feedback` writes.
         run: the new run's folder; the same command again goes on, while the champion is the same.
         registry: where the champion is.
         report: a new folder for the evaluation.
@@ -47,8 +48,9 @@ def retrain(
         The new model, and its evaluation's metrics.
 
     Raises:
-        InputError: no champion; other classes than its own; or a patient that the champion learnt from would be tested
-            or validated on, or one it was chosen by tested on.
+        InputError: no champion; other classes than its own; a patient that the champion learnt from would be tested
+            or validated on, or one it was chosen by tested on; or other slices than the champion's would be, in a
+            dataset that is neither its own nor joined to that.
         RunError: as in `train_on_cluster`.
     """
     data, registry = shared_dataset(data), shared_path(registry, name="registry")
@@ -64,8 +66,29 @@ def retrain(
         )
     refuse_overlap(champion.split, dataset, split.validation, of=["train"])
     refuse_overlap(champion.split, dataset, split.test)
+    _check_parts(champion, dataset, split)
     model = train_on_cluster(config, data=data, run=run, workers=workers, gpus=gpus, wait_s=wait_s)
     return model, evaluate_held_out(Predictor(model), data, report)
+
+
+def _check_parts(champion: ModelFolder, dataset: Dataset, split: Split) -> None:
+    """Refuse slices to be judged whose names cannot be relied on.
+
+    In a dataset that was prepared anew with more scans, a group of near-duplicates, or patients who are one now, may
+    have another name and fold: then no name is shared, and slices that the champion learnt from are tested on.
+    """
+    base = champion.split["dataset"]
+    if base in (dataset.hash, dataset.manifest.get("feedback", {}).get("to")):
+        return
+    for part in ("validation", "test"):
+        learnt, now = (each["parts"][part] for each in (champion.split, split.manifest))
+        if (learnt["patients"], learnt["slices"]) != (now["patients"], now["slices"]):
+            raise InputError(
+                dataset.path,
+                found=f"{now['slices']} slices in its {part} part, which are not the champion's {learnt['slices']}",
+                expected=f"dataset {base[:12]}, or feedback joined to it: elsewhere names may have changed",
+                fix="join feedback to the champion's dataset, or train on this one anew: neuralblack train",
+            )
 
 
 def recipe_of(champion: ModelFolder, overrides: Sequence[str]) -> TrainConfig:
