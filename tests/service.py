@@ -62,7 +62,7 @@ class Service:
         self.app = build_app(
             decode or self.decode,
             classify or self.classify,
-            ready=lambda: ready,
+            ready=ready if callable(ready) else lambda: ready,
             **({"model": MODEL, "max_bytes": MAX_BYTES} | options),
         )
 

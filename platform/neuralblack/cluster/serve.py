@@ -40,6 +40,8 @@ from neuralblack.service.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
+BROKEN = 3  # failures in a row, with no success between: a GPU in a sticky error, no process to be had
+
 
 # A model that does not load will not load at the twentieth time either (Serve's own limit).
 @serve.deployment(max_constructor_retry_count=2)
@@ -74,7 +76,7 @@ class Classifier:
         return build_app(
             self.decoder,
             self.batcher,
-            ready=lambda: True,  # the constructor has loaded and warmed the model, or there is no replica
+            ready=lambda: self.trouble() is None,  # loaded and warm since the constructor, or there is no replica
             model=facts(self.predictor),
             card=read_card(self.args.registry, self.args.model),
             explain=explainer(self.predictor),
@@ -89,6 +91,21 @@ class Classifier:
             meter=meter,
             id_header=False,
         )
+
+    def trouble(self) -> str | None:
+        """Say why no slice can be answered any more; None: nothing is known against it.
+
+        Past this point nothing is let in that could succeed, so only a new replica helps.
+        """
+        for what, failed in (("forward passes", self.predictor.failed), ("decoder starts", self.decoder.failed)):
+            if failed >= BROKEN:
+                return f"the last {failed} {what} failed"
+        return None
+
+    def check_health(self) -> None:
+        """Raise where this replica is of no use any more; Serve asks, and replaces it after three such answers."""
+        if trouble := self.trouble():
+            raise RuntimeError(trouble)
 
     def reconfigure(self, options: dict[str, Any]) -> None:
         """Take `user_config`; Serve calls this live, without a restart; an error would cost the replica."""

@@ -18,6 +18,7 @@ from neuralblack.inference.calibration import in_set, softmax
 from neuralblack.inference.engines import build_engine
 from neuralblack.inference.gradcam import enlarged, grad_cam
 from neuralblack.inference.out_of_distribution import REASONS, Reason
+from neuralblack.inference.outputs import Outputs
 from neuralblack.inference.reference import load_gate
 from neuralblack.models.inputs import to_input
 from neuralblack.registry.model_folder import ModelFolder, load_weights, model_path, open_model
@@ -83,6 +84,7 @@ class Predictor:
         self.needs_box = folder.config.input in NEED_BOX
         self._region = REGIONS[folder.config.input]
         self._stages: torch.nn.Sequential | None = None
+        self.failed = 0  # forward passes in a row that raised
 
     @classmethod
     def load(cls, path: Path, *, engine: str = "auto", device: str | None = None) -> "Predictor":
@@ -180,10 +182,23 @@ class Predictor:
         """Run slices through the network: calibrated probabilities, and what speaks against each."""
         shares, reasons = [np.zeros((0, len(self.classes)), np.float32)], []
         for at in range(0, len(images), batch):
-            outputs = self._run(torch.from_numpy(np.array(images[at : at + batch])))
+            outputs = self._forward(images[at : at + batch])
             shares.append(softmax(outputs.logits.numpy(), self.temperature))
             reasons += self._gate.behind(outputs.features.numpy())
         return np.concatenate(shares), reasons
+
+    def _forward(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run one batch and count failures in a row.
+
+        Nothing but (B, S, S) uint8 comes here, so what raises is the engine or its device, never somebody's upload.
+        """
+        try:
+            outputs = self._run(torch.from_numpy(np.array(images)))
+        except Exception:
+            self.failed += 1
+            raise
+        self.failed = 0
+        return outputs
 
     def _refusal(self, reasons: tuple[Reason, ...]) -> Prediction | None:
         return Prediction("refused", reasons=reasons) if reasons else None

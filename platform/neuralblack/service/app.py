@@ -63,7 +63,7 @@ def build_app(
         decode: an upload's bytes -> the preprocessed slice (S, S) uint8, or what holds it as `pixels`, in a limited
             process; raises InputError, or DecoderDownError where it is not the file's fault.
         classify: what `decode` gave -> its prediction, batched with those of other requests.
-        ready: whether the model is loaded and warm. Until then there are no predictions, only 503.
+        ready: whether the model is loaded, warm and able to answer. While it is not there are no predictions, only 503.
         model: facts about it for the page and the answers; at least `name`, `hash`, `classes` and `preprocessing` (its
             version).
         card: what a report says of it, Markdown; None: nothing was written.
@@ -300,7 +300,7 @@ class _Service:
 
     def _must_be_ready(self) -> None:
         if not self._ready():
-            sentence = "The model is still being loaded. Try again in a few seconds."
+            sentence = "The model is being loaded, or loaded again. Try again in a few seconds."
             raise Problem(503, "not_ready", sentence, retry_after_s=2)
 
     def _end(self, request: Request) -> dict[str, Any]:

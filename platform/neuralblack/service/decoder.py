@@ -77,6 +77,11 @@ class Decoder:
             worker.end()
 
     @property
+    def failed(self) -> int:
+        """Attempts in a row to start one and the same worker that failed; the most of any."""
+        return max(worker.failed for worker in self._workers)
+
+    @property
     def pids(self) -> list[int]:
         """Process ids of the workers that run."""
         return [worker.process.pid for worker in self._workers if worker.process and worker.process.poll() is None]
@@ -95,6 +100,7 @@ class _Worker:
     def __init__(self, spec: Preprocessing, *, memory_bytes: int, seconds: float) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self.failed = 0  # attempts in a row to start it
         self._size, self._seconds = spec.size, seconds
         self._options = json.dumps(
             {
@@ -109,7 +115,7 @@ class _Worker:
         if self.process is not None and self.process.poll() is None:
             return
         self.end()
-        ours, theirs = Pipe()
+        self.failed += 1  # until it has answered
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),  # the package may have come with Ray
             "OMP_NUM_THREADS": "1",
@@ -118,26 +124,27 @@ class _Worker:
             "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
             "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
         }
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "neuralblack.service.decoder_worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # the C libraries' complaints may quote the file
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the service; it closes the pipe
-            )
-        self._pipe = ours
         try:
-            ours.send_bytes(self._options)
-            answered = ours.poll(START_S) and ours.recv_bytes() == READY
-        except (EOFError, OSError):
+            self._pipe, theirs = Pipe()
+            with theirs:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "neuralblack.service.decoder_worker", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # the C libraries' complaints may quote the file
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for the service; it closes the pipe
+                )
+            self._pipe.send_bytes(self._options)
+            answered = self._pipe.poll(START_S) and self._pipe.recv_bytes() == READY
+        except (EOFError, OSError):  # also where the machine has no process or memory left
             answered = False
-        if not answered:
-            status = self.process.poll()
+        if not answered or self.process is None:
+            status = self.process.poll() if self.process else None
             self.end()
             raise DecoderDownError(f"the decoder process did not start (exit status {status})")
+        self.failed = 0
         log.info("decoder process %d is ready", self.process.pid)
 
     def decode(self, data: bytes) -> Prepared:

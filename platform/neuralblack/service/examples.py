@@ -114,7 +114,7 @@ def problems(path: str) -> dict[int, Problem]:
         422: _problem_of(lambda: flags(Request({"type": "http", "query_string": b"misspelt=true"}))),
         429: _problem_of(lambda: Places(0).take(1)),
         500: as_problem(Exception()),
-        503: Problem(503, "not_ready", "The model is still being loaded. Try again in a few seconds."),
+        503: Problem(503, "not_ready", "The model is being loaded, or loaded again. Try again in a few seconds."),
         507: Problem(507, "no_room", "There is no room to keep it, and nothing was. Tell the operator."),
     }
     match path:
