@@ -228,6 +228,90 @@ def test_a_folder_is_not_opened_without_readers_and_a_key(environ, words, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
+class KilledError(BaseException):
+    """Stands for a SIGKILL: nothing behind it is cleared up."""
+
+
+def left_by_a_killed_replica(folder, patient):
+    """Have a replica killed between a file's last byte and its name; returns what is there then."""
+    before = set(folder.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", killed)
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+        with pytest.raises(KilledError):
+            say(service(folder), patient=patient, key=f"key-of-{patient}")
+    [left] = set(folder.iterdir()) - before
+    return left
+
+
+def killed(*_):
+    raise KilledError
+
+
+def test_what_a_killed_replica_left_of_a_patient_is_forgotten_too(tmp_path):
+    left_by_a_killed_replica(tmp_path, "p1")
+    other = left_by_a_killed_replica(tmp_path, "p2")
+    half = tmp_path / f".{'a' * 32}.{'b' * 8}"
+    half.write_bytes(other.read_bytes()[:300])
+
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 1
+    assert list(tmp_path.iterdir()) == [other], "half a file is nobody's for certain, so it goes"
+
+
+def test_a_slice_that_has_both_its_names_is_one(tmp_path):
+    assert say(service(tmp_path)).status_code == 200
+    [path] = list_feedback(tmp_path)
+    os.link(path, tmp_path / f".{path.stem}.{'b' * 8}")
+
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_is_forgotten_while_a_slice_is_written_is_not_kept_and_the_reader_hears_it(tmp_path, monkeypatch):
+    link = os.link
+
+    def forgotten_before(source, target):
+        assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 1
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", forgotten_before)
+
+    assert_problem(say(service(tmp_path)), 507, "not_kept")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_gets_its_name_while_its_patient_is_forgotten_is_forgotten(tmp_path, monkeypatch):
+    assert say(service(tmp_path)).status_code == 200
+    [path] = list_feedback(tmp_path)
+    unnamed = path.rename(tmp_path / f".{path.stem}.{'b' * 8}")
+    unlink = Path.unlink
+
+    def named_before(self, missing_ok=False):
+        if self == unnamed:
+            os.link(unnamed, path)
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", named_before)
+
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opening_the_folder_sweeps_what_was_left_an_hour_ago(tmp_path):
+    assert say(service(tmp_path)).status_code == 200
+    [path] = list_feedback(tmp_path)
+    old, new, other = (tmp_path / name for name in (f".{'a' * 32}.{'b' * 8}", f".{'c' * 32}.{'d' * 8}", ".nfs0001"))
+    for left in (old, new, other):
+        left.write_bytes(path.read_bytes())
+    for left in (old, other, path):
+        os.utime(left, (0, 0))
+    environ = {"NEURALBLACK_READERS": f"anna={TOKEN}", "NEURALBLACK_FEEDBACK_KEY": KEY}
+
+    open_feedback(tmp_path, environ, classes=("glioma",), model=MODEL["hash"], preprocessing=Preprocessing())
+
+    assert set(tmp_path.iterdir()) == {path, new, other}
+
+
 def test_a_folder_that_cannot_be_written_to_is_said_at_the_start(tmp_path):
     (tmp_path / "file").write_text("")
     environ = {"NEURALBLACK_READERS": f"anna={TOKEN}", "NEURALBLACK_FEEDBACK_KEY": KEY}

@@ -7,9 +7,12 @@ nor anything else of the upload but its prepared pixels is kept. Those are a sca
 import hmac
 import json
 import os
+import re
+import time
 import unicodedata
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
@@ -30,6 +33,9 @@ from neuralblack.files import no_space_is_said, sync_folder
 TEXT = "neuralblack"  # the key of the JSON in the PNG's text
 KEY = "NEURALBLACK_FEEDBACK_KEY"
 LEAST_KEY = 32  # characters: 128 bits in hex digits
+UNFINISHED = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")  # what `write_feedback` writes before it has its name
+NOT_WHOLE = "not whole"  # in a patient's place
+STALE_S = 3600.0  # nobody writes one file for so long
 FIX = f"export {KEY}=$(openssl rand -hex 32), and keep it apart from the slices"
 
 
@@ -147,16 +153,50 @@ def list_feedback(folder: Path) -> list[Path]:
 def erase_patient(folder: Path, patient: str, *, key: bytes) -> int:
     """Remove all that readers said of a patient; raises InputError, and removes nothing, where a file is damaged.
 
+    With it goes what a killed replica left unfinished, if it is theirs or not whole: whose it is cannot be said then.
+    One that a replica is just writing may be among those; its reader hears that nothing was kept, and sends it again.
+
     Returns:
         How many slices that were. What was joined to a dataset before, or learnt from, is not among them.
 
     """
     digits = keyed(key, patient)
-    theirs = [path for path in list_feedback(folder) if read_feedback(path)[0].patient == digits]
-    for path in theirs:
+    theirs = {path: read_feedback(path)[0].patient == digits for path in list_feedback(folder)}
+    names = set()
+    for path, name in _unfinished(folder).items():
+        whose = _patient_if_whole(path)
+        if whose in (digits, NOT_WHOLE):
+            path.unlink(missing_ok=True)
+        if whose == digits:
+            names.add(name)
+    for path in set(list_feedback(folder)) - set(theirs):  # got its name meanwhile
+        theirs[path] = read_feedback(path)[0].patient == digits
+    gone = [path for path, is_theirs in theirs.items() if is_theirs]
+    for path in gone:
         path.unlink()
     sync_folder(folder)
-    return len(theirs)
+    return len(names | {path.stem for path in gone})  # killed before its last step, one has both names
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed replicas left unfinished. Its readers got no answer, so they have sent it again, or may."""
+    for path in _unfinished(folder):
+        with suppress(FileNotFoundError):  # another replica is at it, too
+            if time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink()
+
+
+def _unfinished(folder: Path) -> dict[Path, str]:
+    """Find the files without a name yet, each with the name that it was to have."""
+    found = ((path, UNFINISHED.fullmatch(path.name)) for path in folder.iterdir())
+    return {path: match[1] for path, match in found if match}
+
+
+def _patient_if_whole(path: Path) -> str | None:
+    try:
+        return read_feedback(path)[0].patient
+    except InputError:
+        return NOT_WHOLE
 
 
 def pixels_hash(pixels: NDArray[np.uint8]) -> str:

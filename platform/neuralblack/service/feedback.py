@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from neuralblack.data.feedback import Feedback, Said, key_from, keyed, write_feedback
+from neuralblack.data.feedback import Feedback, Said, key_from, keyed, sweep, write_feedback
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.service.answers import Prediction, pixels_of
@@ -105,6 +105,8 @@ def open_feedback(
 ) -> FeedbackFolder:
     """Open the operator's folder, made where there is none; arguments as the fields of `FeedbackFolder`.
 
+    What replicas left in it unfinished, longer than an hour ago, is removed.
+
     Raises:
         InputError: no readers, no key of patients' hashes, or a folder that cannot be written to.
     """
@@ -112,6 +114,8 @@ def open_feedback(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
+        if writable:
+            sweep(folder)
     except OSError:
         writable = False
     if not writable:
