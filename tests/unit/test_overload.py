@@ -1,12 +1,15 @@
 """More work than fits is refused at once, and nothing is waited for without end."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
-from tests.service import YES, Service, assert_problem, png
+import yaml
+from tests.service import MAX_BYTES, YES, Service, assert_problem, image, png
 
 from neuralblack.service.batcher import Batcher
 
+CONFIGS = Path(__file__).parents[2] / "serve_configs"
 ADDRESSES = ("/predict", "/study", "/v2/models/neuralblack/infer")
 
 
@@ -74,6 +77,53 @@ def test_an_overloaded_service_reads_no_body():
 
     for answer in asyncio.run(run()):
         assert_problem(answer, 429, "overloaded")
+
+
+@pytest.mark.parametrize(
+    ("stated", "fit"),
+    [(1, 8), (MAX_BYTES, 8), (MAX_BYTES + 1, 4), (3 * MAX_BYTES, 2), (9 * MAX_BYTES, 2), (None, 2)],
+    ids=["small", "one slice", "a byte more", "three slices", "too long", "chunked"],
+)
+@pytest.mark.parametrize("address", ADDRESSES[1:])
+def test_a_body_of_several_slices_has_their_places_while_it_comes_in(address, stated, fit):
+    async def run():
+        inside, everything = [], asyncio.Event()
+
+        async def body():
+            inside.append(1)
+            yield b"-"
+            await everything.wait()
+
+        async with Service(max_pending=8).client() as client:
+            headers = {"content-type": "multipart/form-data; boundary=-"}
+            headers |= {} if stated is None else {"content-length": str(stated)}
+            tasks = [asyncio.create_task(client.post(address, content=body(), headers=headers)) for _ in range(12)]
+            await until(lambda: len(inside) + sum(task.done() for task in tasks) == 12)
+            refused = [task.result() for task in tasks if task.done()]
+            everything.set()
+            await asyncio.gather(*tasks)
+            return len(inside), refused, await client.post("/predict", content=png())
+
+    inside, refused, later = asyncio.run(run())
+
+    assert inside == fit and len(refused) == 12 - fit
+    for answer in refused:
+        assert_problem(answer, 429, "overloaded")
+    assert later.status_code == 200
+
+
+def test_of_many_clients_at_once_each_with_a_slice_none_is_refused_and_of_too_many_the_others_hear_429():
+    service = yaml.safe_load((CONFIGS / "local.yaml").read_text())["applications"][0]["args"]
+
+    async def run(clients):
+        async with Service(max_pending=service["max_pending"]).client() as client:
+            forms = [{"files": {"file": ("a", png(), "image/png")}}, {"json": {"inputs": [image(png())]}}]
+            asked = [client.post(address, **form) for address, form in zip(ADDRESSES[1:], forms, strict=True)]
+            asked += [client.post("/predict", content=png()) for _ in range(clients - len(asked))]
+            return {answer.status_code for answer in await asyncio.gather(*asked)}
+
+    assert asyncio.run(run(128)) == {200}
+    assert asyncio.run(run(512)) <= {200, 429}
 
 
 @pytest.mark.parametrize("fault", [b"", b"%PDF"])

@@ -77,7 +77,8 @@ def build_app(
         readers: name -> token of those who may say what a slice is.
         feedback: where that is kept; None: nowhere, and nothing is.
         max_bytes: largest slice; a study may have `BODY_SLICES` times as many.
-        max_pending: slices worked on at once, from the head of a request to its answer; more get 429.
+        max_pending: slices worked on at once, from the head of a request to its answer; more get 429. A body of several
+            slices counts as so many from its head on, so that no more than `max_pending` times `max_bytes` are held.
         deadline_s: for one request, its upload and its time in the queue included; after that 408 or 503.
         meter: what counts; none given: the app's own.
         id_header: False where the server adds X-Request-ID to every response by itself, as Serve does.
@@ -191,10 +192,10 @@ class _Service:
         with self._meter.trouble("study"):
             flags(request)
             self._must_be_ready()
-            async with turn(self._places, deadline_s=self._deadline_s) as mine:
+            async with turn(self._places, self._room(request), deadline_s=self._deadline_s) as mine:
                 files = await read_study(request, max_bytes=self._max_bytes, most=self._most_slices)
                 mine.uploaded = True
-                mine.take(len(files) - 1)
+                mine.need(len(files))
                 answer = await answer_study(files, self._predict, max_bytes=self._max_bytes) | self._end(request)
         self._meter.request("study", answer["status"])
         return json_response(answer)
@@ -205,11 +206,11 @@ class _Service:
             flags(request)
             name = self.protocol.asked_model(request)
             self._must_be_ready()
-            async with turn(self._places, deadline_s=self._deadline_s) as mine:
+            async with turn(self._places, self._room(request), deadline_s=self._deadline_s) as mine:
                 asked = await read_inference(request, max_bytes=self._max_bytes, most=self._most_slices)
                 mine.uploaded = True
                 self._must_take(asked.boxes)
-                mine.take(len(asked.files) - 1)
+                mine.need(len(asked.files))
                 predictions = await classify_all(asked, self._predict)
                 response = self.protocol.answer(name, asked, predictions)
         self._meter.request("infer", "ok" if all(one.status == "ok" for one in predictions) else "refused")
@@ -293,6 +294,15 @@ class _Service:
         except DecoderDownError:
             sentence = "The service cannot read files at the moment. Try again soon."
             raise Problem(503, "decoder_down", sentence, retry_after_s=5) from None
+
+    def _room(self, request: Request) -> int:
+        """Count the places of a body of several slices: the largest slices that it has room for.
+
+        One that does not say its length (chunked) counts as the longest; one that is too long is not kept at all.
+        """
+        stated = request.headers.get("content-length", "")
+        slices = -(-int(stated) // self._max_bytes) if stated.isdecimal() else BODY_SLICES
+        return max(1, min(slices, BODY_SLICES, self._most_slices))
 
     def _must_take(self, box: object) -> None:
         if box and self._mark is None:

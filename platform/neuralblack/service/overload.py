@@ -33,26 +33,27 @@ class Places:
 class Turn:
     """One request's stay."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, count: int) -> None:
         self._places, self.count, self.uploaded = places, 0, False
-        self.take(1)
+        self.need(count)
 
-    def take(self, more: int) -> None:
-        """Take more places for what turned out to be several slices; raises Problem 429."""
+    def need(self, count: int) -> None:
+        """Have `count` places in all, for what turned out to be so many slices; raises Problem 429."""
+        more = max(0, count - self.count)
         self._places.take(more)
         self.count += more
 
 
 @asynccontextmanager
-async def turn(places: Places, *, deadline_s: float | None) -> AsyncGenerator[Turn, None]:
-    """Hold a place while a request is worked on, for `deadline_s` at most; None: as long as it takes.
+async def turn(places: Places, count: int = 1, *, deadline_s: float | None) -> AsyncGenerator[Turn, None]:
+    """Hold `count` places while a request is worked on, for `deadline_s` at most; None: as long as it takes.
 
     What is cancelled by the deadline leaves the batcher's queue too, so a queue that is too long shrinks by itself.
 
     Raises:
         Problem: 429 no place; 408 the upload, or 503 our own work, was not done in time.
     """
-    mine = Turn(places)
+    mine = Turn(places, count)
     limit = asyncio.timeout(deadline_s)
     try:
         async with limit:
