@@ -207,6 +207,22 @@ def test_the_process_could_open_no_file_even_if_a_reader_tried(decoder):
     assert [line.split()[3:5] for line in limits if line.startswith("Max open files")] == [["0", "0"]]
 
 
+def test_the_process_is_given_no_secret_of_the_service(monkeypatch):
+    secrets = ("NEURALBLACK_TOKEN", "NEURALBLACK_READERS", "NEURALBLACK_FEEDBACK_KEY", "RAY_AUTH_TOKEN")
+    for name in (*secrets, "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "correct-horse-battery-staple")
+    decoder = Decoder(SPEC)
+    decoder.start()
+    try:
+        environment = Path(f"/proc/{decoder.pids[0]}/environ").read_bytes()
+
+        assert b"correct-horse" not in environment and b"RAY_" not in environment
+        assert f"PATH={os.environ['PATH']}".encode() in environment.split(b"\0")
+        assert decode(decoder, image_bytes("PNG")).pixels.shape == (64, 64)
+    finally:
+        decoder.close()
+
+
 def test_a_process_killed_from_outside_is_replaced(decoder):
     before = decoder.pids
     os.kill(before[0], signal.SIGKILL)

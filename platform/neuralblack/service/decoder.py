@@ -25,6 +25,8 @@ from neuralblack.service.decoder_worker import FRESH, PIXELS, READY, REFUSED
 
 log = logging.getLogger(__name__)
 
+# All that a worker has of the service's environment, in which tokens, keys and a cloud's credentials are, too.
+INHERITED = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHOME")
 START_S = 60.0  # for a new worker to import and answer; a second on an idle machine
 
 
@@ -116,7 +118,7 @@ class _Worker:
             return
         self.end()
         self.failed += 1  # until it has answered
-        environment = os.environ | {
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ} | {
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),  # the package may have come with Ray
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
