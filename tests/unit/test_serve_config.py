@@ -11,7 +11,7 @@ import yaml
 
 from neuralblack.cluster import serve_environment as surroundings
 from neuralblack.cluster import serve_here as running
-from neuralblack.cluster.serve_config import check_schema, resolve_config, write_resolved
+from neuralblack.cluster.serve_config import DEPLOYMENT, check_schema, resolve_config, write_resolved
 from neuralblack.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "serve_configs"
@@ -116,6 +116,14 @@ def changed(tmp_path, change):
         (lambda app: app["args"].update(max_pending=1024), ["max_pending", "max_ongoing_requests, 1024"]),
         (lambda app: app["deployments"][0].pop("max_ongoing_requests"), ["max_pending", "max_ongoing_requests, 5"]),
         (lambda app: app.update(import_path="other:app"), ["no application of this package"]),
+        (lambda app: app.pop("deployments"), ["deployments", "found none", "Classifier"]),
+        (lambda app: app["deployments"][0].update(name="Clasifier"), ["deployments", "found Clasifier", "Classifier"]),
+        (lambda app: app["deployments"].append({"name": "Other"}), ["found Classifier, Other", "Classifier alone"]),
+        (lambda app: app.update(route_prefx="/"), ["application neuralblack", "route_prefx", "route_prefix"]),
+        (lambda app: app["args"].update(engine="openvino_bf16"), ["args engine", "openvino_bf16", "openvino-bf16"]),
+        (lambda app: app["args"].update(feedback=5), ["args feedback", "found 5", "a folder"]),
+        (lambda app: app.update(args="champion"), ["args", "found 'champion'", "NAME: VALUE"]),
+        (lambda app: app["deployments"][0].update(max_ongoing_requests="many"), ["max_ongoing_requests", "many"]),
     ],
     ids=[
         "unknown option",
@@ -127,6 +135,14 @@ def changed(tmp_path, change):
         "limit behind Serve's",
         "no slots",
         "another app",
+        "no deployment",
+        "misspelt deployment",
+        "two deployments",
+        "misspelt key",
+        "misspelt engine",
+        "a folder that is none",
+        "args that are none",
+        "slots that are none",
     ],
 )
 def test_a_mistake_in_the_yaml_is_named_and_nothing_is_written(change, words, registry, tmp_path):
@@ -136,6 +152,54 @@ def test_a_mistake_in_the_yaml_is_named_and_nothing_is_written(change, words, re
     for word in words:
         assert word in str(error.value)
     assert not (tmp_path / "out.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"port": "abc"}, ["http_options port", "found 'abc'", "65535"]),
+        ({"port": None}, ["http_options port", "found None"]),
+        ({"port": 70_000}, ["http_options port", "found 70000"]),
+        ({"request_timeouts": 30}, ["http_options", "request_timeouts", "request_timeout_s"]),
+        ({"request_timeout_s": "25"}, ["deadline_s", "request_timeout_s, 25"]),
+        (5, ["http_options", "found 5"]),
+    ],
+    ids=["no number", "nothing", "too large", "misspelt", "a number in quotes", "no settings"],
+)
+def test_a_mistake_in_the_http_options_is_named_in_one_line(option, words, registry, tmp_path):
+    path = changed(tmp_path, lambda app: None)
+    config = yaml.safe_load(path.read_text())
+    config["http_options"] = config["http_options"] | option if isinstance(option, dict) else option
+    path.write_text(yaml.safe_dump(config))
+
+    with pytest.raises(InputError) as error:
+        write_resolved(path, tmp_path / "out.yaml", registry=registry)
+
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_settings_whose_lines_are_all_commented_out_are_the_defaults(registry, tmp_path):
+    path = changed(tmp_path, lambda app: app.update(args=None))
+    path.write_text(re.sub(r"http_options:\n( .*\n)+", "http_options:\n", path.read_text()))
+
+    write_resolved(path, tmp_path / "out.yaml", registry=registry)
+
+    config = yaml.safe_load((tmp_path / "out.yaml").read_text())
+    assert config["http_options"] == {"host": "127.0.0.1", "port": 8000}
+    assert config["applications"][0]["args"]["model"] == MODEL_ID
+
+
+def test_a_registry_that_is_nothing_is_named(registry, tmp_path):
+    with pytest.raises(InputError, match="args registry: found None; expected a folder"):
+        resolve_config(changed(tmp_path, lambda app: app["args"].update(registry=None)))
+
+
+def test_the_deployment_has_the_name_of_its_class():
+    from neuralblack.cluster.serve import Classifier
+
+    assert Classifier.name == DEPLOYMENT
 
 
 @pytest.mark.parametrize(("text", "words"), [(None, "no file"), (": :", "no YAML"), ("hello", "no application")])

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from neuralblack.config import checked
 from neuralblack.errors import InputError
 from neuralblack.files import write_bytes
+from neuralblack.inference.engines import ENGINES
 from neuralblack.registry.aliases import resolve
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.promotion import refuse_unlike
@@ -17,6 +18,7 @@ from neuralblack.registry.promotion import refuse_unlike
 log = logging.getLogger(__name__)
 
 IMPORT_PATH = "neuralblack.cluster.serve:app"
+DEPLOYMENT = "Classifier"  # what it deploys
 LOOPBACK = "127.0.0.1"
 SERVE_SLOTS = 5  # what max_ongoing_requests is where nobody says it
 
@@ -83,20 +85,46 @@ def resolve_config(
         InputError: no such file, not a Serve configuration with our application, or no whole model of that name.
     """
     config = _read(path)
-    http = config.setdefault("http_options", {})
+    http = _block(config, "http_options", where=path)
     http["host"] = host or http.get("host") or LOOPBACK
-    http["port"] = int(port if port is not None else http.get("port", 8000))
+    http["port"] = _port(port if port is not None else http.get("port", 8000), where=path)
     for application in config["applications"]:
-        args = application.setdefault("args", {})
-        where = registry or Path(args.get("registry", "registry"))
+        args = _block(application, "args", where=path)
+        where = registry or _folder(args.get("registry", "registry"), where=f"{path} args registry")
         model = resolve(where.resolve(), str(args.get("model", "champion")))
         args.update(model=model.id, hash=model.hash, registry=str(where.resolve()))
         if args.get("shadow"):
             _resolve_shadow(args, model, where=path)
         for name in ("feedback", "shadow_records"):
             if args.get(name):
-                args[name] = str(Path(args[name]).resolve())
+                args[name] = str(_folder(args[name], where=f"{path} args {name}").resolve())
     return config
+
+
+def _block(config: dict[str, Any], name: str, *, where: object) -> dict[str, Any]:
+    """Take a block of settings; one that is not there, or has all its lines commented out, is empty."""
+    if config.get(name) is None:
+        config[name] = {}
+    block = config[name]
+    if not isinstance(block, dict):
+        raise InputError(
+            f"{where} {name}", found=repr(block), expected="settings, NAME: VALUE", fix="indent them below"
+        )
+    return block
+
+
+def _port(value: object, *, where: object) -> int:
+    if str(value).isdecimal() and int(str(value)) < 2**16:
+        return int(str(value))
+    raise InputError(
+        f"{where} http_options port", found=repr(value), expected="0 to 65535", fix="leave the line out for 8000"
+    )
+
+
+def _folder(value: object, *, where: object) -> Path:
+    if isinstance(value, str) and value:
+        return Path(value)
+    raise InputError(where, found=repr(value), expected="a folder", fix="or leave the line out")
 
 
 def _resolve_shadow(args: dict[str, Any], champion: ModelFolder, *, where: object) -> None:
@@ -131,30 +159,47 @@ def write_resolved(
 
 def check_schema(config: dict[str, Any], *, where: object) -> None:
     """Let Ray's own schema and ours read the configuration; raises InputError naming the field."""
-    from ray.serve.schema import (
-        DeploymentSchema,
-        ServeDeploySchema,
-    )  # Serve reads its environment at import: not before it is set
+    # Serve reads its environment at import: not before it is set.
+    from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
-    checked(ServeDeploySchema, config, where=where)
-    for application in config["applications"]:
-        checked(ServeArgs, application["args"], where=f"{where} args")
-        for deployment in application.get("deployments", []):
-            for unknown in sorted(set(deployment) - set(DeploymentSchema.model_fields)):  # Ray would ignore it
-                raise InputError(
-                    f"{where} deployment {deployment.get('name')}",
-                    found=f"the option {unknown}",
-                    expected="one of " + ", ".join(sorted(DeploymentSchema.model_fields)),
-                    fix="correct its spelling",
-                )
-            checked(LiveOptions, deployment.get("user_config") or {}, where=f"{where} user_config")
-        _check_order(config, application, where=where)
+    serve = checked(ServeDeploySchema, config, where=where)
+    _refuse_unknown(config, ServeDeploySchema, where=where)
+    _refuse_unknown(config.get("http_options") or {}, HTTPOptionsSchema, where=f"{where} http_options")
+    for application, parsed in zip(config["applications"], serve.applications, strict=True):
+        _refuse_unknown(application, ServeApplicationSchema, where=f"{where} application {application.get('name')}")
+        args = checked(ServeArgs, application["args"], where=f"{where} args")
+        if args.engine not in ENGINES:
+            raise InputError(
+                f"{where} args engine", found=args.engine, expected="one of " + ", ".join(ENGINES), fix="auto chooses"
+            )
+        names = [deployment.name for deployment in parsed.deployments]
+        if names != [DEPLOYMENT]:
+            raise InputError(
+                f"{where} deployments",
+                found=", ".join(names) or "none",
+                expected=f"{DEPLOYMENT} alone, with more max_ongoing_requests than max_pending",
+                fix=f"start from serve_configs/local.yaml: without it Serve lets in {SERVE_SLOTS} at once",
+            )
+        (deployment,) = application["deployments"]
+        _refuse_unknown(deployment, DeploymentSchema, where=f"{where} deployment {DEPLOYMENT}")
+        checked(LiveOptions, deployment.get("user_config") or {}, where=f"{where} user_config")
+        slots = parsed.deployments[0].max_ongoing_requests if "max_ongoing_requests" in deployment else SERVE_SLOTS
+        _check_order(args, slots=slots, last=serve.http_options.request_timeout_s, where=where)
 
 
-def _check_order(config: dict[str, Any], application: dict[str, Any], *, where: object) -> None:
+def _refuse_unknown(block: dict[str, Any], schema: type[BaseModel], *, where: object) -> None:
+    """Raise InputError for a key that Ray would ignore."""
+    for unknown in sorted(set(block) - set(schema.model_fields), key=str):
+        raise InputError(
+            where,
+            found=f"the option {unknown}",
+            expected="one of " + ", ".join(sorted(schema.model_fields)),
+            fix="correct its spelling",
+        )
+
+
+def _check_order(args: ServeArgs, *, slots: int, last: float | None, where: object) -> None:
     """Let the app's own limits be met before Serve's: only the app can say in its own words what is the matter."""
-    args = checked(ServeArgs, application["args"], where=f"{where} args")
-    last = (config.get("http_options") or {}).get("request_timeout_s")
     if last is not None and args.deadline_s >= last:
         raise InputError(
             f"{where} args deadline_s",
@@ -162,15 +207,13 @@ def _check_order(config: dict[str, Any], application: dict[str, Any], *, where: 
             expected=f"less than request_timeout_s, {last:g}",
             fix="change one of them",
         )
-    for deployment in application.get("deployments", []):
-        slots = deployment.get("max_ongoing_requests", SERVE_SLOTS)
-        if args.max_pending >= slots:
-            raise InputError(
-                f"{where} args max_pending",
-                found=args.max_pending,
-                expected=f"less than max_ongoing_requests, {slots}",
-                fix="raise max_ongoing_requests: a slot costs nothing, and a refusal needs one too",
-            )
+    if args.max_pending >= slots:
+        raise InputError(
+            f"{where} args max_pending",
+            found=args.max_pending,
+            expected=f"less than max_ongoing_requests, {slots}",
+            fix="raise max_ongoing_requests: a slot costs nothing, and a refusal needs one too",
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
