@@ -114,6 +114,16 @@ def test_a_box_that_is_none_is_refused_in_words(query, words):
     assert words in response.json()["error"]
 
 
+def test_what_a_model_refuses_for_want_of_a_box_is_nobodys_news():
+    heard = []
+    service = Service(mark=lambda question, box: question, listeners=[lambda *slice_: heard.append(slice_)])
+
+    assert service.predict(content=png()).status_code == 200
+    assert heard == []
+    assert service.predict(address="/predict?box=1,2,30,40", content=png()).status_code == 200
+    assert len(heard) == 1
+
+
 def test_a_model_of_whole_slices_takes_no_box():
     service = Service()
     response = service.predict(address="/predict?box=1,2,30,40", content=png())

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from neuralblack.config import checked
+from neuralblack.data.crops import NEED_BOX
 from neuralblack.errors import InputError
 from neuralblack.files import write_bytes
 from neuralblack.inference.engines import ENGINES
@@ -93,6 +94,13 @@ def resolve_config(
         where = registry or _folder(args.get("registry", "registry"), where=f"{path} args registry")
         model = resolve(where.resolve(), str(args.get("model", "champion")))
         args.update(model=model.id, hash=model.hash, registry=str(where.resolve()))
+        if args.get("feedback") and model.config.input in NEED_BOX:
+            raise InputError(
+                f"{path} args feedback",
+                found=f"a folder, and the model {model.id}, which needs a box with every slice",
+                expected="a model of whole slices: feedback takes no box, so this one would refuse each",
+                fix="leave `feedback` out, or name another model",
+            )
         if args.get("shadow"):
             _resolve_shadow(args, model, where=path)
         for name in ("feedback", "shadow_records"):

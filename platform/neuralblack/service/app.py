@@ -71,8 +71,8 @@ def build_app(
             None: this model or engine cannot say.
         mark: what `decode` gave and the box of a tumour in pixels of the upload -> the same, marked; raises InputError
             for a box outside it. None: the model takes no box.
-        listeners: each hears every classified slice with its prediction, refused ones too, in the event loop and before
-            the reply: it must return at once and not raise.
+        listeners: each hears every classified slice with its prediction, refused ones too (but not for want of a box),
+            in the event loop and before the reply: it must return at once and not raise.
         token: who asks must send it, or a reader's; None: everybody may. `auth.token_from` decides.
         readers: name -> token of those who may say what a slice is.
         feedback: where that is kept; None: nowhere, and nothing is.
@@ -284,8 +284,9 @@ class _Service:
         decoded = perf_counter()
         prediction = await self._classify(question)
         self._meter.slice(prediction, started=started, decoded=decoded)
-        for listener in self._listeners:
-            listener(question, prediction)
+        if box or self._mark is None:  # without the box that the model needs nothing was judged
+            for listener in self._listeners:
+                listener(question, prediction)
         return question, prediction
 
     async def _read(self, data: bytes) -> Question:
