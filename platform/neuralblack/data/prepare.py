@@ -128,12 +128,13 @@ def _as_before(out: Path, found: Sequence[Source], options: object, *, skip_bad:
 
 
 def _same(file: File, known: Mapping[str, Any]) -> bool:
-    if file.size != known["size"] or not known["sha256"]:  # without a hash it could not be opened; it may be now
+    if file.size != known["size"]:
         return False
     try:
-        return bool(file.mtime_ns == known["mtime_ns"] or sha256(file.path) == known["sha256"])
-    except OSError:  # it cannot be read: the reading that follows names it
-        return False
+        untouched = known["sha256"] and file.mtime_ns == known["mtime_ns"]
+        return bool(untouched or sha256(file.path) == known["sha256"])
+    except OSError:  # as before where it has no hash; else the reading that follows names it
+        return not known["sha256"]
 
 
 def _all_files(found: Sequence[Source]) -> list[File]:
