@@ -119,7 +119,7 @@ def test_every_file_of_a_folder_is_a_row_with_the_same_answer_as_by_itself(scans
 
 @pytest.mark.parametrize(
     ("to", "words"),
-    [("elsewhere", r"site: found a link to a folder, or to nothing"), (None, r"site: found Permission denied")],
+    [("elsewhere", r"site: found a linked folder"), (None, r"site: found Permission denied")],
 )
 def test_a_folder_that_would_be_left_out_without_a_word_is_refused(to, words, tmp_path, monkeypatch):
     (tmp_path / "scans" / "plain").mkdir(parents=True)

@@ -342,6 +342,19 @@ def test_a_linked_folder_is_refused_by_name(tmp_path, images):
     assert "images/pituitary: found a linked folder" in stop([images], tmp_path / "out")
 
 
+def test_a_folder_that_cannot_be_read_is_refused_by_name(tmp_path, images, monkeypatch):
+    shut, opened = images / "glioma_tumor", os.scandir
+
+    def scandir(path):  # root may read whatever it likes
+        if str(path) == str(shut):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    assert "images/glioma_tumor: found Permission denied" in stop([images], tmp_path / "out")
+
+
 def test_both_kinds_in_one_source_or_one_source_within_another_are_refused(tmp_path, figshare, images):
     assert "6 .mat files and 4 images" in stop([tmp_path], tmp_path.parent / "out")
     assert "a folder within" in stop([figshare, figshare / "first half"], tmp_path / "out")

@@ -3,7 +3,6 @@
 It is cut into shards that are the same every time, so that an interrupted run knows what it has done already.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.data.shards import ShardedImages, scattered
 from neuralblack.data.slices import Prepared
 from neuralblack.data.tables import TABLES, holds_bytes, rows_of, schema_and_rows
+from neuralblack.data.walk import files_below
 from neuralblack.errors import InputError
 from neuralblack.files import digest, is_address
 
@@ -110,7 +110,7 @@ def survey(path: str | Path, spec: Preprocessing, *, column: str | None = None) 
         raise InputError(
             path, found=found, expected="a folder of slices, or a table: " + ", ".join(TABLES), fix="check the path"
         )
-    names = sorted(_files_below(path))
+    names = sorted(file.relative_to(path) for file in files_below(path))
     slices = [str(name) for name in names if name.suffix.lower() in READERS]
     tables = [str(name) for name in names if name.suffix.lower() in TABLES]
     if slices and tables:
@@ -147,32 +147,6 @@ def reader_of(root: str, kind: str, digest: str) -> Callable[[Shard], Iterator[I
             fix="leave the shards as they are while they are read; other ones into another folder for results",
         )
     return partial(_read_shards, dataset)
-
-
-def _files_below(root: Path) -> Iterator[Path]:
-    """List a folder's files, but for hidden ones and folders, such as the ._ files that macOS puts beside others.
-
-    Raises InputError for what would be missing without a word: a folder that cannot be read, or a link to one, which is
-    not followed (it may lead in a circle); a link to a file that is not there.
-    """
-    for name, folders, files in os.walk(root, onerror=_refuse):
-        folders[:] = [each for each in folders if not each.startswith(".")]
-        paths = [Path(name, each) for each in (*folders, *files) if not each.startswith(".")]
-        for path in paths:
-            if path.is_symlink() and not path.is_file():
-                raise InputError(
-                    path,
-                    found="a link to a folder, or to nothing",
-                    expected="files, folders, and links to files",
-                    fix="copy what it leads to, or take the link away",
-                )
-        yield from (path.relative_to(root) for path in paths if path.is_file())
-
-
-def _refuse(error: OSError) -> None:
-    raise InputError(
-        error.filename, found=str(error.strerror), expected="a folder that can be read", fix="chmod it, or mount it"
-    )
 
 
 def _digest(root: Path, names: list[str]) -> str:

@@ -1,14 +1,14 @@
 """Find the scans in folders that people give: of which kind each is, and what its files say by name and place."""
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from neuralblack.data.readers import BY_BYTES, MAT, READERS, Reader, suffix_of
 from neuralblack.data.readers.figshare import read_cvind
+from neuralblack.data.walk import files_below
 from neuralblack.errors import InputError
 from neuralblack.labels import FOLDER_NAMES, from_folder
 
@@ -103,15 +103,8 @@ def _source(folder: Path, name: str) -> Source:
     images: list[File] = []
     fold_files: list[File] = []
     ignored: list[str] = []
-    for path in _walk(folder):
+    for path in sorted(files_below(folder), key=lambda path: natural(path.relative_to(folder).as_posix())):
         relative = path.relative_to(folder).as_posix()
-        if path.is_dir():
-            raise InputError(
-                path,
-                found="a linked folder",
-                expected="folders that lie in the source; links to others are not followed",
-                fix="move its files here or take the link away",
-            )
         reader = READERS.get(suffix_of(path)) or _reader_by_bytes(path)
         if reader is None:
             ignored.append(relative)
@@ -184,17 +177,6 @@ def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ..
             fix="rename or move them; a new class goes into neuralblack/labels.py",
         )
     return tuple(found)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield files below a folder, and linked folders (not followed), in natural order; none that is hidden."""
-    found: list[Path] = []
-    for top, folders, files in os.walk(folder):
-        here = Path(top)
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        found += [here / name for name in files if not name.startswith(".")]
-        found += [here / name for name in folders if (here / name).is_symlink()]
-    return iter(sorted(found, key=lambda path: natural(path.relative_to(folder).as_posix())))
 
 
 def natural(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
