@@ -254,6 +254,14 @@ def test_what_a_file_in_use_was_promised_is_promised_to_nobody_else(tmp_path, mo
     assert make_room(tmp_path, rows * size, max_bytes=disk.total)
 
 
+def test_of_a_large_disk_no_more_stays_free_than_checkpoints_need(tmp_path, monkeypatch):
+    disk = SimpleNamespace(total=1000 << 30, free=60 << 30)  # much of it is somebody's data
+    monkeypatch.setattr("neuralblack.data.node_cache.shutil.disk_usage", lambda _: disk)
+
+    assert make_room(tmp_path, 40 << 30, max_bytes=disk.total)
+    assert not make_room(tmp_path, 50 << 30, max_bytes=disk.total)
+
+
 @pytest.mark.parametrize("folder", ["/dev/null/cache", "/proc/cache"])
 def test_a_folder_for_copies_that_cannot_be_made_is_said_in_a_line(folder, monkeypatch):
     monkeypatch.setenv("NEURALBLACK_CACHE", folder)

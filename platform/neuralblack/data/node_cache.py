@@ -12,7 +12,7 @@ from neuralblack.files import lock
 
 ROOM_LOCK = "room.lock"  # held by whoever removes files of a folder
 HEADROOM = 1.1  # of a file's bytes, what must be free on the disk before it is begun
-SPARE = 0.1  # of the disk stays free: checkpoints are written there, too
+SPARE, SPARE_BYTES = 0.1, 10 << 30  # of the disk stays free, but no more: checkpoints are written there, too
 
 
 def folder_on_this_node(name: str) -> Path:
@@ -98,7 +98,7 @@ def _made_room(folder: Path, need: int, *, max_bytes: int) -> bool:
 def _fits(folder: Path, room: Mapping[Path, tuple[int, int]], need: int, max_bytes: int) -> bool:
     disk = shutil.disk_usage(folder)
     written, promised = sum(taken for taken, _ in room.values()), sum(holes for _, holes in room.values())
-    free = disk.free - promised - SPARE * disk.total
+    free = disk.free - promised - min(SPARE * disk.total, SPARE_BYTES)
     return written + promised + need <= max_bytes and free >= HEADROOM * need
 
 

@@ -38,8 +38,8 @@ class Shard:
 class ShardCache:
     """Copies of shards on this node, shared by its processes, each checked by its hash before a process uses it.
 
-    Of a place on the same disk nothing is copied. NEURALBLACK_CACHE_GIB bounds the copies, and a tenth of the disk
-    stays free; what was used least lately goes first. Where others have all of it in use, a process has one more.
+    Of a place on the same disk nothing is copied. NEURALBLACK_CACHE_GIB bounds the copies, and a tenth of the disk, or
+    10 GiB, stays free; what was used least lately goes first. Where others have all in use, a process has one more.
     """
 
     def __init__(self, place: Place) -> None:
