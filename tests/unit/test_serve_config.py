@@ -121,6 +121,14 @@ def changed(tmp_path, change):
         (lambda app: app["deployments"][0].update(name="Clasifier"), ["deployments", "found Clasifier", "Classifier"]),
         (lambda app: app["deployments"].append({"name": "Other"}), ["found Classifier, Other", "Classifier alone"]),
         (lambda app: app.update(route_prefx="/"), ["application neuralblack", "route_prefx", "route_prefix"]),
+        (
+            lambda app: app["deployments"][0].update(ray_actor_options={"num_gpu": 1}),
+            ["ray_actor_options", "num_gpu", "num_gpus"],
+        ),
+        (
+            lambda app: app["deployments"][0].update(num_replicas=None, autoscaling_config={"min_replica": 3}),
+            ["autoscaling_config", "min_replica", "min_replicas"],
+        ),
         (lambda app: app["args"].update(engine="openvino_bf16"), ["args engine", "openvino_bf16", "openvino-bf16"]),
         (lambda app: app["args"].update(feedback=5), ["args feedback", "found 5", "a folder"]),
         (lambda app: app.update(args="champion"), ["args", "found 'champion'", "NAME: VALUE"]),
@@ -140,6 +148,8 @@ def changed(tmp_path, change):
         "misspelt deployment",
         "two deployments",
         "misspelt key",
+        "misspelt actor option",
+        "misspelt autoscaling",
         "misspelt engine",
         "a folder that is none",
         "args that are none",

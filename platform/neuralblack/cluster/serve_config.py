@@ -168,7 +168,14 @@ def write_resolved(
 def check_schema(config: dict[str, Any], *, where: object) -> None:
     """Let Ray's own schema and ours read the configuration; raises InputError naming the field."""
     # Serve reads its environment at import: not before it is set.
-    from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.schema import (
+        DeploymentSchema,
+        HTTPOptionsSchema,
+        RayActorOptionsSchema,
+        ServeApplicationSchema,
+        ServeDeploySchema,
+    )
 
     serve = checked(ServeDeploySchema, config, where=where)
     _refuse_unknown(config, ServeDeploySchema, where=where)
@@ -190,6 +197,8 @@ def check_schema(config: dict[str, Any], *, where: object) -> None:
             )
         (deployment,) = application["deployments"]
         _refuse_unknown(deployment, DeploymentSchema, where=f"{where} deployment {DEPLOYMENT}")
+        for name, schema in (("ray_actor_options", RayActorOptionsSchema), ("autoscaling_config", AutoscalingConfig)):
+            _refuse_unknown(deployment.get(name) or {}, schema, where=f"{where} {name}")
         checked(LiveOptions, deployment.get("user_config") or {}, where=f"{where} user_config")
         slots = parsed.deployments[0].max_ongoing_requests if "max_ongoing_requests" in deployment else SERVE_SLOTS
         _check_order(args, slots=slots, last=serve.http_options.request_timeout_s, where=where)
