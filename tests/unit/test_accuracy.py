@@ -246,7 +246,7 @@ def test_the_whole_part_by_its_command_goes_on_where_it_was_stopped(tmp_path):
     stopped = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert stopped.stdout
     for line in stopped.stdout:
-        if "runs" in line:
+        if line.endswith(": runs\n"):  # the stage behind the search
             stopped.kill()
             break
     stopped.wait()
