@@ -38,12 +38,17 @@ def keep_state(run: Path) -> None:
     states = _states(run / SEARCH)
     if not states:
         return
-    newest = states[max(states)]
-    for path in newest if all(_is_whole(path) for path in newest) else ():
-        copy = run / KEPT / path.name
-        if not copy.exists() or copy.stat().st_mtime_ns < path.stat().st_mtime_ns:
-            copy.parent.mkdir(exist_ok=True)
-            write_bytes(copy, path.read_bytes())
+    newest, kept = states[max(states)], run / KEPT
+    stale = [path for path in newest if not _is_newer(kept / path.name, than=path)]
+    if not stale or not all(_is_whole(path) for path in newest):
+        return
+    kept.mkdir(exist_ok=True)
+    for path in stale:
+        write_bytes(kept / path.name, path.read_bytes())
+
+
+def _is_newer(copy: Path, *, than: Path) -> bool:
+    return copy.exists() and copy.stat().st_mtime_ns >= than.stat().st_mtime_ns
 
 
 def can_go_on(run: Path) -> bool:

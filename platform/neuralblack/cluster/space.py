@@ -87,7 +87,7 @@ def check_space(config: TrainConfig, space: Space) -> None:
                     fix=f"neuralblack train or crossval with --set input={tried.input}",
                 )
     edges = {name: _edges(name, space[name]) for name in CHECKED_TOGETHER if name in space}
-    for values in itertools.product(*edges.values()):
+    for values in itertools.product(*edges.values()) if edges else ():  # else the run's own check has seen them
         together = dict(zip(edges, values, strict=True))
         check(checked(TrainConfig, config.model_dump() | together, where="search space"), classes=2)
 
