@@ -12,6 +12,7 @@ from neuralblack.data.dataset import Row, write_dataset
 from neuralblack.data.join_feedback import join_feedback
 from neuralblack.errors import InputError
 from neuralblack.evaluation.challenge import challenge
+from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.evaluation.metrics_file import read_metrics
 from neuralblack.inference.predictor import Predictor
 from neuralblack.models.table import build_model
@@ -88,7 +89,7 @@ def test_the_gate_decides_about_it_beside_the_champion(dataset, registry, joined
 
 @pytest.mark.parametrize("part", ["test_folds", "validation_folds"])
 def test_patients_that_the_champion_learnt_from_are_not_judged_by(part, registry, joined, tmp_path):
-    with pytest.raises(InputError, match="the model's train part"):
+    with pytest.raises(InputError, match=f"has seen 7 of the 7 patients of the {part.removesuffix('_folds')} part"):
         retrain(
             data=joined.path,
             run=tmp_path / "second",
@@ -98,6 +99,19 @@ def test_patients_that_the_champion_learnt_from_are_not_judged_by(part, registry
             workers=0,
         )
     assert not (tmp_path / "second").exists()
+
+
+def test_what_starts_at_its_weights_counts_its_patients_as_seen(dataset, registry, tmp_path):
+    champion = open_model(tmp_path / "first" / "model")
+    started = recipe_of(champion, ["epochs=1", "train_folds=[3]"])  # of 3, 4 and 5, which the champion learnt from
+    second = train_here(started, data=dataset.path, run=tmp_path / "second")
+
+    with pytest.raises(InputError, match="in the model's train part"):
+        evaluate_held_out(Predictor(second), dataset.path, tmp_path / "report", folds=[4])
+    third = started.model_copy(update={"weights": str(second.path / "weights.safetensors"), "validation_folds": [4]})
+    with pytest.raises(InputError, match="has seen 7 of the 7 patients of the validation part"):
+        train_here(third, data=dataset.path, run=tmp_path / "third")
+    assert not (tmp_path / "third").exists()
 
 
 def test_a_dataset_prepared_anew_is_refused_where_a_learnt_group_has_another_name_and_fold(registry, dataset, tmp_path):

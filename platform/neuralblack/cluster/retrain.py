@@ -12,7 +12,7 @@ from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.train import train_on_cluster
 from neuralblack.config import TrainConfig, with_overrides
 from neuralblack.data.dataset import Dataset
-from neuralblack.data.splits import Split, refuse_overlap
+from neuralblack.data.splits import Split
 from neuralblack.errors import InputError
 from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.inference.predictor import Predictor
@@ -64,8 +64,6 @@ def retrain(
             expected=f"those of the champion, {', '.join(champion.classes)}",
             fix="train a model of these classes anew: neuralblack train",
         )
-    refuse_overlap(champion.split, dataset, split.validation, of=["train"])
-    refuse_overlap(champion.split, dataset, split.test)
     _check_parts(champion, dataset, split)
     model = train_on_cluster(config, data=data, run=run, workers=workers, gpus=gpus, wait_s=wait_s)
     return model, evaluate_held_out(Predictor(model), data, report)

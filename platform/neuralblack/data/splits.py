@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ class Split:
 
     `classes` are those of the training part, in the order of CLASSES; rows of other classes are in no part. `manifest`
     is JSON and rebuilds the split (`load_split`); its patients are hashed. `learnt_only`, where it is there, says
-    how many slices of the training part are in no fold.
+    how many slices of the training part are in no fold; `earlier` whom the weights that a run starts from have seen.
     """
 
     train: NDArray[np.int64]
@@ -137,12 +137,39 @@ def load_split(manifest: Mapping[str, Any], dataset: Dataset) -> Split:
     return Split(rows["train"], rows["validation"], rows["test"], classes, dict(manifest))
 
 
+def start_behind(split: Split, dataset: Dataset, earlier: Mapping[str, Any], *, weights: str) -> Split:
+    """Let a run start from a model that learnt before: whom that one has seen counts as seen by the run, too.
+
+    Args:
+        split: of the run.
+        dataset: of the split.
+        earlier: the manifest of the split that the model was trained on.
+        weights: where the model's are, for errors.
+
+    Raises:
+        InputError: a patient that the model learnt from would be validated or tested on, or one that it was chosen by
+            tested on.
+    """
+    seen = _seen(earlier)
+    for part, of in (("validation", ("train",)), ("test", ("train", "validation"))):
+        asked = {hashed(dataset.patients[row]) for row in getattr(split, part)}
+        shared = asked & set().union(*(seen[name] for name in of))
+        if shared:
+            raise InputError(
+                f"weights {weights}",
+                found=f"a model that has seen {len(shared)} of the {len(asked)} patients of the {part} part",
+                expected="validation and test folds without a patient that it learnt from, test without one it was "
+                "chosen by",
+                fix="--set validation_folds and test_folds to those of its run, or start from other weights",
+            )
+    kept = {part: sorted(seen[part]) for part in ("train", "validation")}
+    return replace(split, manifest=split.manifest | {"earlier": kept})
+
+
 def refuse_overlap(
     manifest: Mapping[str, Any],
     dataset: Dataset,
     rows: Sequence[int] | NDArray[np.int64],
-    *,
-    of: Sequence[str] = ("train", "validation"),
 ) -> None:
     """Refuse to evaluate on patients a model was trained on or chosen by; raises InputError with how many.
 
@@ -151,12 +178,11 @@ def refuse_overlap(
     Args:
         manifest: of the model's split.
         dataset, rows: what shall be evaluated on.
-        of: the parts whose patients may not be there.
     """
-    parts = _patients(manifest)
+    seen = _seen(manifest)
     asked = {hashed(dataset.patients[row]) for row in rows}
-    for part in of:
-        shared = asked & parts[part]
+    for part in ("train", "validation"):
+        shared = asked & seen[part]
         if shared:
             raise InputError(
                 dataset.path,
@@ -232,6 +258,12 @@ def _facts(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, object]:
         "patients": sorted({hashed(dataset.patients[row]) for row in rows}),
         "per_class": {name: labels.count(name) for name in CLASSES if name in labels},
     }
+
+
+def _seen(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+    """List the hashed patients of each part, those of the weights that the run started from among them."""
+    earlier = manifest.get("earlier", {})
+    return {part: patients | set(earlier.get(part, ())) for part, patients in _patients(manifest).items()}
 
 
 def _patients(manifest: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -140,6 +140,12 @@ def load_reference(folder: ModelFolder) -> dict[str, Tensor]:
     return load_file(folder.path / REFERENCE) if (folder.path / REFERENCE).exists() else {}
 
 
+def model_of(weights: str) -> ModelFolder | None:
+    """Open the model folder that a configuration's `weights` are of; None for published ones and a file by itself."""
+    path = Path(weights)
+    return open_model(path.parent) if path.name == WEIGHTS and (path.parent / "split.json").exists() else None
+
+
 def model_path(path: Path) -> Path:
     """Let people name a run where a model is meant: RUN stands for RUN/model."""
     return path / "model" if (path / "run.json").exists() else path

@@ -32,6 +32,7 @@ UNFINISHED = (  # what a run that was killed while it started may have left, and
     "mlflow.json",
     "tensorboard",
 )
+LATER = ("learnt_only", "earlier")  # of a split's manifest
 
 
 def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: object) -> None:
@@ -62,8 +63,8 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
             # Fields that came later than the run: it was trained as their defaults say.
             before["config"] = TrainConfig().model_dump(mode="json") | before["config"]
             changed, parts = _changes(before, facts), read_json(run / "split.json")
-            # A count that later versions write beside the parts; it follows from them.
-            if changed or parts != {name: split[name] for name in split if name != "learnt_only" or name in parts}:
+            # What later versions write beside the parts follows from them and from the weights.
+            if changed or parts != {name: split[name] for name in split if name not in LATER or name in parts}:
                 raise InputError(
                     run,
                     found="a run with " + "; ".join(changed or ["another split"]),

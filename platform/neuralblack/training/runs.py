@@ -13,13 +13,13 @@ from torch import Tensor
 import neuralblack
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, open_dataset
-from neuralblack.data.splits import Split, make_split
+from neuralblack.data.splits import Split, make_split, start_behind
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 from neuralblack.models.table import network_for
 from neuralblack.models.timm_networks import timm_version
 from neuralblack.registry.cost import Clock
-from neuralblack.registry.model_folder import ModelFolder, open_model, save_model
+from neuralblack.registry.model_folder import ModelFolder, model_of, open_model, save_model
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
 from neuralblack.training.checkpoints import (
     SCORE,
@@ -48,7 +48,8 @@ def check_run(config: TrainConfig, *, data: str | Path) -> tuple[Dataset, Split]
     """Check everything that can be checked before a worker starts; nothing is written.
 
     Raises:
-        InputError: no dataset, folds that don't split it, unknown names, weights that can't be had.
+        InputError: no dataset, folds that don't split it, unknown names, weights that can't be had or have seen
+            who shall be validated or tested on.
     """
     dataset = open_dataset(data)
     split = make_split(
@@ -67,7 +68,8 @@ def check_run(config: TrainConfig, *, data: str | Path) -> tuple[Dataset, Split]
         )
     check(config, classes=len(split.classes))
     check_boxes(config, dataset, split)
-    return dataset, split
+    before = model_of(config.weights)
+    return dataset, start_behind(split, dataset, before.split, weights=config.weights) if before else split
 
 
 def earlier_model(run: Path, config: TrainConfig, split: Split, **more: object) -> ModelFolder | None:
