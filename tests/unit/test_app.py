@@ -25,6 +25,7 @@ from neuralblack.data.preprocessing import marked
 from neuralblack.data.slices import Prepared
 from neuralblack.errors import InputError
 from neuralblack.service.decoder import DecoderDownError
+from neuralblack.service.example_slices import EXAMPLES, draw_example
 
 SECRET = "Jane Doe"
 
@@ -37,6 +38,17 @@ def test_listeners_hear_every_slice_with_its_answer():
 
     [(question, prediction)] = heard
     assert np.array_equal(question, SLICE) and prediction == YES
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_made_up_slice_of_the_page_is_answered_and_is_nobodys_input(name):
+    heard = []
+    service = Service(listeners=[lambda *slice_: heard.append(slice_)])
+
+    response = service.predict(content=draw_example(name))
+
+    assert response.status_code == 200 and response.json()["label"] == "pituitary"
+    assert heard == []
 
 
 def test_a_raw_body_is_classified():

@@ -24,6 +24,7 @@ from neuralblack.service.answers import (
 from neuralblack.service.auth import Holders
 from neuralblack.service.decoder import DecoderDownError
 from neuralblack.service.described import DESCRIBED, describe
+from neuralblack.service.example_slices import is_example
 from neuralblack.service.feedback import OFF, FeedbackFolder, key_of, read_opinion
 from neuralblack.service.marks import BOX, box_of, marked_by
 from neuralblack.service.meter import MEDIA_TYPE, Meter
@@ -71,8 +72,8 @@ def build_app(
             None: this model or engine cannot say.
         mark: what `decode` gave and the box of a tumour in pixels of the upload -> the same, marked; raises InputError
             for a box outside it. None: the model takes no box.
-        listeners: each hears every classified slice with its prediction, refused ones too (but not for want of a box),
-            in the event loop and before the reply: it must return at once and not raise.
+        listeners: each hears every classified slice with its prediction, refused ones too (but not for want of a box,
+            nor the page's examples), in the event loop and before the reply: it must return at once and not raise.
         token: who asks must send it, or a reader's; None: everybody may. `auth.token_from` decides.
         readers: name -> token of those who may say what a slice is.
         feedback: where that is kept; None: nowhere, and nothing is.
@@ -284,7 +285,8 @@ class _Service:
         decoded = perf_counter()
         prediction = await self._classify(question)
         self._meter.slice(prediction, started=started, decoded=decoded)
-        if box or self._mark is None:  # without the box that the model needs nothing was judged
+        # Without the box that the model needs nothing was judged, and a made-up slice is no input.
+        if (box or self._mark is None) and not is_example(data):
             for listener in self._listeners:
                 listener(question, prediction)
         return question, prediction
