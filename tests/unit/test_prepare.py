@@ -392,6 +392,12 @@ def test_file_without_a_number_beside_a_fold_file_and_two_fold_files_are_refused
     assert "2 fold files" in stop([figshare], tmp_path / "out")
 
 
+def test_a_place_where_no_folder_can_be_made_is_refused_before_anything_is_read(tmp_path, figshare):
+    (tmp_path / "a file").touch()
+
+    assert "a file: found a file; expected a folder to write out in" in stop([figshare], tmp_path / "a file" / "out")
+
+
 def test_what_is_no_dataset_is_never_written_over(tmp_path, figshare):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "manifest.json").write_text('{"kind": "something else"}')

@@ -4,7 +4,6 @@ neuralblack prepare figshare/ images/ --out dataset
 """
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from neuralblack.data.patients import Assignment, Known, assign
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.sources import File, Source, find_sources
 from neuralblack.errors import InputError
-from neuralblack.files import clear_leftovers, lock, new_folder, read_json, sha256, write_json
+from neuralblack.files import check_new_folder, clear_leftovers, lock, new_folder, read_json, sha256, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -95,18 +94,8 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
             raise InputError(
                 out, found=f"a folder that shares files with {source}", expected="a folder apart", fix="choose another"
             )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(out.parent, os.W_OK | os.X_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise InputError(
-            out.parent,
-            found="a folder that cannot be written to",
-            expected="room for the dataset",
-            fix="choose another --out",
-        )
+    check_new_folder(out)
+    out.parent.mkdir(parents=True, exist_ok=True)  # where its lock lies
 
 
 def _as_before(out: Path, found: Sequence[Source], options: object, *, skip_bad: bool) -> Dataset | None:
