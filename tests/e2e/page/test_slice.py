@@ -66,9 +66,9 @@ def test_a_refusal_is_said_in_words_and_is_no_error(page, tmp_path):
 @pytest.mark.parametrize(
     ("says", "words"),
     [
-        (GLIOMA, ["At 90 % certainty: glioma or meningioma", "meant to include the true one for 9 of 10 slices"]),
-        (MENINGIOMA, ["At 99 % certainty: meningioma", "for 99 of 100 slices of new patients"]),
-        (UNSURE, ["At 90 % certainty: glioma, meningioma or pituitary", "all that the model knows: it cannot tell"]),
+        (GLIOMA, ["Not ruled out: glioma or meningioma", "meant to hold the true class in 9 of 10"]),
+        (MENINGIOMA, ["Not ruled out: meningioma", "Over all slices of new patients", "in 99 of 100"]),
+        (UNSURE, ["Not ruled out: glioma, meningioma or pituitary", "all that the model knows: it cannot tell"]),
     ],
     ids=["two", "one", "all"],
 )

@@ -31,7 +31,8 @@ export function likelihood({ coverage, probabilities, label }) {
     `of 100 such answers on slices like those it learnt from, ${right} are right.`)];
 }
 
-// The prediction set: which classes cannot be ruled out, and how often that holds.
+// The prediction set: which classes cannot be ruled out. How often that holds is a mean over all slices, no more than
+// the probability above says of this one: a set of one class may be right in six of ten answers like this.
 export function certainty({ coverage, prediction_set: named, probabilities }) {
   if (typeof coverage !== "number" || !Array.isArray(named)) return [];
   const all = named.length === Object.keys(probabilities).length;
@@ -39,7 +40,8 @@ export function certainty({ coverage, prediction_set: named, probabilities }) {
   const promised = Math.min(99, Math.floor(100 * coverage + 1e-6)); // rounded down, and never 100 %
   const often = promised % 10 === 0 ? `${promised / 10} of 10` : `${promised} of 100`;
   return [element("div", { class: "certainty" },
-    element("p", {}, element("strong", { text: `At ${promised}\u00a0% certainty: ${words}` })),
-    element("p", { text: `The classes named here are meant to include the true one for ${often} slices of new patients.` +
+    element("p", {}, element("strong", { text: `Not ruled out: ${words}` })),
+    element("p", { text: `Over all slices of new patients such a list is meant to hold the true class in ${often}; where ` +
+      "an answer is unsure, less often." +
       (all ? " Here these are all that the model knows: it cannot tell." : "") }))];
 }
