@@ -103,6 +103,13 @@ def measure_part(
         InputError, RunError: as the commands say that it runs.
     """
     dataset, out = open_dataset(data), out.absolute()
+    if seed and not (dataset.folds > 0).any():
+        raise InputError(
+            data,
+            found=f"seed {seed} of a dataset without folds of its own, which are made by the seed",
+            expected="the same folds for every seed, as an archive with a fold file has them",
+            fix="--seed 0 alone",
+        )
     following = folds[(list(folds).index(fold) + 1) % len(folds)]
     parts = [f"test_folds=[{fold}]", f"validation_folds=[{following}]", f"seed={seed}", f"epochs={settings.epochs}"]
     shared = [*settings.overrides, *parts]

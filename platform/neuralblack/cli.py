@@ -395,7 +395,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="What `evaluate` wrote of a model.")],
     second: Annotated[Path, typer.Argument(help="The same of another, on the same slices.")],
 ) -> None:
-    """Put two evaluations of the same slices side by side, and say which differences are more than chance.
+    """Put two evaluations of the same slices side by side, each difference with its interval.
 
     Example: neuralblack compare reports/first reports/second
     """

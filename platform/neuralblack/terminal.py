@@ -103,21 +103,29 @@ def print_results(title: str, result: dict[str, Any]) -> None:
 
 
 def print_comparison(found: dict[str, Any]) -> None:
-    """Print two models' numbers with the 95% interval of their difference; a star where it leaves 0 out."""
+    """Print two models' numbers with the 95% interval of their difference, and what that of macro-F1 says."""
     first, second = found["names"]
     for level in ("slices", "patients"):
         numbers = dict(found[level])
         table = Table(title=f"{numbers.pop('count')} {level}", title_justify="left")
-        for column in ("", first, second, "second - first, 95% interval", ""):
+        for column in ("", first, second, "second - first, 95% interval"):
             table.add_column(column, justify="right" if column else "left", overflow="fold")
         for name, (before, after, interval) in numbers.items():
             span = f"{interval[0]:+.3f} to {interval[1]:+.3f}" if interval else "-"
-            star = "*" if interval and not interval[0] <= 0 <= interval[1] else ""
             values = ("-" if value is None else f"{value:.3f}" for value in (before, after))
-            table.add_row(name.replace("_", " "), *values, span, star)
+            table.add_row(name.replace("_", " "), *values, span)
         _stdout().print(table)
     right = ", ".join(f"{name} {count}" for name, count in found["right"].items())
-    _stdout().print(f"slices that were right: {right}. The same patients are drawn for both; * leaves 0 out.")
+    _stdout().print(f"slices that were right: {right}. The same patients are drawn for both.")
+    *_, interval = found["slices"]["macro_f1"]
+    if interval:
+        chance = interval[0] <= 0 <= interval[1]
+        verdict = (
+            "can be chance" if chance else f"is more than chance: {second if interval[0] > 0 else first} is better"
+        )
+        _stdout().print(
+            f"By macro-F1 of slices the difference {verdict}. Of the other intervals some leave 0 out by chance."
+        )
 
 
 def print_checks(judgement: Mapping[str, Any]) -> None:
@@ -146,6 +154,7 @@ def print_shadow(found: Mapping[str, Any]) -> None:
     _stdout().print(table)
     refused = ", ".join(f"{who} {share:.1%}" for who, share in found["refused"].items())
     difference = "-" if found["difference"] is None else f"{found['difference']:.3f}"
+    _stdout().print("Agreement's interval counts slices, and is too narrow where they are of few patients.")
     _stdout().print(f"refused: {refused}; a probability differs by {difference} on average at most; ", end="")
     _stdout().print(f"from {found['first'][:16]} to {found['last'][:16]} UTC", soft_wrap=True)
     if len(found["champions"]) > 1:

@@ -63,6 +63,26 @@ def test_the_same_seed_gives_the_same_interval_in_whatever_order_the_slices_come
     assert first == intervals(slices, classes=CLASSES, draws=200)
 
 
+def test_what_went_wrong_nowhere_has_no_interval():
+    found = intervals(judged(patients=9, skill=100.0), classes=CLASSES, draws=200)
+
+    assert found["accuracy"] is None and found["macro_f1"] is None
+    assert found["per_class"]["glioma"]["sensitivity"] is None
+
+
+def test_the_interval_of_a_calibration_error_holds_the_true_one():
+    random, held, error = np.random.default_rng(5), 0, 0.02
+    for _ in range(60):
+        top = random.uniform(0.6, 0.95, 270)
+        right = random.random(270) < top - error
+        shares = np.stack([top, 1 - top], 1)
+        slices = Slices((~right).astype(np.int64), shares, [str(patient) for patient in np.arange(270) // 6])
+        low, high = intervals(slices, classes=CLASSES[:2], draws=300)["ece"]
+        held += low <= error <= high
+
+    assert held >= 0.85 * 60  # percentiles hold it in none: they lie above it
+
+
 def test_one_patient_shows_no_interval():
     assert intervals(judged(patients=1), classes=CLASSES)["accuracy"] is None
 
@@ -80,19 +100,20 @@ def test_a_class_that_few_draws_can_show_has_no_interval():
 def test_two_models_are_compared_on_the_same_patients():
     ours, theirs = judged(seed=1), judged(seed=2)  # nearly the same mistakes
 
-    paired = differences(ours, theirs)["accuracy"]
+    paired = differences((ours, theirs))["accuracy"]
     alone = intervals(ours, classes=CLASSES)["accuracy"]
 
     assert paired[1] - paired[0] < 0.5 * (alone[1] - alone[0])
-    assert differences(ours, ours)["accuracy"] == [0, 0]
-    better = differences(judged(skill=3.0), theirs)
+    assert differences((ours, ours))["accuracy"] == [0, 0]
+    assert differences((ours, theirs), (theirs, ours))["accuracy"] == [0, 0]  # of two seeds the mean
+    better = differences((judged(skill=3.0), theirs))
     assert better["accuracy"][0] > 0 > better["log_loss"][1]
 
 
 def test_one_patient_shows_no_difference():
     one = judged(patients=1)
 
-    assert set(differences(one, one).values()) == {None}
+    assert set(differences((one, one)).values()) == {None}
 
 
 def test_each_verdict_joins_a_patients_slices_as_it_says():

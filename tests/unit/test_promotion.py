@@ -20,7 +20,7 @@ from neuralblack.inference.predictor import Predictor
 from neuralblack.inference.reference import borrow, calibrate
 from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, alias_now, point_alias, resolve
 from neuralblack.registry.audit import AUDIT, add_entry, read_audit
-from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
+from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, has_patients, is_calibrated, not_worse
 from neuralblack.registry.promotion import check_audit, name_challenger, promote, read_card, roll_back
 from neuralblack.training.runs import train_here
 
@@ -58,6 +58,7 @@ def test_each_check_asks_what_it_says():
     assert not_worse(rule, [-0.049, 0.1], than="the other").passed
     assert not not_worse(rule, [-0.051, 0.1], than="the other").passed
     assert not not_worse(rule, None, than="the other").passed
+    assert has_patients(rule, {"patients": 10}).passed and not has_patients(rule, {"patients": 9}).passed
 
 
 def test_a_model_that_did_not_pass_moves_nothing_and_the_failed_check_is_named(runs, tmp_path):
@@ -204,7 +205,11 @@ def test_promoting_the_champion_again_is_no_move(runs, tmp_path):
 
 def test_a_run_is_judged_by_its_evaluation_and_the_next_one_beside_it(runs, tmp_path):
     (first, report), (second, other), _ = runs
-    low = ["margin=1", "most_ece=1"]  # networks of one epoch on made-up heads: only the way is tested
+    low = [
+        "margin=1",
+        "most_ece=1",
+        "least_patients=2",
+    ]  # networks of one epoch on made-up heads: only the way is tested
     metrics = json.loads((report / METRICS).read_text())
     metrics["baselines"] = {"majority class": metrics["baselines"]["majority class"] | {"macro_f1": 0.0}}
     easy, beside = tmp_path / "easy", tmp_path / "beside"
@@ -214,14 +219,15 @@ def test_a_run_is_judged_by_its_evaluation_and_the_next_one_beside_it(runs, tmp_
         (target / METRICS).write_text(json.dumps(facts | {"baselines": metrics["baselines"]}))
 
     model, judgement = challenge(first, tmp_path / "registry", evaluation=easy, overrides=low)
-    assert [check.name for check in judgement.checks] == ["baselines", "calibration", "golden slices"]
+    assert [check.name for check in judgement.checks] == ["patients", "baselines", "calibration", "golden slices"]
     assert (tmp_path / "registry" / "evaluations" / model.id / PREDICTIONS).exists()
     assert f"# {model.id}" in read_card(tmp_path / "registry", model.id)
 
     _, judgement = challenge(second, tmp_path / "registry", evaluation=beside, overrides=low)
     assert [check.name for check in judgement.checks][-1] == "champion"
     last = check_audit(tmp_path / "registry")[-1]
-    assert last["rule"] == {"metric": "macro_f1", "margin": 1.0, "most_ece": 1.0} and last["forced"] is None
+    assert last["rule"] == {"metric": "macro_f1", "margin": 1.0, "most_ece": 1.0, "least_patients": 2}
+    assert last["forced"] is None
     assert last["checks"][-1]["found"].endswith(f"beside {model.id}")
 
 

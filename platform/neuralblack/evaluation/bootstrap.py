@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralblack.evaluation.patients import Slices
-from neuralblack.metrics import BINS, COVERAGE, bin_of, losses, squares
+from neuralblack.metrics import BINS, COVERAGE, bin_of, calibration_error, losses, squares
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -24,6 +24,9 @@ Scores = dict[str, Floats]
 def intervals(*repetitions: Slices, classes: Sequence[str], draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
     """Bound every number of `metrics.summarise` by the percentile bootstrap over patients (Efron, 1979), at LEVEL.
 
+    But the calibration error by the basic bootstrap (Davison and Hinkley, 1997, 5.2), not below 0: it is a sum of
+    absolute values, which every resampling raises once more, so that percentiles lie above what they should bound.
+
     Args:
         repetitions: what models said of slices of the same patients, one for each seed; their mean is bounded.
         classes: the K names.
@@ -32,16 +35,22 @@ def intervals(*repetitions: Slices, classes: Sequence[str], draws: int = DRAWS, 
 
     Returns:
         The names of `summarise`, each with [low, high], and `per_class` likewise; None where fewer than two patients or
-        too few draws (less than half) could show the number.
+        too few draws (less than half) could show the number, or where all draws show the same: without a single error
+        they know nothing of how many there might be.
 
     """
     whole: dict[str, list[Floats]] = {}
+    alone = len(set(repetitions[0].patients)) < 2
     for weights in zip(*(drawn_weights(each.patients, draws=draws, seed=seed) for each in repetitions), strict=True):
         counted = [scores(each.labels, each.probabilities, one) for each, one in zip(repetitions, weights, strict=True)]
         for name in counted[0]:
             whole.setdefault(name, []).append(np.mean([each[name] for each in counted], axis=0))
-    alone = len(set(repetitions[0].patients)) < 2
-    bounds = {name: None if alone else bounded(np.concatenate(values)) for name, values in whole.items()}
+    draws_of = {name: np.concatenate(values) for name, values in whole.items()}
+    bounds = {name: None if alone or _is_constant(values) else bounded(values) for name, values in draws_of.items()}
+    if (drawn := bounds["ece"]) is not None:
+        measured = float(np.mean([calibration_error(each.labels, each.probabilities) for each in repetitions]))
+        low, high = (max(0.0, 2 * measured - end) for end in reversed(drawn))
+        bounds["ece"] = [low, high]
     found: dict[str, Any] = {name: value for name, value in bounds.items() if "/" not in name}
     found["per_class"] = {
         label: {name.partition("/")[0]: value for name, value in bounds.items() if name.endswith(f"/{index}")}
@@ -58,6 +67,11 @@ def bounded(values: Floats) -> list[float] | None:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(known, [tail, 1 - tail])
     return [float(low), float(high)]
+
+
+def _is_constant(values: Floats) -> bool:
+    known = values[~np.isnan(values)]
+    return len(known) > 0 and float(np.ptp(known)) < 1e-12
 
 
 def drawn_weights(patients: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Iterator[Floats]:
@@ -112,8 +126,14 @@ def scores(labels: NDArray[np.integer], probabilities: NDArray[np.floating], wei
     return found
 
 
-def differences(ours: Slices, theirs: Slices, *, draws: int = DRAWS, seed: int = 0) -> dict[str, list[float] | None]:
+def differences(
+    *repetitions: tuple[Slices, Slices], draws: int = DRAWS, seed: int = 0
+) -> dict[str, list[float] | None]:
     """Bound how much higher one model's numbers are than another's, on the same slices, drawing the same patients.
+
+    Args:
+        repetitions: what both said, ours first, a pair for each seed; the mean over them is bounded.
+        draws, seed: as of `intervals`.
 
     Returns:
         name -> [low, high] of ours minus theirs, for the numbers over all classes; None where fewer than two patients
@@ -121,12 +141,16 @@ def differences(ours: Slices, theirs: Slices, *, draws: int = DRAWS, seed: int =
 
     """
     found: dict[str, list[Floats]] = {}
-    for weights in drawn_weights(ours.patients, draws=draws, seed=seed):
-        first, second = (scores(each.labels, each.probabilities, weights) for each in (ours, theirs))
-        for name in first:
+    alone = len(set(repetitions[0][0].patients)) < 2
+    for weights in zip(*(drawn_weights(ours.patients, draws=draws, seed=seed) for ours, _ in repetitions), strict=True):
+        counted = [
+            [scores(each.labels, each.probabilities, one) for each in pair]
+            for pair, one in zip(repetitions, weights, strict=True)
+        ]
+        for name in counted[0][0]:
             if "/" not in name:
-                found.setdefault(name, []).append(first[name] - second[name])
-    alone = len(set(ours.patients)) < 2
+                gaps = [ours[name] - theirs[name] for ours, theirs in counted]
+                found.setdefault(name, []).append(np.mean(gaps, axis=0))
     return {name: None if alone else bounded(np.concatenate(values)) for name, values in found.items()}
 
 

@@ -11,7 +11,7 @@ from neuralblack.evaluation.compare import paired
 from neuralblack.evaluation.metrics_file import PREDICTIONS, read_metrics
 from neuralblack.inference.engines import build_engine
 from neuralblack.registry.aliases import alias_for, alias_now
-from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, is_calibrated, not_worse
+from neuralblack.registry.gate import Check, Judgement, Rule, beats_baselines, has_patients, is_calibrated, not_worse
 from neuralblack.registry.model_folder import ID_DIGITS, ModelFolder, model_path, open_model
 from neuralblack.registry.promotion import promote
 
@@ -103,7 +103,12 @@ def judge(
             expected=f"one of the model with the hash {model_hash[:12]}",
             fix="evaluate this run: neuralblack evaluate RUN DATASET --out REPORT",
         )
-    checks = [beats_baselines(rule, metrics), is_calibrated(rule, metrics), _golden(golden)]
+    checks = [
+        has_patients(rule, metrics),
+        beats_baselines(rule, metrics),
+        is_calibrated(rule, metrics),
+        _golden(golden),
+    ]
     if not gated:
         checks.append(Check("refusal", False, "limits of nothing: a refitted model", "a model that held patients out"))
     if champion:
@@ -123,7 +128,7 @@ def judge(
                 fix=f"neuralblack evaluate REGISTRY/models/{champion} DATASET --out R, then --champion-evaluation R",
             )
         ours, theirs = paired(evaluation, champions)
-        checks.append(not_worse(rule, differences(ours, theirs)[rule.metric], than=champion))
+        checks.append(not_worse(rule, differences((ours, theirs))[rule.metric], than=champion))
     return Judgement(rule, checks)
 
 

@@ -1,4 +1,7 @@
-"""Two evaluations of the same slices side by side: which model is better, and whether that is more than chance.
+"""Two evaluations of the same slices side by side, with the interval of each difference by itself.
+
+Of sixteen intervals of 95% one leaves 0 out by chance often, where both models are equally good; so one number, that of
+the promotion gate (macro-F1 over slices), is marked where it is more than chance, and the others are not.
 
 neuralblack compare REPORT_A REPORT_B
 """
@@ -38,7 +41,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         numbers = [each.summary(classes) for each in (before, after)]
         found[level] = {"count": len(before.labels)} | {
             name: [numbers[0][name], numbers[1][name], interval]
-            for name, interval in differences(after, before).items()
+            for name, interval in differences((after, before)).items()
         }
     hits = [each.probabilities.argmax(1) == each.labels for each in (ours, theirs)]
     found["right"] = {

@@ -87,7 +87,7 @@ def markdown(table: Mapping[str, Any], *, title: str) -> str:
     lines.append(f"| **mean of {len(table['runs'])} runs** | | {_cells(table['mean'])} |")
     if table["sd"]["accuracy"] is not None:
         lines.append(f"| standard deviation | | {_cells(table['sd'])} |")
-    for name, part in (("all slices pooled", table["pooled"]), ("patients", table["patients"])):
+    for name, part in (("all slices pooled", table["pooled"]), ("verdicts on patients", table["patients"])):
         lines.append(f"| {name} | {part['count']} | {_cells(part)} |")
         lines.append(f"| 95% interval | | {' | '.join(_bounds(part['intervals'][number]) for number in NUMBERS)} |")
     heads = " | ".join(table["pooled"]["sensitivity"])
@@ -97,7 +97,10 @@ def markdown(table: Mapping[str, Any], *, title: str) -> str:
         lines.append(f"| {name} | {values} |")
         bounds = (one["sensitivity"] for one in part["intervals"]["per_class"].values())
         lines.append(f"| 95% interval | {' | '.join(map(_bounds, bounds))} |")
-    lines += ["", f"Intervals: percentile bootstrap over patients, {DRAWS:,} draws."]
+    lines += [
+        "",
+        f"Intervals: percentile bootstrap over patients, {DRAWS:,} draws; of the calibration error the basic one.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -108,13 +108,14 @@ def _opening(result: Mapping[str, Any]) -> str:
         "patients": f"{result['patients']:,}",
     }
     figures = "".join(f'<div class="card"><b>{value}</b><span>{name}</span></div>' for name, value in cards.items())
+    bounds = result["intervals"]["accuracy"]
+    elsewhere = f"; with other patients of the same kind it would be {between(bounds)} (95% interval)" if bounds else ""
     return (
         f"<h1>{escape(result['model']['name'])}</h1>"
         f'<p class="soft">Evaluated on {datetime.now(UTC):%d %B %Y}</p>'
         f'<p class="lead">Of {result["slices"]:,} slices from {result["patients"]:,} patients the model classed '
-        f"<strong>{right:,} rightly ({percent(result['accuracy'])})</strong>; with other patients of the same kind it "
-        f"would be {between(result['intervals']['accuracy'])} (95% interval). It is weakest on {escape(weakest)}, of "
-        f"which it found {percent(found[weakest])}.{beside}</p>"
+        f"<strong>{right:,} rightly ({percent(result['accuracy'])})</strong>{elsewhere}. It is weakest on "
+        f"{escape(weakest)}, of which it found {percent(found[weakest])}.{beside}</p>"
         f'<p class="notice" role="note">{NOTICE}</p><div class="cards">{figures}</div>'
     )
 
@@ -154,10 +155,12 @@ def _certainty(result: Mapping[str, Any]) -> str:
         f"<th scope='col'>{result['slices']:,} slices</th><th scope='col'>95% interval</th>"
         f"<th scope='col'>{patients['slices']:,} {of_whom}</th><th scope='col'>95% interval</th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div><p class='soft'>{meanings}.</p>"
-        f"<p class='soft'>Intervals by drawing patients anew {DRAWS:,} times (percentile bootstrap): slices of one "
-        f"patient resemble each other.{unnamed} A patient's verdict is the {VERDICT} of its slices; by other rules its "
-        f"accuracy is: {escape(others)}. Before the temperature of {before['temperature']:.2f} the calibration error "
-        f"was {before['ece']:.3f} and the log loss {before['log_loss']:.3f}.</p>"
+        f"<p class='soft'>Intervals by drawing patients anew {DRAWS:,} times (percentile bootstrap, of the calibration "
+        "error the basic one): slices of one patient resemble each other. Where no draw differs there is none: what "
+        f"went wrong nowhere says nothing of how often it would.{unnamed} "
+        f"A patient's verdict is the {VERDICT} of its slices; by other rules its accuracy is: {escape(others)}. "
+        f"Before the temperature of {before['temperature']:.2f} the calibration error was "
+        f"{before['ece']:.3f} and the log loss {before['log_loss']:.3f}.</p>"
     )
 
 

@@ -21,6 +21,11 @@ class Rule(BaseModel, frozen=True, extra="forbid"):
         "patients bounds a difference to a few points.",
     )
     most_ece: float = Field(0.15, ge=0, le=1, description="Largest calibration error.")
+    least_patients: int = Field(
+        10,
+        ge=2,
+        description="Fewest patients that a model is judged by; of ten without an error a quarter may be wrong.",
+    )
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ class Judgement:
         """Say it for the audit."""
         checks = [asdict(check) for check in self.checks]
         return {"rule": self.rule.model_dump(), "checks": checks, "forced": self.forced or None}
+
+
+def has_patients(rule: Rule, metrics: Mapping[str, Any]) -> Check:
+    """Ask for patients enough to be judged by: two on whom two models agree prove nothing."""
+    count = metrics["patients"]
+    return Check("patients", count >= rule.least_patients, f"{count} patients", f"at least {rule.least_patients}")
 
 
 def beats_baselines(rule: Rule, metrics: Mapping[str, Any]) -> Check:
