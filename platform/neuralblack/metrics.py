@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, log_loss, matthews_corrcoef, roc_auc_score
 
 BINS = 15  # of a calibration error
+LEAST = 1e-7  # a slice's probability below counts as this one in a patient's verdict: none outvotes all others
 COVERAGE = 0.9  # share of the slices, the surest, that count in accuracy_at_90
 
 

@@ -21,7 +21,7 @@ def drawn(count, *, classes=3, spread=2.0, seed=0, patients=None):
 def test_the_temperature_that_logits_were_multiplied_by_is_found(known):
     logits, labels, _ = drawn(20_000)
 
-    assert fit_temperature(logits * known, labels) == pytest.approx(known, rel=0.05)
+    assert fit_temperature(logits * known, labels, patients=20_000) == pytest.approx(known, rel=0.05)
 
 
 def test_the_fitted_temperature_has_the_lowest_loss():
@@ -30,15 +30,20 @@ def test_the_fitted_temperature_has_the_lowest_loss():
     def loss(temperature):
         return -np.log(softmax(logits * 2, temperature)[np.arange(300), labels]).mean()
 
-    best = fit_temperature(logits * 2, labels)
+    best = fit_temperature(logits * 2, labels, patients=10**9)
     assert loss(best) <= min(loss(best * 0.98), loss(best * 1.02))
 
 
-def test_a_network_that_is_always_right_or_always_wrong_gets_a_bounded_temperature():
+def test_a_network_without_an_error_is_as_sure_as_so_many_patients_allow():
     logits = np.array([[4.0, 0.0], [0.0, 4.0]])
 
-    assert 0.05 <= fit_temperature(logits, np.array([0, 1])) < 0.5
-    assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(20, rel=1e-3)
+    for patients, share in ((2, 0.875), (18, 0.975), (198, 0.9975)):  # (n + 1) / (n + 2), and half of the rest
+        temperature = fit_temperature(logits, np.array([0, 1]), patients=patients)
+        assert softmax(logits, temperature)[0, 0] == pytest.approx(share, abs=1e-4)
+
+
+def test_a_network_that_is_always_wrong_gets_a_bounded_temperature():
+    assert fit_temperature(np.array([[4.0, 0.0]]), np.array([1]), patients=1) == pytest.approx(20, rel=1e-3)
 
 
 def test_the_error_of_calibration_is_the_one_worked_out_by_hand():

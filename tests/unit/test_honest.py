@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from neuralblack.config import TrainConfig
 from neuralblack.data.slices import Prepared
 from neuralblack.inference.engines import build_engine
 from neuralblack.inference.predictor import Predictor
-from neuralblack.inference.reference import GOLDEN, MARGIN, calibrate, golden_rows
+from neuralblack.inference.reference import GOLDEN, LEARNT, MARGIN, calibrate, golden_rows, learnt_rows
 from neuralblack.registry.describe import describe
 from neuralblack.registry.model_folder import load_reference, open_model
 from neuralblack.training.runs import check_run, train_here
@@ -51,6 +52,16 @@ def test_golden_slices_give_the_golden_logits_in_eager_fp32(run):
 
     assert 0 < len(logits) <= GOLDEN
     assert torch.allclose(logits, reference["golden_logits"], atol=1e-5)
+
+
+def test_the_cloud_is_of_every_class_however_rare():
+    labels = ["glioma"] * 9000 + ["pituitary"] + ["glioma"] * 9000
+    dataset = SimpleNamespace(labels=labels)
+
+    rows = learnt_rows(np.arange(len(labels)), dataset, ("glioma", "pituitary"))
+
+    assert 9000 in rows and LEARNT <= len(rows) <= LEARNT + 2
+    assert np.array_equal(learnt_rows(np.arange(100), dataset, ("glioma", "pituitary")), np.arange(100))
 
 
 def test_golden_slices_are_spread_over_the_classes_and_their_answers_are_clear():

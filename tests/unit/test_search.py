@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 from ray import tune
 
@@ -173,6 +174,13 @@ def test_the_field_that_decides_is_the_important_one():
 
     assert next(iter(shares)) == "lr" and shares["lr"] > 0.8
     assert importance(rows[:5]) == {}
+
+
+def test_where_scores_are_chance_no_field_is_important():
+    random = np.random.default_rng(2)
+    rows = [row(n, random.normal(0.8, 0.02), lr=random.uniform(1e-4, 1e-2), loss=0.1) for n in range(8)]
+
+    assert importance(rows) == {}
 
 
 def test_values_of_many_sizes_are_placed_by_their_logarithm():

@@ -3,11 +3,14 @@
 import asyncio
 import math
 
+import numpy as np
 import pytest
 from tests.service import MAX_BYTES, NAMED, NO, Prediction, Service, assert_problem, png
 
 from neuralblack.errors import InputError
+from neuralblack.evaluation.patients import Slices
 from neuralblack.service.decoder import DecoderDownError
+from neuralblack.service.study import verdict
 
 GLIOMA = {"glioma": 0.9, "pituitary": 0.1}
 PITUITARY = {"glioma": 0.2, "pituitary": 0.8}
@@ -41,6 +44,15 @@ def test_slices_are_joined_by_the_mean_of_their_log_probabilities():
     assert [each["label"] for each in answer["slices"]] == ["glioma", "pituitary", "glioma"]
     assert not answer.keys() & {"prediction_set", "coverage", "reasons"}
     assert answer["model"] == NAMED and answer["request_id"] and answer["notice"]
+
+
+def test_its_verdict_is_the_one_that_reports_measure():
+    rows = np.array([[1 - 1e-12, 1e-12], [1e-4, 0.9999], [1e-4, 0.9999]])
+
+    measured = Slices(np.zeros(3, np.int64), rows, ["a"] * 3).by_patient().probabilities[0]
+
+    said = verdict([dict(zip(("glioma", "pituitary"), row, strict=True)) for row in rows.tolist()])
+    assert list(said.values()) == pytest.approx(measured) and said["pituitary"] > 0.5
 
 
 def test_one_slice_gives_its_own_probabilities():

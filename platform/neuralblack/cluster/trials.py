@@ -115,7 +115,7 @@ def table_of(
 ) -> tuple[list[dict[str, Any]], list[Path | None]]:
     """Make the rows, best first, and find each trial's best checkpoint, in the order of the rows.
 
-    The first is the best calibrated of those that are as good as the best: of the trials whose macro-F1 is within a
+    The first is the least surprised of those that are as good as the best: of the trials whose macro-F1 is within a
     standard error of the highest, the one of the lowest log loss (`as_good`). The others follow by macro-F1.
 
     Args:

@@ -175,7 +175,7 @@ def _finish(
         record_epoch(run, metrics)
         tracking.epoch(metrics)
     history = history_of(run)
-    rule = f"highest {SCORE} on the validation folds, of the best calibrated of the as good trials"
+    rule = f"highest {SCORE} on the validation folds, of the trial with the lowest log loss among those as good"
     return finish_run(run, configs[0], dataset, split, best=best, history=history, calibrate=calibrate, chosen_by=rule)
 
 

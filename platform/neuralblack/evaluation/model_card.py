@@ -113,7 +113,9 @@ def _data(result: Mapping[str, Any], made: Mapping[str, Any], split: Mapping[str
 
 
 def _numbers(result: Mapping[str, Any]) -> str:
-    slices, patients = f"{result['slices']:,} slices", f"{result['by_patient']['slices']:,} patients"
+    slices, patients = f"{result['slices']:,} slices", f"{result['patients']:,} patients"
+    if (verdicts := result["by_patient"]["slices"]) != result["patients"]:  # some have slices of two classes
+        patients = f"{verdicts:,} verdicts on {patients}"
     lines = [f"| | {slices} | 95% interval | {patients} | 95% interval |", "|---|---|---|---|---|"]
     for name in NUMBERS:
         cells = [name.replace("_", " ")]

@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from neuralblack.metrics import summarise
+from neuralblack.metrics import LEAST, summarise
 
-LEAST = 1e-7  # a probability below counts as this one in a logarithm
 VERDICT = "mean logit"
 
 Rows = NDArray[np.float64]  # (slices, K) probabilities of one patient -> (K,), which need not add up to 1

@@ -97,7 +97,8 @@ def importance(rows: Rows) -> dict[str, float]:
     shuffling did no harm. With few trials it is a hint.
 
     Returns:
-        {field: share}, the largest first; empty of fewer than ENOUGH trials, or where nothing mattered.
+        {field: share}, the largest first; empty of fewer than ENOUGH trials, or where nothing mattered: where the trees
+        foretell trials that they did not grow from (out of bag) no better than their mean does.
 
     """
     rows = [row for row in rows if row[SCORE] is not None]
@@ -109,7 +110,10 @@ def importance(rows: Rows) -> dict[str, float]:
     names = list(rows[0]["params"])
     table = np.stack([scale([row["params"][name] for row in rows])[0] for name in names], 1)
     scores = np.array([row[SCORE] for row in rows])
-    forest = ExtraTreesRegressor(200, min_samples_leaf=2, random_state=0).fit(table, scores)
+    trees = ExtraTreesRegressor(200, min_samples_leaf=2, bootstrap=True, oob_score=True, random_state=0)
+    forest = trees.fit(table, scores)
+    if forest.oob_score_ <= 0:
+        return {}
     harm = permutation_importance(forest, table, scores, n_repeats=30, random_state=0).importances_mean.clip(0)
     if not harm.sum():
         return {}

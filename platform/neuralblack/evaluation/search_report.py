@@ -107,7 +107,8 @@ def _finalists(rows: Rows, intervals: Mapping[int, Sequence[float] | None]) -> s
         "<th scope='col'>macro F1</th><th scope='col'>accuracy</th><th scope='col'>log loss</th>"
         "<th scope='col'>calibration error</th><th scope='col'>macro F1, 95% interval</th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div><p class='soft'>Intervals by drawing patients anew {DRAWS:,} "
-        "times (percentile bootstrap). Where they overlap widely, the order is chance.</p>"
+        "times (percentile bootstrap), each trial by itself. All were judged on the same patients, so trials whose "
+        "intervals overlap may still differ by more than chance.</p>"
     )
 
 
@@ -123,7 +124,8 @@ def _coordinates(rows: Rows) -> str:
 def _importance(rows: Rows) -> str:
     shares = importance(rows)
     if not shares:
-        return "<h2>What mattered</h2><p class='soft'>Too few trials with a result to say.</p>"
+        why = "No field foretells how good a trial is, or too few trials have a result."
+        return f"<h2>What mattered</h2><p class='soft'>{why}</p>"
     lines = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="bar"><i style="width: {180 * share:.0f}px"></i>'
         f"{percent(share)}</td></tr>"

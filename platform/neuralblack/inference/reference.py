@@ -74,12 +74,12 @@ def calibrate(folder: ModelFolder, dataset: Dataset, split: Split) -> tuple[dict
     patients = np.array([dataset.patients[row] for row in validation])
     shown = as_shown(dataset, folder.config.input)
     logits, features = _outputs(engine, shown, validation)
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels, patients=len(set(patients.tolist())))
     before, after = softmax(logits), softmax(logits, temperature)
     least = fit_sets(after, labels, patients)
     held = in_set(after, least)
 
-    rows = _spread(sample_of(split.train, dataset), LEARNT)
+    rows = learnt_rows(split.train, dataset, split.classes)
     cloud = Cloud.fit(
         _outputs(engine, shown, rows)[1], class_numbers(dataset, rows, split.classes), classes=len(split.classes)
     )
@@ -192,6 +192,18 @@ def golden_rows(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) 
     while len(chosen) < GOLDEN and any(queues):
         chosen += [int(queue.pop(0)) for queue in queues if queue][: GOLDEN - len(chosen)]
     return np.array(sorted(chosen), np.int64)
+
+
+def learnt_rows(rows: NDArray[np.int64], dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Take LEARNT of some rows or few more, evenly spaced in each class, and some of every class, however rare."""
+    sample = sample_of(rows, dataset)
+    labels, taken = class_numbers(dataset, sample, classes), []
+    for index, name in enumerate(classes):
+        mine = sample[labels == index]
+        if not len(mine):  # a sample of a large dataset may be without it
+            mine = np.array([row for row in rows if dataset.labels[row] == name], np.int64)
+        taken.append(_spread(mine, max(1, -(-LEARNT * len(mine) // max(LEARNT, len(sample))))))
+    return np.sort(np.concatenate(taken))
 
 
 def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

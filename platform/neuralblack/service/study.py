@@ -10,13 +10,13 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from neuralblack.errors import InputError
+from neuralblack.metrics import LEAST
 from neuralblack.service.answers import Prediction, result
 from neuralblack.service.problems import Problem, as_problem
 from neuralblack.service.uploads import FIELD, read_form, size_of
 
 MOST_SLICES = 64
 BODY_SLICES = 4  # a study's body may be so many times as large as the largest slice
-TINY = 1e-12  # a probability that was rounded to 0 must not forbid a class for the whole study
 
 
 async def read_study(request: Request, *, max_bytes: int, most: int) -> list[bytes]:
@@ -112,12 +112,14 @@ def summed_up(answers: Sequence[Prediction | BaseException]) -> dict[str, Any]:
 def verdict(slices: Sequence[dict[str, float]]) -> dict[str, float]:
     """Join slices' probabilities: the softmax of the mean of their logarithms, which is that of their mean logits.
 
+    It is what `evaluation.patients` measures as the verdict on a patient.
+
     >>> joined = verdict([{"glioma": 0.9, "pituitary": 0.1}, {"glioma": 0.5, "pituitary": 0.5}])
     >>> {label: round(share, 3) for label, share in joined.items()}
     {'glioma': 0.75, 'pituitary': 0.25}
     """
     rows = np.array([list(each.values()) for each in slices], np.float64)
-    mean = np.log(np.maximum(rows, TINY)).mean(0)
+    mean = np.log(np.maximum(rows, LEAST)).mean(0)
     shares = np.exp(mean - mean.max())
     return dict(zip(slices[0], (shares / shares.sum()).tolist(), strict=True))
 
