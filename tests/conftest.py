@@ -7,6 +7,14 @@ from tests.tiny import MODELS, add_tiny_network, phantom_dataset
 from neuralblack.data.dataset import Dataset
 
 
+def pytest_collection_modifyitems(items):
+    """Say what `pytest -n 2 --dist loadgroup` leaves together: all that starts a Ray; else the tests of a file."""
+    for item in items:
+        is_page = item.path.parent.name == "page" and "service" not in item.fixturenames  # fakes under uvicorn
+        starts_ray = any(item.iter_markers("ray")) or (any(item.iter_markers("e2e")) and not is_page)
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Dataset:
     """60 slices of 64 x 64 pixels, four classes, folds 1 to 5."""
