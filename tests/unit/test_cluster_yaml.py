@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 
 from neuralblack.cluster.serve_here import environment as environment_here
 
@@ -88,12 +89,22 @@ def test_head_takes_no_work_and_workers_offer_whole_gpus(cluster, workers):
         assert all(type(number) is int for number in node["resources"].values())
 
 
-@pytest.mark.parametrize(("key", "device"), [("head_image", "cpu"), ("worker_image", "gpu")])
+@pytest.mark.parametrize(("key", "device"), [("image", "gpu"), ("head_image", "cpu"), ("worker_image", "gpu")])
 def test_image_has_the_ray_and_the_python_that_were_tested(cluster, key, device):
     least = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     major, minor = re.match(r">=(\d+)\.(\d+)", least).groups()
 
     assert cluster["docker"][key] == f"rayproject/ray:{pinned('ray')}-py{major}{minor}-{device}"
+
+
+def test_autoscaler_finds_an_image_for_every_kind_of_node(cluster):
+    config = AutoscalingConfig(prepare_config(copy.deepcopy(cluster)), skip_content_hash=True)  # as on the head
+
+    images = {name: config.get_docker_config(name)["image"] for name in cluster["available_node_types"]}
+
+    head = cluster["head_node_type"]
+    assert images.pop(head) == cluster["docker"]["head_image"]
+    assert set(images.values()) == {cluster["docker"]["worker_image"]}
 
 
 def test_every_node_installs_this_commits_wheel_with_the_tested_versions(cluster):
