@@ -69,12 +69,13 @@ wheel: $(STAMP) ## This commit's package and constraints.txt into dist/, which c
 	@rm -rf build
 	@ls dist/*.whl
 
-cluster: $(STAMP) ## Start the AWS cluster of cluster.yaml, or bring it up to date
+# Without --yes: on a cluster that runs, Ray asks before it restarts, which ends every job and the service.
+cluster: $(STAMP) ## Start the AWS cluster of cluster.yaml, or bring it up to date, which restarts Ray: it asks first
 	@! grep -n 'FILL-IN' cluster.yaml || { echo "make: cluster.yaml: found the lines above still to be filled in; the comments beside them say how" >&2; exit 2; }
 	@$(MAKE) --no-print-directory wheel
 	@"$(BIN)/python" -m pip install -qq -c constraints.txt boto3
 	@$(IN_VENV) ray get-auth-token --generate > /dev/null
-	@$(IN_VENV) ray up --yes cluster.yaml
+	@$(IN_VENV) RAY_USAGE_STATS_ENABLED=0 ray up cluster.yaml
 
 clean: ## Remove what can be made again, except .venv
 	rm -rf build dist demo screenshots .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis platform/*.egg-info

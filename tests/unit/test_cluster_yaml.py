@@ -238,3 +238,9 @@ def test_make_cluster_refuses_the_unfilled_file():
     rule = re.search(r"(?ms)^cluster:.*?\n\n", (ROOT / "Makefile").read_text()).group()
 
     assert rule.index("grep -n 'FILL-IN' cluster.yaml || { ") < rule.index("wheel") < rule.index("ray up")
+
+
+def test_make_cluster_lets_ray_ask_before_it_restarts_a_cluster_that_runs():
+    rule = re.search(r"(?ms)^cluster:.*?\n\n", (ROOT / "Makefile").read_text()).group()
+
+    assert re.search(r"(?m)RAY_USAGE_STATS_ENABLED=0 ray up cluster\.yaml$", rule)  # the one question, and no --yes
