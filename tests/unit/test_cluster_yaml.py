@@ -119,6 +119,14 @@ def test_every_node_installs_this_commits_wheel_with_the_tested_versions(cluster
     assert all("constraints.txt" in line or "--no-deps" in line for line in installs)
 
 
+def test_what_the_readme_serves_and_scrapes_with_lies_on_the_head(cluster):
+    assert cluster["file_mounts"][f"{HOME}/serve_configs"] == "./serve_configs"
+    named = re.findall(rf"{HOME}/serve_configs/([\w.]+)", (ROOT / "README.md").read_text())
+
+    assert {"production.yaml", "prometheus.yaml"} <= set(named)
+    assert [name for name in named if not (ROOT / "serve_configs" / name).is_file()] == []
+
+
 def test_jobs_run_under_the_python_that_has_the_package(cluster):
     assert 'dirname "$(command -v python)"' in cluster["setup_commands"][0]
     assert 'dirname "$(command -v ray)"' in cluster["setup_commands"][0]
