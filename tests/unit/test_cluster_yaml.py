@@ -197,6 +197,21 @@ def test_container_sees_the_shared_file_system(cluster):
     assert f"--volume {SHARED}:{SHARED}" in cluster["docker"]["run_options"]
 
 
+def test_the_services_token_is_written_once_for_its_user_alone(tmp_path):
+    (said,) = re.findall(r"(?m)^#   ray exec cluster\.yaml \"(\(umask .*service_token\))\"$", TEXT)
+    assert f'ray exec cluster.yaml "{said}"\n' in (ROOT / "README.md").read_text()
+    command = ["bash", "-c", said.replace(SHARED, str(tmp_path))]
+    token = tmp_path / "service_token"
+
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    first = token.read_text()
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+    assert token.read_text() == first
+    assert len(first.strip()) >= 32
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("key", ["initialization_commands", "setup_commands", "head_start_ray_commands"])
 def test_commands_are_good_shell(cluster, key):
     for command in cluster[key]:
