@@ -326,6 +326,26 @@ def test_what_the_autoscaler_can_reach_is_waited_for_within_the_limit_and_asked_
     assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
 
 
+def test_nodes_of_a_cluster_that_does_not_say_how_many_it_can_have_are_waited_for(
+    cluster, tmp_path, monkeypatch, caplog
+):
+    """KubeRay's autoscaler leaves no configuration on the head."""
+    caplog.set_level("INFO", logger="neuralblack")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    asked = []
+    monkeypatch.setattr("neuralblack.cluster.session.request_resources", lambda bundles: asked.append(bundles))
+
+    with pytest.raises(InputError, match=r"found 0 GPU; expected 2 GPU.*SECONDS, more than 0; or fewer, where no"):
+        await_resources({"CPU": 1, "GPU": 1}, 2, wait_s=0)
+    assert asked == []
+    with pytest.raises(InputError, match=r"found 0 GPU; expected 2 GPU"):
+        await_resources({"CPU": 1, "GPU": 1}, 2, wait_s=1)
+
+    assert "waiting for 2 GPU" in caplog.text
+    assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
+
+
 def test_what_fails_in_a_worker_is_one_line(cluster, dataset, tiny, tmp_path):
     run, each = tmp_path / "run", {"CPU": 1.0, "GPU": 0.0}
     config = CONFIG.model_copy(update={"epochs": 10_000})

@@ -10,6 +10,7 @@ from tests.ray.test_batch_predict import save_untrained
 from tests.ray.test_cluster import CONFIG, ROOT, eventually, weights_of
 
 from neuralblack.cluster.batch_predict import classify_all
+from neuralblack.cluster.session import await_resources
 from neuralblack.cluster.train import train_on_cluster
 from neuralblack.errors import RunError
 from neuralblack.files import read_json
@@ -79,6 +80,23 @@ def in_background(work, *, until, then):
     finally:
         thread.join()
         assert problems == []
+
+
+def test_a_node_that_comes_to_a_cluster_of_unknown_size_ends_the_wait(two_nodes, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # no configuration of `ray up`, as under KubeRay
+    monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
+    third = []
+    monkeypatch.setattr(
+        "neuralblack.cluster.session.request_resources",  # an autoscaler that needs no time
+        lambda bundles: third.append(two_nodes.add_node(num_cpus=1, node_ip_address="127.0.0.1")) if bundles else None,
+    )
+    try:
+        await_resources({"CPU": 1}, 3, wait_s=60)
+    finally:
+        for node in third:
+            two_nodes.remove_node(node, allow_graceful=False)
+
+    assert len(third) == 1
 
 
 @pytest.mark.soak

@@ -10,7 +10,7 @@ from ray import tune
 from neuralblack.cluster.halving import STOPPED, Halving, rungs_of
 from neuralblack.cluster.space import DEFAULT_SPACE, check_space, drawn, schedules_of, with_fixed
 from neuralblack.cluster.trials import standard_error
-from neuralblack.cluster.tune import points_of, tune_on_cluster
+from neuralblack.cluster.tune import at_a_time, points_of, tune_on_cluster
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.search_pictures import importance, scale
@@ -52,6 +52,17 @@ def test_one_trial_is_the_run_that_would_be_without_a_search_as_far_as_the_space
     assert 0.5 <= first["weight_decay"] <= 0.9
     found = drawn(space | {"size": tune.randint(64, 128)}, config, draws=6, seed=0)
     assert [params["lr"] == 0.002 for params in found] == [True, True] + [False] * 10
+
+
+@pytest.mark.parametrize(
+    ("asked", "more_may_come", "ahead", "expected"),
+    [(0, False, 16, 2), (1, False, 16, 1), (8, False, 16, 2), (0, True, 16, 16), (8, True, 16, 8), (0, True, 0, 2)],
+    ids=["room", "fewer", "no room", "nodes may come", "asked for", "nodes may come for optuna"],
+)
+def test_the_nodes_that_happen_to_be_up_limit_a_search_only_where_no_more_may_come(
+    asked, more_may_come, ahead, expected
+):
+    assert at_a_time(asked, room=2, more_may_come=more_may_come, ahead=ahead) == expected
 
 
 def test_a_grid_is_combined_with_every_draw():

@@ -94,14 +94,14 @@ def await_resources(each: Resources, count: int, *, wait_s: float, driver_cpu: f
         driver_cpu: what whoever starts them takes beside them.
 
     Raises:
-        InputError: more than the cluster can ever have, or not there within `wait_s`.
+        InputError: more than the cluster can ever have, where that is known, or not there within `wait_s`.
 
     """
     needed = {name: value * count for name, value in each.items() if value}
     needed["CPU"] += driver_cpu
     most_of = reachable_resources()
     for name, value in needed.items():
-        most = most_of.get(name, 0)
+        most = math.inf if most_of is None else most_of.get(name, 0)
         if value > most:
             raise InputError(
                 f"{count} x {_words(each)}",
@@ -109,6 +109,7 @@ def await_resources(each: Resources, count: int, *, wait_s: float, driver_cpu: f
                 expected=f"{value:g} {name}",
                 fix="ask for fewer workers or GPUs, or raise max_workers in cluster.yaml",
             )
+    hope = "the autoscaler can reach it" if most_of is not None else "or fewer, where no autoscaler brings more nodes"
     deadline, said = time.monotonic() + wait_s, -math.inf
     try:
         while missing := {n: value for n, value in needed.items() if ray.cluster_resources().get(n, 0) < value}:
@@ -117,7 +118,7 @@ def await_resources(each: Resources, count: int, *, wait_s: float, driver_cpu: f
                     f"{count} x {_words(each)}",
                     found=", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in missing),
                     expected=_words(missing),
-                    fix=f"--wait-for-nodes SECONDS, more than {wait_s:g}; the autoscaler can reach it",
+                    fix=f"--wait-for-nodes SECONDS, more than {wait_s:g}; {hope}",
                 )
             if time.monotonic() - said > 10:
                 log.info("waiting for %s, up to %.0f s more", _words(missing), deadline - time.monotonic())
@@ -173,15 +174,18 @@ def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
         thread.join()
 
 
-def reachable_resources() -> Resources:
-    """Count what the cluster has, or could have when the autoscaler has brought every node it may.
+def reachable_resources() -> Resources | None:
+    """Count what the cluster has, or could have when the autoscaler has brought every node it may; None: nobody knows.
 
-    `ray up` leaves its configuration on the head, where a job's entrypoint runs; nobody else's is looked at.
+    `ray up` leaves its configuration on the head, where a job's entrypoint runs. What the autoscaler of another cluster
+    may bring, such as KubeRay's, is written nowhere in it. A Ray of our own has none.
     """
     most: Resources = {name: float(value) for name, value in ray.cluster_resources().items()}
-    path = Path("~/ray_bootstrap_config.yaml").expanduser()
-    if not (joins_cluster() and path.exists()):
+    if not joins_cluster():
         return most
+    path = Path("~/ray_bootstrap_config.yaml").expanduser()
+    if not path.exists():
+        return None
     config, total = yaml.safe_load(path.read_text("utf-8")), Counter[str]()
     for node in config["available_node_types"].values():
         for name, value in node.get("resources", {}).items():

@@ -99,6 +99,7 @@ def trial_of_workers(given: dict[str, Any], settings: dict[str, Any]) -> None:
         workers=settings["workers"],
         each=settings["each"],
         max_failures=1,
+        start_s=settings["start_s"],
         callbacks=[TuneReportCallback()],
         share=settings["share"],
     )

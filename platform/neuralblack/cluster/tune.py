@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from neuralblack.cluster.environment import shared_dataset, shared_path
@@ -17,7 +18,7 @@ from neuralblack.cluster.progress import TRACK, Progress, Tracked
 from neuralblack.cluster.search_state import SEARCH, StateKept, can_go_on
 from neuralblack.cluster.session import await_resources, ray_session, reachable_resources
 from neuralblack.cluster.space import DEFAULT_SPACE, GRID, Space, check_space, drawn, schedules_of
-from neuralblack.cluster.train import on_every_node
+from neuralblack.cluster.train import START_S, on_every_node
 from neuralblack.cluster.trials import PARAMS, TRIAL, table_of, trial_alone, trial_of_workers
 from neuralblack.config import TrainConfig, checked
 from neuralblack.data.dataset import Dataset
@@ -71,7 +72,7 @@ def tune_on_cluster(
         space: fields of TrainConfig to Ray Tune's domains; none given: DEFAULT_SPACE.
         trials: how many configurations are drawn; each with every point of the grid, where the space has one.
         search: a key of SEARCHES.
-        concurrent: trials at a time; 0: as many as there is room for.
+        concurrent: trials at a time; 0: as many as there is room for (`at_a_time`).
         workers: of one trial. 1: a plain function; more: Ray Train inside the trial.
         gpus: one GPU for each worker.
         wait_s: how long the autoscaler may take to bring nodes.
@@ -106,9 +107,13 @@ def tune_on_cluster(
         driver_cpu = DRIVER_CPU * (workers > 1)
         together["CPU"] += driver_cpu
         await_resources(each, workers, wait_s=wait_s, driver_cpu=driver_cpu)
-        room = min(int(reachable_resources().get(name, 0) / value) for name, value in together.items())
-        if concurrent > room:
-            log.info("%d trials at a time instead of %d: the cluster has no room for more", room, concurrent)
+        have, most = ray.cluster_resources(), reachable_resources()
+        concurrent = at_a_time(
+            concurrent,
+            room=min(int((most or have).get(name, 0) / value) for name, value in together.items()),
+            more_may_come=most is None and wait_s > 0,
+            ahead=len(points) if points is not None and workers == 1 else 0,
+        )
         with hold_run(run):
             start_run(run, config=config, split=split.manifest, search=asked)
             settings = {
@@ -117,6 +122,7 @@ def tune_on_cluster(
                 "run": str(run),
                 "workers": workers,
                 "each": each,
+                "start_s": max(START_S, wait_s),
                 "command": uuid.uuid4().hex,
                 "share": {"gib": share_gib, "schedules": schedules_of(config, space)},
             }
@@ -130,13 +136,33 @@ def tune_on_cluster(
                     first=drawn(space, config, draws=1, seed=config.seed)[0],
                     epochs=config.epochs,
                     trials=trials,
-                    concurrent=min(concurrent or room, room),
+                    concurrent=concurrent,
                     seed=config.seed,
                     time_budget_s=time_budget_s,
                 )
                 patients = len({dataset.patients[row] for row in split.validation})
                 rows, checkpoints = table_of(run, results, list(space), epochs=config.epochs, patients=patients)
                 return _finish(run, config, dataset, split, rows, checkpoints, tracking), rows
+
+
+def at_a_time(asked: int, *, room: int, more_may_come: bool, ahead: int) -> int:
+    """Say how many trials run side by side.
+
+    Args:
+        asked: so many; 0: as many as there is room for.
+        room: how many the cluster can have room for, or has where `more_may_come`.
+        more_may_come: an autoscaler may bring nodes, and nobody knows how many.
+        ahead: trials that may be started without room for them: they wait, and by that are asked for. 0 where one that
+            is drawn early knows less (optuna), or gives up waiting (of several workers).
+
+    """
+    if more_may_come:
+        at_once = asked or max(ahead, room)
+        log.info("%d trials at a time; there is room for %d now, and nodes may come (--concurrent)", at_once, room)
+        return at_once
+    if asked > room:
+        log.info("%d trials at a time instead of %d: the cluster has no room for more", room, asked)
+    return min(asked or room, room)
 
 
 def _finish(
