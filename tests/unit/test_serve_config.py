@@ -91,6 +91,21 @@ def test_production_has_more_replicas_than_one_request_can_kill(tmp_path):
     assert deployment["max_surge_percent"] == 100
 
 
+def test_replicas_can_be_spread_over_machines_while_a_new_version_starts_beside_the_old(registry, tmp_path):
+    text = (CONFIGS / "production.yaml").read_text()
+    spread = tmp_path / "spread.yaml"
+    spread.write_text(text.replace("# max_replicas_per_node: 2  #", "max_replicas_per_node: 2  #"))
+    deployment = yaml.safe_load(spread.read_text())["applications"][0]["deployments"][0]
+
+    write_resolved(spread, tmp_path / "out.yaml", registry=registry)  # checked by Ray's schema and ours
+
+    machines = yaml.safe_load((CONFIGS.parent / "cluster.yaml").read_text())["max_workers"]
+    least, each = deployment["autoscaling_config"]["min_replicas"], deployment["max_replicas_per_node"]
+    assert least > each  # so there are two machines
+    assert 2 * least <= each * machines  # both versions find room
+    assert f"max_replicas: {each * machines}" in text
+
+
 def test_host_and_port_are_taken_from_the_command_line(registry):
     http = resolve_config(CONFIGS / "local.yaml", registry=registry, host="192.0.2.1", port=81)["http_options"]
 
