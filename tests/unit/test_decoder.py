@@ -254,6 +254,36 @@ def test_a_process_that_dies_while_reading_refuses_the_file_and_the_next_is_read
     assert asyncio.run(run()).pixels.shape == (64, 64)
 
 
+def test_files_of_clients_that_hung_up_are_not_held_until_their_turn():
+    decoder = Decoder(SPEC)
+    decoder.start()
+
+    async def run():
+        os.kill(decoder.pids[0], signal.SIGSTOP)
+        reading = asyncio.create_task(decoder(image_bytes("PNG")))
+        data = image_bytes("TIFF")
+        free = sys.getrefcount(data)
+        waiting = [asyncio.create_task(decoder(data)) for _ in range(3)]
+        async with asyncio.timeout(10):
+            while not bytes_under_way(decoder):
+                await asyncio.sleep(0.001)
+        held = sys.getrefcount(data)
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
+        waiting.clear()
+        del each
+        counts = held - free, sys.getrefcount(data) - free
+        os.kill(decoder.pids[0], signal.SIGCONT)
+        await reading
+        return counts
+
+    try:
+        assert asyncio.run(run()) == (3, 0)
+    finally:
+        decoder.close()
+
+
 def test_a_file_that_takes_too_long_is_refused_and_its_process_killed():
     decoder = Decoder(SPEC, seconds=0.2)
     decoder.start()

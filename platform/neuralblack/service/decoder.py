@@ -66,7 +66,12 @@ class Decoder:
 
     async def __call__(self, data: bytes) -> Prepared:
         """Read one upload. Raises InputError about "upload", or DecoderDownError."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
+        held = [data]  # the threads' queue keeps what it was given until its turn, also of a client that hung up
+        del data
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, held)
+        finally:
+            held.clear()
 
     def close(self) -> None:
         """End the worker processes, also one that is reading."""
@@ -88,10 +93,10 @@ class Decoder:
         """Process ids of the workers that run."""
         return [worker.process.pid for worker in self._workers if worker.process and worker.process.poll() is None]
 
-    def _decode(self, data: bytes) -> Prepared:
+    def _decode(self, held: list[bytes]) -> Prepared:
         worker = self._idle.get()
         try:
-            return worker.decode(data)
+            return worker.decode(held.pop())  # IndexError where the client has just hung up: nobody hears it
         finally:
             self._idle.put(worker)
 
