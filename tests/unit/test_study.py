@@ -125,6 +125,19 @@ def test_what_cannot_be_a_study_is_refused_in_words(options, status, code):
     assert service.decoded == []
 
 
+def test_a_form_without_its_last_boundary_is_refused_and_not_answered_for_fewer_slices():
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + png() + b"g\r\n"
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    service = Service(decode=decode, classify=classify)
+
+    for end in (b"--x--", b"--x--\r\n"):  # a client may leave out the line's end behind it
+        whole = service.request("POST", "/study", content=part * 2 + end, headers=form)
+        assert whole.json()["disagreement"]["slices"] == 2
+    for cut in (b"", b"--x", b"--x-"):
+        response = service.request("POST", "/study", content=part * 2 + cut, headers=form)
+        assert_problem(response, 400, "bad_form", "ends before its last boundary")
+
+
 def test_as_many_slices_as_there_are_places_fit_and_more_never_could():
     assert ask(*[b"g"] * 4, max_pending=4).status_code == 200
     assert_problem(ask(*[b"g"] * 5, max_pending=4), 413, "too_many", "4 slices")

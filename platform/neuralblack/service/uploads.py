@@ -99,6 +99,16 @@ def too_large(max_bytes: int) -> Problem:
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser, which would write files of more than 1 MB to the disk."""
+    """Starlette's parser, which would write files of more than 1 MB to the disk and pass over a part without an end."""
 
     spool_max_size = 2**40
+    has_ended = False
+
+    def on_end(self) -> None:
+        self.has_ended = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self.has_ended:
+            raise MultiPartException("it ends before its last boundary")
+        return form
