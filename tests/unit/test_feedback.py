@@ -135,6 +135,38 @@ def test_what_does_not_fit_is_refused_and_nothing_is_kept(options, status, code,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("charset", "patient", "status", "code"),
+    [
+        ("undefined", b"p1", 400, "bad_form"),
+        ("punycode", b"p1", 400, "bad_form"),
+        ("utf-7", b"+2AA-", 422, "invalid_request"),
+        ("unicode_escape", rb"\udfff", 422, "invalid_request"),
+        ("utf-7", b"p1", 200, None),
+        ("nobody-knows-it", "Jané".encode(), 200, None),
+    ],
+)
+def test_a_forms_charset_cannot_make_the_service_fail(charset, patient, status, code, tmp_path):
+    fields = {b"label": b"glioma", b'file"; filename="a': png(), b"patient": patient}
+    parts = (b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % each for each in fields.items())
+    response = service(tmp_path).request(
+        "POST",
+        "/feedback",
+        content=b"".join(parts) + b"--x--",
+        headers={
+            "Authorization": f"Bearer {READER_TOKEN}",
+            "Idempotency-Key": "key-0001",
+            "Content-Type": f"multipart/form-data; boundary=x; charset={charset}",
+        },
+    )
+
+    if code is None:
+        assert response.status_code == status and len(list_feedback(tmp_path)) == 1
+    else:
+        assert_problem(response, status, code)
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_it_counts_as_no_slice_that_was_asked_about(tmp_path):
     heard = []
     to = service(tmp_path, listeners=[lambda *slice_: heard.append(slice_)])

@@ -172,4 +172,6 @@ async def read_opinion(request: Request, *, classes: tuple[str, ...], max_bytes:
         raise Problem(422, "unknown_label", f"This model knows the classes {', '.join(classes)}; choose one of them.")
     if len(patient) > LONGEST_PATIENT:
         raise Problem(422, "invalid_request", f"The patient is named with at most {LONGEST_PATIENT} characters.")
+    if any("\ud800" <= letter <= "\udfff" for letter in patient):  # half a pair, as of UTF-7: it has no bytes
+        raise Problem(422, "invalid_request", "The patient is named with whole characters. Send the form as UTF-8.")
     return Opinion(checked_upload(await file.read(), max_bytes=max_bytes), label, patient.strip() or None)

@@ -108,7 +108,10 @@ class _InMemory(MultiPartParser):
         self.has_ended = True
 
     async def parse(self) -> FormData:
-        form = await super().parse()
+        try:
+            form = await super().parse()
+        except UnicodeError:  # of a charset like `undefined` or `punycode`, which is the client's choice
+            raise MultiPartException("its charset does not decode it") from None
         if not self.has_ended:
             raise MultiPartException("it ends before its last boundary")
         return form
