@@ -102,6 +102,10 @@ def test_big_endian_and_scaled_values_are_read():
         (lambda: gzip.compress(nifti_bytes() + bytes(9)), ["more than its header says"]),
         (lambda: corrupt_checksum(), ["broken"]),
         (lambda: flat_affine(), ["an affine that does not say"]),
+        (lambda: without_codes(nibabel.Nifti1Image), ["an affine that does not say"]),
+        (lambda: without_codes(nibabel.Nifti2Image), ["an affine that does not say"]),
+        (lambda: starting_at(348), ["broken"]),
+        (lambda: starting_at(2**21), ["begin at byte 2097152"]),
     ],
 )
 def test_what_is_no_slice_says_what_and_how_to_fix(data, words):
@@ -122,6 +126,30 @@ def flat_affine():
     struct.pack_into("<12f", data, 280, *[0] * 12)
     struct.pack_into("<2h", data, 252, 0, 1)  # only the sform counts
     return bytes(data)
+
+
+def without_codes(kind):
+    """A file whose header has an affine that counts for nothing."""
+    image = kind(PIXELS, np.eye(4), dtype=PIXELS.dtype)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    return image.header.binaryblock + bytes(4) + PIXELS.tobytes(order="F")
+
+
+def starting_at(offset):
+    data = bytearray(nifti_bytes())
+    struct.pack_into("<f", data, 108, offset)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_pixels_that_begin_at_0_begin_behind_the_header(kind):
+    data = bytearray(nifti_bytes(kind=kind))
+    if kind is nibabel.Nifti2Image:
+        struct.pack_into("<q", data, 168, 0)
+    else:
+        struct.pack_into("<f", data, 108, 0)
+
+    assert np.array_equal(image_of(bytes(data)), PIXELS.T[::-1, ::-1])
 
 
 def test_a_gzip_bomb_is_given_up_where_the_slice_ends():

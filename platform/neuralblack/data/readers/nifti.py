@@ -94,13 +94,16 @@ def _image(data: bytes, *, where: object) -> NDArray[np.generic]:
             expected="finite intensities",
             fix="export the slice again; masked pixels should be 0",
         )
+    if not (header["sform_code"] or header["qform_code"]):  # nibabel would make up an affine
+        raise _lies_somehow(where)
     return _upright(volume, header.get_best_affine(), where=where)
 
 
 def _check(header: Any, *, where: object) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Return shape (three axes, one of length 1), type and offset of the pixels, before any is unpacked."""
     shape, kind = tuple(int(length) for length in header.get_data_shape()), header.get_data_dtype()
-    offset = int(header.get_data_offset())
+    # Of a single file, the format says, less than 352 means 352 (544 in NIfTI-2); nibabel refuses all of it but 0.
+    offset = int(header.get_data_offset()) or int(header.single_vox_offset)
     sides = [length for length in shape if length != 1]
     if len(sides) != 2 or max(shape[3:], default=1) > 1:
         raise InputError(
@@ -153,12 +156,7 @@ def _upright(volume: NDArray[np.generic], affine: NDArray[np.float64], *, where:
     pairs = {frozenset(pair) for pair in ("SI", "AP", "RL")}
     known = {frozenset((codes[axis], OPPOSITE[codes[axis]])) for axis in flat if codes[axis] is not None}
     if len(known) != 2:
-        raise InputError(
-            where,
-            found="an affine that does not say how the slice lies in the head",
-            expected="a qform or sform of two different directions",
-            fix="export the slice again with its orientation",
-        )
+        raise _lies_somehow(where)
     (through,) = pairs - known
     down, right = next(ends for end, ends in UPRIGHT.items() if end in through)
     image = volume.squeeze(axis=standing)
@@ -170,3 +168,12 @@ def _upright(volume: NDArray[np.generic], affine: NDArray[np.float64], *, where:
     if ends[1] != right:
         image = image[:, ::-1]
     return np.ascontiguousarray(image)
+
+
+def _lies_somehow(where: object) -> InputError:
+    return InputError(
+        where,
+        found="an affine that does not say how the slice lies in the head",
+        expected="a qform or sform of two different directions",
+        fix="export the slice again with its orientation",
+    )
