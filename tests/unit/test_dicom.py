@@ -155,6 +155,10 @@ def test_bits_that_are_not_stored_are_left_out():
     )
 
 
+def test_a_file_that_does_not_say_its_highest_bit_is_read():
+    assert np.array_equal(image_of(dicom_bytes(HighBit=None)), PIXELS)
+
+
 def test_rescale_and_window_are_applied_in_this_order():
     shown = image_of(dicom_bytes(RescaleSlope=2, RescaleIntercept=-100, WindowCenter=[300.5, 9], WindowWidth=[201, 9]))
 
@@ -209,7 +213,8 @@ def test_tables_are_looked_up_without_wrapping(which, values, syntax):
         ({"PixelData": None}, ["no PixelData"]),
         ({"BitsAllocated": 1, "BitsStored": 1}, ["1 bits allocated"]),
         ({"BitsAllocated": 64}, ["64 bits allocated"]),
-        ({"BitsStored": 99}, ["broken or truncated", "ValueError"]),
+        ({"BitsStored": 99, "HighBit": 98}, ["broken or truncated", "ValueError"]),
+        ({"BitsStored": 12, "HighBit": 15}, ["pixels of 12 bits", "bit 15", "bit 11"]),  # left-aligned: they would wrap
         ({"RescaleSlope": "1e308", "RescaleIntercept": "1e308"}, ["no finite numbers"]),
         ({"WindowCenter": 1, "WindowWidth": 0}, ["a display window narrower"]),
         ({"VOILUTFunction": PLANTED, "WindowCenter": 1, "WindowWidth": 9}, ["broken", "ValueError"]),

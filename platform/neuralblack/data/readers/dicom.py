@@ -46,7 +46,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 
 NEEDED = (
     *("Modality", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelData"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
     *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
     *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
 )
@@ -174,6 +174,14 @@ def _check_kind(header: Any, *, where: object) -> None:
     if allocated not in (8, 16, 32):
         raise InputError(
             where, found=f"{allocated} bits allocated a pixel", expected="8, 16 or 32", fix="export it with 16 bits"
+        )
+    stored, high = _whole(header, "BitsStored", where=where), header.get("HighBit")
+    if high is not None and int(high) != stored - 1:  # pydicom takes the lowest bits, whatever this says
+        raise InputError(
+            where,
+            found=f"pixels of {stored} bits of which the highest is bit {int(high)}",
+            expected=f"bit {stored - 1}, as the standard has it",
+            fix=AGAIN,
         )
 
 
