@@ -159,6 +159,58 @@ def test_a_file_that_does_not_say_its_highest_bit_is_read():
     assert np.array_equal(image_of(dicom_bytes(HighBit=None)), PIXELS)
 
 
+def padded(value, *, kind="i2"):
+    """Pixels from 100 on behind a frame of `value`, and the frame."""
+    frame = np.ones(PIXELS.shape, bool)
+    frame[4:-4, 4:-4] = False
+    return np.where(frame, value, PIXELS + 100).astype(kind), frame
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, None])
+@pytest.mark.parametrize(
+    ("value", "kind", "changes"),
+    [
+        (-32768, "i2", {}),
+        (-32768, "i4", {}),
+        (65535, "u2", {}),
+        (-32768, "i2", {"RescaleSlope": 2, "RescaleIntercept": -5}),
+        (-32768, "i2", {"RescaleSlope": -2, "RescaleIntercept": -5}),
+        (-32768, "i2", {"RescaleSlope": -2}),  # which counts for nothing without an intercept
+        (-32768, "i2", {"PhotometricInterpretation": "MONOCHROME1"}),
+        (32767, "i2", {"PhotometricInterpretation": "MONOCHROME1"}),
+        (65535, "u2", {"WindowCenter": 400, "WindowWidth": 300}),
+    ],
+)
+def test_what_pads_a_picture_is_as_dark_as_its_darkest_pixel(value, kind, changes, syntax):
+    pixels, frame = padded(value, kind=kind)
+    said = changes | {"PixelPaddingValue": value} | ({"syntax": syntax} if syntax else {})
+
+    image = image_of(dicom_bytes(pixels, **said))
+
+    assert np.all(image[frame] == image[~frame].min())
+    without = np.where(frame, pixels[~frame].min(), pixels).astype(kind)
+    assert np.array_equal(image[~frame], image_of(dicom_bytes(without, **changes))[~frame])
+
+
+def test_a_range_of_padding_and_one_written_without_its_sign_are_known():
+    pixels, frame = padded(-2000)
+    pixels[0] = -1000
+
+    for changes in ({"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -900}, {"PixelPaddingValue": -2000}):
+        image = image_of(dicom_bytes(pixels, **changes))
+        assert image.min() == (-1000 if len(changes) == 1 else pixels[~frame].min())
+    data = dicom_bytes(pixels, PixelPaddingValue=-2000).replace(b"\x28\0\x20\1SS", b"\x28\0\x20\1US")
+    assert image_of(data).min() == -1000
+
+
+def test_a_padding_that_no_pixel_has_or_all_have_changes_nothing():
+    blank = np.full((20, 20), 5, np.int16)
+
+    assert np.array_equal(image_of(dicom_bytes(blank, PixelPaddingValue=5)), blank)
+    for value in (-5, ""):
+        assert np.array_equal(image_of(dicom_bytes(PixelPaddingValue=value)), PIXELS)
+
+
 def test_rescale_and_window_are_applied_in_this_order():
     shown = image_of(dicom_bytes(RescaleSlope=2, RescaleIntercept=-100, WindowCenter=[300.5, 9], WindowWidth=[201, 9]))
 

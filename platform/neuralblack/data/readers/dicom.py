@@ -47,6 +47,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 NEEDED = (
     *("Modality", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
     *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
 )
@@ -69,7 +70,7 @@ def read(data: bytes, *, where: object, labelled: bool) -> Slice:
     """Read one MR image; DICOM knows no class and its patient is not looked at, so `labelled` changes nothing.
 
     The values are those a screen would show: behind the modality's rescale or table, then the first window or table
-    for display; MONOCHROME1, where low is white, is turned round.
+    for display; MONOCHROME1, where low is white, is turned round. What only pads the picture is as dark as its darkest.
 
     Raises InputError where it is broken, compressed in a way that no decoder is there for, of several frames, in
     colour, not MR, or too small or large.

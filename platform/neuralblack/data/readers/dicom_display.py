@@ -9,17 +9,22 @@ from neuralblack.errors import InputError
 
 
 def shown_values(values: NDArray[np.generic], header: Any, *, little: bool, where: object) -> NDArray[np.generic]:
-    """Apply what PS3.3 C.11.1 (modality) and C.11.2 (display) say about stored values (H, W).
+    """Apply what PS3.3 C.11.1 (modality), C.7.5.1.1.2 (padding) and C.11.2 (display) say about stored values (H, W).
 
     Of several windows or tables the first is taken. `little` is the order of the bytes in tables. Raises InputError
     where a window has no width, and pydicom's own errors where the header is broken.
     """
     from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
+    padding = _padding(values, header)
     if header.get("ModalityLUTSequence"):
         values = _looked_up(values, header.ModalityLUTSequence[0], little=little)
     elif header.get("RescaleSlope") is not None and header.get("RescaleIntercept") is not None:
         values = apply_modality_lut(values, header)
+    if padding.any() and not padding.all():
+        picture = values[~padding]
+        darkest = picture.max() if header.PhotometricInterpretation == "MONOCHROME1" else picture.min()
+        values = np.where(padding, darkest, values)
     if header.get("VOILUTSequence"):
         return _looked_up(values, header.VOILUTSequence[0], little=little)
     if header.get("WindowCenter") is None or header.get("WindowWidth") is None:
@@ -35,6 +40,17 @@ def shown_values(values: NDArray[np.generic], header: Any, *, little: bool, wher
         )
     shown: NDArray[np.generic] = apply_windowing(values, header)
     return shown
+
+
+def _padding(values: NDArray[np.generic], header: Any) -> NDArray[np.bool_]:
+    """Find the pixels that only fill the picture up: a padding of -32768 left as it is would make all tissue white."""
+    ends = [header.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None:
+        return np.zeros(values.shape, np.bool_)
+    lowest = -(2**15) if header.PixelRepresentation else 0  # the ends have 16 bits, some without their sign
+    known = [(int(end) - lowest) % 2**16 + lowest for end in ends if end is not None]
+    whole = values.astype(np.int64)
+    return (whole >= min(known)) & (whole <= max(known))
 
 
 def _looked_up(values: NDArray[np.generic], item: Any, *, little: bool) -> NDArray[np.generic]:
