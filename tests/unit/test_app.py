@@ -40,6 +40,21 @@ def test_listeners_hear_every_slice_with_its_answer():
     assert np.array_equal(question, SLICE) and prediction == YES
 
 
+def test_a_slice_that_is_asked_about_again_is_answered_and_no_listener_hears_it_twice():
+    heard = []
+
+    async def explain(question, label):
+        return SLICE
+
+    service = Service(listeners=[lambda *slice_: heard.append(slice_)], explain=explain)
+
+    assert "heat_map" in service.predict(address="/predict?explain=true&again=true", content=png()).json()
+    assert heard == []
+    for address in ("/predict?explain=true", "/predict?again=false"):
+        service.predict(address=address, content=png())
+    assert len(heard) == 2
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_made_up_slice_of_the_page_is_answered_and_is_nobodys_input(name):
     heard = []
@@ -113,7 +128,7 @@ def test_a_box_marks_the_slice_that_the_model_is_asked_about():
         ("box=", "four whole numbers"),
         ("box=1,2,30,400", "inside the slice of 64 x 64 pixels"),
         ("box=1,2,30,40&box=1,2,30,40", "there twice"),
-        ("boxes=1,2,30,40", "Known here: preview, explain, box"),
+        ("boxes=1,2,30,40", "Known here: preview, explain, again, box"),
     ],
 )
 def test_a_box_that_is_none_is_refused_in_words(query, words):
@@ -424,4 +439,5 @@ def test_the_interface_describes_itself():
     predict = described["paths"]["/predict"]["post"]
     assert set(predict["responses"]) >= {"200", "400", "413", "415", "422", "503"}
     assert "multipart/form-data" in predict["requestBody"]["content"]
+    assert [each["name"] for each in predict["parameters"]] == ["preview", "explain", "again", "box"]
     assert json.dumps(described).count("Trouble")

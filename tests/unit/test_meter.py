@@ -65,6 +65,20 @@ def test_batches_are_counted_by_whoever_forms_them():
     assert seen["neuralblack_batch_seconds_sum",] == 0.75
 
 
+def test_a_slice_that_is_asked_about_again_counts_as_a_request_and_as_no_slice():
+    async def refuse(question):
+        return NO
+
+    for service in (Service(), Service(classify=refuse)):
+        service.predict(address="/predict?again=true", content=png())
+        seen = scraped(service)
+
+        assert sum(value for key, value in seen.items() if key[0] == "neuralblack_requests_total") == 1
+        assert seen["neuralblack_decode_seconds_count",] == seen["neuralblack_model_seconds_count",] == 1
+        assert not [key for key in seen if key[0] in ("neuralblack_labels_total", "neuralblack_refusals_total")]
+        assert seen["neuralblack_confidence_count",] == 0
+
+
 def test_slices_of_a_study_are_counted_one_by_one():
     service = Service()
     service.request("POST", "/study", files=[("file", ("a", png()))] * 3)

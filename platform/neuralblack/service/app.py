@@ -73,7 +73,8 @@ def build_app(
         mark: what `decode` gave and the box of a tumour in pixels of the upload -> the same, marked; raises InputError
             for a box outside it. None: the model takes no box.
         listeners: each hears every classified slice with its prediction, refused ones too (but not for want of a box,
-            nor the page's examples), in the event loop and before the reply: it must return at once and not raise.
+            nor the page's examples, nor what is asked again), in the event loop and before the reply: it must return at
+            once and not raise.
         token: who asks must send it, or a reader's; None: everybody may. `auth.token_from` decides.
         readers: name -> token of those who may say what a slice is.
         feedback: where that is kept; None: nowhere, and nothing is.
@@ -169,7 +170,7 @@ class _Service:
     async def predict(self, request: Request) -> Response:
         """Classify one slice: the body is the file, or a form with a field `file`."""
         with self._meter.trouble("predict"):
-            draw, explain = flags(request, "preview", "explain", beside=(BOX,))
+            draw, explain, again = flags(request, "preview", "explain", "again", beside=(BOX,))
             box = box_of(request)
             self._must_take(box)
             self._must_be_ready()
@@ -178,7 +179,7 @@ class _Service:
             async with turn(self._places, deadline_s=self._deadline_s) as mine:
                 data = await read_upload(request, max_bytes=self._max_bytes)
                 mine.uploaded = True
-                question, prediction = await self._ask(data, box)
+                question, prediction = await self._ask(data, box, again=again)
                 answer = result(prediction) | self._end(request)
                 if draw:
                     answer |= preview(question)
@@ -277,16 +278,16 @@ class _Service:
     async def _predict(self, data: bytes, box: Box | None = None) -> Prediction:
         return (await self._ask(data, box))[1]
 
-    async def _ask(self, data: bytes, box: Box | None = None) -> tuple[Question, Prediction]:
+    async def _ask(self, data: bytes, box: Box | None = None, *, again: bool = False) -> tuple[Question, Prediction]:
         started = perf_counter()
         question = await self._read(data)
         if box and self._mark:
             question = marked_by(self._mark, question, box)
         decoded = perf_counter()
         prediction = await self._classify(question)
-        self._meter.slice(prediction, started=started, decoded=decoded)
+        self._meter.slice(prediction, started=started, decoded=decoded, again=again)
         # Without the box that the model needs nothing was judged, and a made-up slice is no input.
-        if (box or self._mark is None) and not is_example(data):
+        if not again and (box or self._mark is None) and not is_example(data):
             for listener in self._listeners:
                 listener(question, prediction)
         return question, prediction

@@ -135,6 +135,11 @@ DESCRIBED: dict[str, dict[str, Any]] = {
             "parameters": [
                 _flag("preview", "Also return the slice as the model sees it."),
                 _flag("explain", "Also return where the network looked for its label."),
+                _flag(
+                    "again",
+                    "This slice was answered before, and is only to be shown: it counts neither in classes and drift "
+                    "nor for a challenger.",
+                ),
                 {
                     "name": BOX,
                     "in": "query",

@@ -110,10 +110,12 @@ class Meter:
                 self._failed.labels(route, problem.code).set_to_current_time()
             raise
 
-    def slice(self, prediction: Prediction, *, started: float, decoded: float) -> None:
-        """Count an answered slice; both times are of `perf_counter`, the end is now."""
+    def slice(self, prediction: Prediction, *, started: float, decoded: float, again: bool = False) -> None:
+        """Count an answered slice; both times are of `perf_counter`, the end is now. Asked `again`, only they count."""
         self._decode.observe(decoded - started)
         self._model.observe(perf_counter() - decoded)
+        if again:
+            return
         if prediction.label is not None and prediction.probabilities is not None:
             self._labels.labels(prediction.label).inc()
             self._confidence.observe(prediction.probabilities[prediction.label])

@@ -74,6 +74,21 @@ def test_one_slice_of_a_study_is_looked_at_and_the_verdict_stays(page, study):
     page.wait_for_selector("#heat-map:not([hidden])")
 
 
+def test_slices_that_are_looked_at_again_are_not_counted_again(open_page, tmp_path):
+    heard = []
+    with page_service(listeners=[lambda *slice_: heard.append(slice_)]) as url:
+        page = open_page(url)
+        page.wait_for_selector(".state.ready")
+        choose(page, *[slice_file(tmp_path / f"{number}.png") for number in (1, 2)])
+        for number in (1, 2):
+            page.click(f"#slices li:nth-child({number}) button")
+            page.wait_for_selector(f"#name:text('{number}.png')")
+            page.check("#look")
+            page.wait_for_selector("#heat-map:not([hidden])")
+
+    assert len(heard) == 2
+
+
 def test_one_slice_that_cannot_be_fetched_leaves_the_verdict(page, context, study):
     choose(page, *study)
     context.set_offline(True)

@@ -51,5 +51,5 @@ async function lookAt(chosen, files, button, signal) {
   offerHeat(null);
   offerFeedback(null, files);
   offerMark(null);
-  showSlice(chosen, await ask("predict?preview=true", { body: chosen, signal, waiting }), { files });
+  showSlice(chosen, await ask("predict?preview=true&again=true", { body: chosen, signal, waiting }), { files });
 }
