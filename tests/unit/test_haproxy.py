@@ -49,6 +49,7 @@ class Serve(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Asked", self.headers["X-Request-ID"])
         self.send_header("X-Patience", self.headers.get("X-Request-Timeout-Seconds", "the server's"))
+        self.send_header("X-Stays", self.headers.get("X-Request-Disconnect-Disabled", "no"))
         if status in (429, 503):
             self.send_header("Retry-After", "7")
         self.end_headers()
@@ -212,17 +213,35 @@ def test_no_replica_at_all_is_one_clean_answer(running):
     assert response.json()["request_id"] == "mine-1"
 
 
-@pytest.mark.parametrize("name", ['a"b', "x" * 65, "Jane Doe", ""])
+@pytest.mark.parametrize("name", ['a"b', "x" * 65, "Jane Doe", "", "Jane Doe,mine-1", "mine-1,Jane Doe", "a,b"])
 def test_a_request_id_that_cannot_be_repeated_safely_is_replaced(name, behind):
     response = httpx.get(f"{behind}/json/200", headers={"X-Request-ID": name})
 
     assert re.fullmatch("[0-9a-f-]{36}", response.headers["X-Asked"])
 
 
+@pytest.mark.parametrize("names", [["Jane Doe", "mine-1"], ["mine-1", "Jane Doe"], ["mine-1", "mine-2"]])
+def test_several_request_ids_are_replaced_by_one(names, behind):
+    response = httpx.get(f"{behind}/429", headers=[("X-Request-ID", name) for name in names])
+
+    assert re.fullmatch("[0-9a-f-]{36}", response.headers["X-Request-ID"])
+    assert problem(response) == "overloaded"
+
+
+def test_a_request_id_that_can_be_repeated_reaches_the_replica(behind):
+    assert httpx.get(f"{behind}/json/200", headers={"X-Request-ID": "mine-1"}).headers["X-Asked"] == "mine-1"
+
+
 def test_a_client_cannot_lift_the_time_limit(behind):
     response = httpx.get(f"{behind}/json/200", headers={"X-Request-Timeout-Seconds": "0"})
 
     assert response.headers["X-Patience"] == "the server's"
+
+
+def test_a_client_cannot_hang_up_and_stay(behind):
+    response = httpx.get(f"{behind}/json/200", headers={"X-Request-Disconnect-Disabled": "?1"})
+
+    assert response.headers["X-Stays"] == "no"
 
 
 def test_an_upload_that_does_not_arrive_is_ended_without_reaching_a_replica(behind):

@@ -7,7 +7,9 @@
 #   one error body: what Serve or HAProxy says in plain text becomes {"error", "code", "request_id"} like the app's own.
 #       Out of reach in HAProxy 2.8: what is no HTTP request at all gets its built-in 400 or 408;
 #   log-format: `option httplog` would write addresses and query strings, where somebody may have put a name;
+#   one X-Request-ID, looked at whole: req.hdr would look at what stands between commas, and one good part kept a bad name;
 #   no X-Request-Timeout-Seconds: with it a client could lift the time limit that Serve puts on its request;
+#   no X-Request-Disconnect-Disabled: with it a client could hang up and keep its places;
 #   statistics and metrics: on loopback, not on every interface;
 #   NEURALBLACK_MAX_PENDING: a crowd is refused here, when so many requests are under way for each replica. The app has the
 #       same bound, but its event loop shares the cores with the network's threads, and took seconds to say 429 to 500.
@@ -44,9 +46,10 @@ if ! grep -q 'option http-buffer-request' "$file"; then
 s/^    option httplog$/    log-format "%HM %ST %Ta %b\/%s %ts"/
 /^frontend http_frontend/,/^frontend [^h]/ {
     /^    bind /a\
-    http-request set-header X-Request-ID %[unique-id] unless { req.hdr(X-Request-ID) -m reg ^[A-Za-z0-9._-]{1,64}$ }\
-    http-request set-var(txn.id) req.hdr(X-Request-ID)\
+    http-request set-header X-Request-ID %[unique-id] unless { req.fhdr_cnt(X-Request-ID) eq 1 } { req.fhdr(X-Request-ID) -m reg ^[A-Za-z0-9._-]{1,64}$ }\
+    http-request set-var(txn.id) req.fhdr(X-Request-ID)\
     http-request del-header X-Request-Timeout-Seconds\
+    http-request del-header X-Request-Disconnect-Disabled\
     acl ours res.hdr(Content-Type) -m beg application/json\
     http-response set-var(txn.retry) str(2)\
     http-response set-var(txn.retry) res.hdr(Retry-After) if { res.hdr(Retry-After) -m found }\
