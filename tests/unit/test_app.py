@@ -398,6 +398,35 @@ def test_every_answer_carries_the_headers_of_a_careful_page(address):
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("method", "address"),
+    [
+        ("POST", "/predict?preview=true"),
+        ("POST", "/predict"),
+        ("POST", "/study"),
+        ("POST", "/v2/models/neuralblack/infer"),
+        ("POST", "/feedback"),
+        ("GET", "/model"),
+        ("GET", "/card"),
+        ("GET", "/nothing"),
+    ],
+)
+def test_no_answer_is_kept_on_a_disk(method, address):
+    with_slice = {"content": png()} if "predict" in address else {"files": {"file": ("a.png", png())}}
+    response = Service(card="# tiny").request(method, address, **(with_slice if method == "POST" else {}))
+
+    assert response.headers.get_list("cache-control") == ["no-store"]
+
+
+def test_the_pages_own_files_may_be_kept():
+    kept = {
+        address: Service().request("GET", address).headers.get_list("cache-control")
+        for address in ("/", "/app.js", "/examples/glioma.jpg")
+    }
+
+    assert kept == {"/": ["no-cache"], "/app.js": ["no-cache"], "/examples/glioma.jpg": ["max-age=86400"]}
+
+
 def test_the_page_asks_no_other_server_and_has_no_script_of_its_own():
     service = Service()
     page = service.request("GET", "/")

@@ -40,6 +40,7 @@ def test_what_a_reader_says_is_on_the_disk_with_the_slice_as_the_model_saw_it(tm
 
     assert response.status_code == 200
     assert {"status": "kept", "label": "glioma", "agrees": False}.items() <= response.json().items()
+    assert response.headers["cache-control"] == "no-store"
     [path] = list_feedback(tmp_path)
     feedback, pixels = read_feedback(path)
     assert np.array_equal(pixels, SLICE)

@@ -34,6 +34,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+CACHE = b"cache-control"
 _RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
@@ -117,6 +118,8 @@ class _Frame:
             if message["type"] == "http.response.start":
                 started = True
                 headers = message["headers"] = [*message.get("headers", ()), *_RAW_HEADERS]
+                if all(name != CACHE for name, _ in headers):  # what says nothing may hold a scan: no disk gets it
+                    headers.append((CACHE, b"no-store"))
                 if self.id_header:
                     headers.append((b"x-request-id", request_id.encode()))
             await send(message)
