@@ -381,6 +381,15 @@ def test_other_mistakes_have_the_same_shape(method, address, status, code):
     assert_problem(Service().request(method, address), status, code)
 
 
+def test_a_load_balancer_may_ask_with_head():
+    for ready, status in ((True, 200), (False, 503)):
+        service = Service(ready=ready, token="x" * 16)
+        assert service.request("HEAD", "/ready").status_code == status
+        assert service.request("HEAD", "/health").status_code == 200
+    paths = service.request("GET", "/openapi.json").json()["paths"]
+    assert paths["/ready"].keys() == paths["/health"].keys() == {"get"}
+
+
 @pytest.mark.parametrize("given", ["a b", "x" * 65, "<script>", ""])
 def test_a_request_id_that_could_harm_a_log_is_replaced(given):
     response = Service().request("GET", "/health", headers={"X-Request-ID": given})

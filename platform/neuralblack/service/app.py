@@ -130,6 +130,8 @@ def build_app(
     ):
         route_class = Bare if path in OPEN else readers_guard if path == "/feedback" else guard
         app.router.add_api_route(path, endpoint, methods=[method], route_class_override=route_class, **DESCRIBED[path])
+    for path, endpoint in (("/health", service.health), ("/ready", service.readiness)):  # some load balancers ask so
+        app.router.add_api_route(path, endpoint, methods=["HEAD"], route_class_override=Bare, include_in_schema=False)
     add_page(app)
     describe(app, token=token is not None)
     return app
