@@ -94,6 +94,24 @@ def test_what_may_be_well_later_is_tried_again_with_one_click(page, tmp_path):
     assert page.is_hidden("#problem") and page.inner_text("#entries .own").startswith("glioma")
 
 
+def test_a_server_that_takes_the_first_question_and_never_answers_is_asked_again(context, open_page, address):
+    context.add_init_script(
+        "const timeout = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (ms) => timeout(ms / 50);"
+    )
+    asked = []
+
+    def answer(route):
+        asked.append(route)
+        if len(asked) > 1:
+            route.continue_()
+
+    context.route("**/ready", answer)
+    page = open_page(address)
+
+    page.wait_for_selector("#state:text-is('The server does not answer')")
+    page.wait_for_selector("#state.ready")
+
+
 def test_a_server_that_went_is_not_called_ready_and_is_found_again(page, context, tmp_path):
     context.set_offline(True)
     choose(page, slice_file(tmp_path / "scan.png"), until="#problem:not([hidden])")

@@ -6,6 +6,8 @@ const at = (id) => document.getElementById(id);
 const [door, secret, doorProblem, forget, file] = ["door", "token", "door-problem", "forget", "file"].map(at);
 const [state, model] = ["state", "model"].map(at);
 
+const READY_MS = 10_000; // for a question that is answered at once, or asked again
+
 export let facts = null; // of the model, when they are known
 let found = null; // hears them
 let next = 0; // the timer of the next look
@@ -36,7 +38,7 @@ function wait(ms) {
 async function look(pause = 1000) {
   clearTimeout(next);
   try {
-    const ready = await fetch("ready");
+    const ready = await fetch("ready", { signal: AbortSignal.timeout(READY_MS) });
     if (!ready.ok) {
       const isOurs = ready.headers.get("Content-Type")?.startsWith("application/json"); // else a proxy's, of nobody behind it
       setState(isOurs ? "The model is being loaded…" : "The server does not answer");
