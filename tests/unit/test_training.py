@@ -16,6 +16,7 @@ from neuralblack.errors import InputError, RunError
 from neuralblack.models.heads import LOSSES
 from neuralblack.training.checkpoints import load_state, save_state
 from neuralblack.training.group import OneProcess, Workers
+from neuralblack.training.loop import compiled
 from neuralblack.training.recipe import train
 
 CONFIG = TrainConfig(
@@ -196,6 +197,19 @@ def test_a_compiled_run_learns_nearly_the_same_and_goes_on_with_the_same_bits(da
     assert part + rest == whole
     assert all(torch.equal(resumed["model"][key], value) for key, value in at_end["model"].items())
     assert at_end["made"]["execution"].endswith(", compiled")
+
+
+def test_a_process_compiles_as_many_programs_as_phases_trials_and_sizes_of_batches_need(monkeypatch):
+    def traced(stages, compile=torch.compile, **more):
+        return compile(stages, backend="eager", dynamic=more["dynamic"], fullgraph=more["fullgraph"])
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # torch's own, and back to it behind this test
+    monkeypatch.setattr(torch, "compile", traced)
+    layers = [torch.nn.Linear(2, 2) for _ in range(5)]
+    for depth in range(1, len(layers) + 1):
+        stages = compiled(torch.nn.Sequential(*layers[-depth:]))
+        assert [len(stages(torch.zeros(count, 2))) for count in (4, 3)] == [4, 3]
 
 
 def test_without_a_compiler_a_compiled_run_is_refused_before_it_starts(dataset, tiny, monkeypatch):

@@ -21,6 +21,8 @@ from neuralblack.training.unfreezing import depth_at, schedule_of, set_learning,
 
 log = logging.getLogger(__name__)
 
+PROGRAMS = 256  # that a process may compile; dynamo's own bound on all programs of one function
+
 Metrics = dict[str, float]
 State = dict[str, Any]  # {"epoch": int, "model": state dict, "optimizer": state dict, "made": how, for the card}
 Report = Callable[[Metrics, State], None]
@@ -138,6 +140,9 @@ def fit(
 
 def compiled(stages: nn.Module) -> nn.Module:
     """Compile stages for training, one program for each size of batch, with the same bits in every process."""
+    # Dynamo counts programs by function, and every Sequential of a process runs the same one: its 8 are gone after four
+    # phases with a smaller last batch each, and where `fullgraph` is asked for the ninth is an error.
+    torch._dynamo.config.recompile_limit = PROGRAMS
     program: nn.Module = torch.compile(stages, dynamic=False, fullgraph=True, options={"deterministic": True})  # type: ignore[assignment]
     return program
 
