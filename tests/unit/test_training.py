@@ -2,6 +2,7 @@
 
 import multiprocessing
 import tempfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,6 +165,51 @@ def test_out_of_memory_names_a_batch_size_that_fits(dataset, tiny, monkeypatch):
 
     with pytest.raises(RunError, match="out of memory with 7 slices on each of 1 workers; --set batch_size=3 fits"):
         short_run(dataset.path, CONFIG, OneProcess())
+
+
+class Heavy(torch.autograd.Function):
+    """What a step keeps for its gradients: an object that lives as long as the step's graph."""
+
+    kept, fails_in = [], "forward"
+
+    @staticmethod
+    def forward(ctx, maps):
+        ctx.memory = torch.zeros(1)
+        Heavy.kept.append(weakref.ref(ctx.memory))
+        return maps.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if Heavy.fails_in == "backward" and len(gradient) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gradient
+
+
+@pytest.fixture(params=["forward", "backward"])
+def heavy(monkeypatch, request):
+    """How many steps' memory was held when each began; a step of more than three slices has not enough of it."""
+    held = []
+
+    def pool(self, inputs, forward=torch.nn.AdaptiveAvgPool2d.forward):
+        if not torch.is_grad_enabled():
+            return forward(self, inputs)
+        held.append(sum(memory() is not None for memory in Heavy.kept))
+        inputs = Heavy.apply(inputs)
+        if Heavy.fails_in == "forward" and len(inputs) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, inputs)
+
+    monkeypatch.setattr(Heavy, "kept", [])
+    monkeypatch.setattr(Heavy, "fails_in", request.param)
+    monkeypatch.setattr(torch.nn.AdaptiveAvgPool2d, "forward", pool)
+    return held
+
+
+def test_what_fits_is_tried_when_nothing_of_the_failed_step_is_in_memory(dataset, tiny, heavy):
+    with pytest.raises(RunError, match="--set batch_size=3 fits"):
+        short_run(dataset.path, CONFIG.model_copy(update={"schedule": "all"}), OneProcess())
+
+    assert heavy == [0, 0]
 
 
 def test_a_last_batch_without_a_spread_for_batch_norm_is_said_with_what_helps(dataset):

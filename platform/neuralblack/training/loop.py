@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from traceback import clear_frames
 from typing import Any, Protocol
 
 import torch
@@ -76,6 +77,22 @@ def fit(
     gradients = fast_gradients(execution, compiled=config.compile)
     first, depth, frozen, learning_stages, net = 0, 0, nn.Sequential(), nn.Sequential(), nn.Module()
     guided = False
+
+    def learn(batch: Batch, everywhere: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Add up gradients: logits, losses and guidance's term. The graph goes with this frame, whatever happens."""
+        inputs, labels, weights, boxes = batch
+        with execution.autocast(), gradients:
+            found = net(inputs)
+        logits, maps = found if guided else (found, None)
+        losses = loss(logits, labels, smoothing=config.label_smoothing) * weights
+        summed = losses.sum()
+        off: Tensor | float = 0.0
+        if maps is not None and boxes is not None:
+            term = (misplaced(maps, labels, boxes) * weights).sum()
+            summed, off = summed + config.guidance * term, term.detach()
+        (summed * group.size / everywhere).backward()  # DDP takes the mean over ranks
+        return logits.detach(), losses.detach(), off
+
     if start:
         first = start["epoch"] + 1
         model.load_state_dict(start["model"])
@@ -97,7 +114,7 @@ def fit(
         totals, sums = torch.zeros(4, device=execution.device), torch.zeros(steps, device=execution.device)
         astray = torch.zeros((), device=execution.device)
         for step, batch in enumerate(with_advice(batches(epoch, frozen), config.batch_size)):
-            inputs, labels, weights, boxes = batch
+            inputs, labels, weights, _ = batch
             number = epoch * steps + step
             share = rate_at(number, steps=steps, config=config)
             for each, peak, since in zip(optimizer.param_groups, peaks, thawed, strict=True):
@@ -105,20 +122,13 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             everywhere = group.sum(weights.sum())
             with said_what_fits(learning_stages, inputs, execution, group):
-                with execution.autocast(), gradients:
-                    found = net(inputs)
-                logits, maps = found if guided else (found, None)
-                losses = loss(logits, labels, smoothing=config.label_smoothing) * weights
-                summed = losses.sum()
-                if maps is not None and boxes is not None:
-                    term = (misplaced(maps, labels, boxes) * weights).sum()
-                    summed, astray = summed + config.guidance * term, astray + term.detach()
-                (summed * group.size / everywhere).backward()  # DDP takes the mean over ranks
+                logits, losses, term = learn(batch, everywhere)
             nn.utils.clip_grad_norm_(learning, config.clip_norm)
             optimizer.step()
             real = weights > 0
             right = (logits.argmax(1) == labels) & real
-            sums[step] = losses.detach().sum()
+            sums[step] = losses.sum()
+            astray += term
             totals += torch.stack([sums[step], weights.sum(), right.sum(), real.sum()])
         total, weight, hits, seen = group.sum(totals).tolist()  # the first look at a number: no step waits
         if not math.isfinite(total):
@@ -191,8 +201,9 @@ def said_what_fits(
     try:
         yield
         return
-    except torch.OutOfMemoryError:
-        pass  # and behind this block, where the failed step's tensors are gone with its exception
+    except torch.OutOfMemoryError as error:
+        clear_frames(error.__traceback__)  # while `with` handles the exception they hold the failed step's tensors
+        learning.zero_grad(set_to_none=True)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
