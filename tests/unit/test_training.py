@@ -212,6 +212,19 @@ def test_what_fits_is_tried_when_nothing_of_the_failed_step_is_in_memory(dataset
     assert heavy == [0, 0]
 
 
+def test_what_fits_is_said_where_the_workers_gradients_came_in_half(dataset, tiny, heavy, tmp_path):
+    class Averaged(OneProcess):
+        def wrap(self, model):
+            return torch.nn.parallel.DistributedDataParallel(model)
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with pytest.raises(RunError, match="--set batch_size=3 fits"):
+            short_run(dataset.path, CONFIG.model_copy(update={"schedule": "all"}), Averaged())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_last_batch_without_a_spread_for_batch_norm_is_said_with_what_helps(dataset):
     config = TrainConfig(
         model="efficientnet_lite0", weights="none", size=32, schedule="all", epochs=1, precision="fp32"

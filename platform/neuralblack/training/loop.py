@@ -221,10 +221,12 @@ def said_what_fits(
 
 
 def _fits(learning: nn.Sequential, inputs: Tensor, execution: Execution) -> bool:
+    parameters = [parameter for parameter in learning.parameters() if parameter.requires_grad]
     try:
         with execution.autocast():
             logits = learning(inputs)
-        logits.float().sum().backward()
+        # Not `backward`: DDP, in the middle of the failed step, would count its parameters a second time and raise.
+        torch.autograd.grad(logits.float().sum(), parameters, allow_unused=True)
     except torch.OutOfMemoryError:
         return False
     return True
