@@ -79,6 +79,22 @@ def on_workers(size: int, data: Path, config: TrainConfig):
     return [(epochs, weights) for _, epochs, weights in found]
 
 
+@pytest.fixture
+def gloo(tmp_path):
+    """A gloo group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_batch_norm_statistics_are_not_sent_before_every_step(gloo):
+    wrapped = Workers(0, 2).wrap(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)))
+
+    assert not wrapped.will_sync_module_buffers()
+    assert wrapped.modules_buffers
+
+
 @pytest.mark.parametrize("batch_norm", ["eval", "local"])
 def test_two_workers_learn_what_one_learns_and_hold_equal_weights(dataset, tiny, batch_norm):
     config = CONFIG.model_copy(update={"batch_norm": batch_norm})
@@ -212,17 +228,13 @@ def test_what_fits_is_tried_when_nothing_of_the_failed_step_is_in_memory(dataset
     assert heavy == [0, 0]
 
 
-def test_what_fits_is_said_where_the_workers_gradients_came_in_half(dataset, tiny, heavy, tmp_path):
+def test_what_fits_is_said_where_the_workers_gradients_came_in_half(dataset, tiny, heavy, gloo):
     class Averaged(OneProcess):
         def wrap(self, model):
             return torch.nn.parallel.DistributedDataParallel(model)
 
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
-        with pytest.raises(RunError, match="--set batch_size=3 fits"):
-            short_run(dataset.path, CONFIG.model_copy(update={"schedule": "all"}), Averaged())
-    finally:
-        torch.distributed.destroy_process_group()
+    with pytest.raises(RunError, match="--set batch_size=3 fits"):
+        short_run(dataset.path, CONFIG.model_copy(update={"schedule": "all"}), Averaged())
 
 
 def test_a_last_batch_without_a_spread_for_batch_norm_is_said_with_what_helps(dataset):

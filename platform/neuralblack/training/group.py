@@ -26,7 +26,13 @@ class Workers(OneProcess):
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over the group; a group of one needs no wrapper."""
-        return nn.parallel.DistributedDataParallel(model) if self.size > 1 else model
+        if self.size == 1:
+            return model
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        # Before every step it would send rank 0's BatchNorm statistics, of which training makes no use; an epoch's end
+        # sends them once. As an argument this has another name from torch 2.13 on, with a warning for the old one.
+        wrapped.broadcast_buffers = False
+        return wrapped
 
     def sum(self, value: Tensor) -> Tensor:
         """Add a tensor up over the group; the argument keeps its values."""
