@@ -1,5 +1,7 @@
 """On a GPU: what other tests promise of a CPU. Where there is none every test here is skipped, and says so."""
 
+import threading
+
 import pytest
 import torch
 from tests.tiny import phantom_dataset
@@ -60,10 +62,10 @@ def test_views_are_those_of_a_cpu():
     torch.testing.assert_close(on_gpu, augment(unit, images, epoch=3, seed=1, config=config), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["auto", "cuda-bf16", "cuda-fp32", "compile-bf16", "eager-bf16"])
-def test_an_engine_answers_as_eager_fp32_on_a_cpu(tmp_path, name):
+@pytest.fixture
+def folder(tmp_path):
     model = with_statistics(build_model("resnet50", classes=3))
-    folder = save_model(
+    return save_model(
         tmp_path / "model",
         model.state_dict(),
         card={"classes": ["glioma", "meningioma", "pituitary"], "config": CONFIG.model_dump(mode="json")},
@@ -71,6 +73,31 @@ def test_an_engine_answers_as_eager_fp32_on_a_cpu(tmp_path, name):
         split={"parts": {}},
         history=[],
     )
+
+
+def test_a_challenger_is_loaded_while_the_champion_answers(folder):
+    champion, over, images = build_engine(folder, name="cuda-fp32", device="cuda"), threading.Event(), random_slices(9)
+    expected, answers = champion(images).logits, []
+
+    def answer():
+        while not over.is_set():
+            answers.append(champion(images).logits)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        challenger = build_engine(folder, name="cuda-fp32", device="cuda")  # which compares it with the golden slices
+    finally:
+        over.set()
+        thread.join()
+
+    assert answers
+    for logits in [*answers, challenger(images).logits]:
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda-bf16", "cuda-fp32", "compile-bf16", "compile-fp32", "eager-bf16"])
+def test_an_engine_answers_as_eager_fp32_on_a_cpu(folder, name):
     engine = build_engine(folder, name=name, device="cuda")  # which compares it with the golden slices
     images = random_slices(45)
 

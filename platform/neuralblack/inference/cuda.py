@@ -59,7 +59,8 @@ class _Graph:
                 network(self._inputs)
             stream.synchronize()
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, pool=pool, stream=stream):
+            # By default a capture is void where any other thread allocates: a champion answers while this is loaded.
+            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 self._outputs = network(self._inputs)
         self._said = [torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in self._outputs]
 
