@@ -14,6 +14,7 @@ from neuralblack.errors import InputError, RunError
 from neuralblack.inference import engines, quantize
 from neuralblack.inference.engines import ENGINES, Outputs, build_engine
 from neuralblack.inference.golden import BOUNDS, Golden, check_engine, golden_slices
+from neuralblack.inference.static_batches import GPU_SIZES, run_in_pieces
 from neuralblack.inference.whole_network import WholeNetwork, resize_matrix
 from neuralblack.models.folding import fold_batch_norms
 from neuralblack.models.inputs import to_input, to_unit
@@ -219,6 +220,21 @@ def test_an_engine_that_answers_otherwise_than_the_golden_slices_takes_no_traffi
 
     for word in ["engine eager-fp32", *words]:
         assert word in str(error.value)
+
+
+def test_on_a_gpu_golden_slices_go_through_every_size_that_was_captured(folder, monkeypatch):
+    ran, eager = [], ENGINES["eager-fp32"]
+
+    def captured(folder, device):
+        run = eager(folder, torch.device("cpu"))
+        return lambda images: run_in_pieces(images, lambda piece: ran.append(len(piece)) or run(piece), GPU_SIZES)
+
+    monkeypatch.setitem(ENGINES, "cuda-fp32", captured)
+    monkeypatch.setattr(engines, "choose_device", torch.device)
+    engine = build_engine(folder, name="cuda-fp32", device="cuda")
+
+    assert set(ran) == set(GPU_SIZES)
+    assert f"on {len(golden_slices(folder).images)} golden slices" in engine.reason
 
 
 def test_the_folders_own_golden_slices_come_first(folder, tmp_path):

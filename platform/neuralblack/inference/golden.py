@@ -52,8 +52,15 @@ def with_margin(logits: Tensor) -> Tensor:
     return torch.nonzero(first - second >= MARGIN).flatten()
 
 
-def check_engine(name: str, run: Forward, golden: Golden) -> float:
-    """Compare an engine with the golden slices; return the largest difference of a probability.
+def repeated(golden: Golden, count: int) -> Golden:
+    """Repeat golden slices, if there are any, until there are `count` of them or more."""
+    given = len(golden.images)
+    places = torch.arange(max(given, count)) % given if given else torch.arange(0)
+    return Golden(golden.images[places], golden.logits[places])
+
+
+def check_engine(name: str, run: Forward, golden: Golden, *, at_a_time: int = AT_A_TIME) -> float:
+    """Compare an engine with the golden slices, so many in a call; return the largest difference of a probability.
 
     Raises:
         InputError: a slice changed its top class, or a probability is off by more than BOUNDS of its number format.
@@ -61,7 +68,7 @@ def check_engine(name: str, run: Forward, golden: Golden) -> float:
     bound = BOUNDS[name.rpartition("-")[2]]
     if not len(golden.images):
         return 0.0
-    answers = torch.cat([run(images).logits for images in golden.images.split(AT_A_TIME)])
+    answers = torch.cat([run(images).logits for images in golden.images.split(at_a_time)])
     expected, found = probabilities(golden.logits), probabilities(answers)
     changed = int((expected.argmax(1) != found.argmax(1)).sum())
     worst = float((expected - found).abs().max())
