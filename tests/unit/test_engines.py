@@ -222,6 +222,19 @@ def test_an_engine_that_answers_otherwise_than_the_golden_slices_takes_no_traffi
         assert word in str(error.value)
 
 
+def test_a_compiled_network_asks_cudnn_for_no_tf32(folder, monkeypatch):
+    asked = []
+
+    def uncompiled(network, **_):
+        return lambda images: asked.append(torch.backends.cudnn.allow_tf32) or network(images)
+
+    monkeypatch.setattr(torch, "compile", uncompiled)
+    monkeypatch.setattr("neuralblack.inference.compiled.need_compiler", lambda *_, **__: None)
+    build_engine(folder, name="compile-fp32", device="cpu")
+
+    assert asked and not any(asked)
+
+
 def test_on_a_gpu_golden_slices_go_through_every_size_that_was_captured(folder, monkeypatch):
     ran, eager = [], ENGINES["eager-fp32"]
 

@@ -12,6 +12,7 @@ from neuralblack.inference.outputs import Forward, Outputs
 from neuralblack.inference.static_batches import SIZES, run_in_pieces
 from neuralblack.inference.whole_network import whole_network
 from neuralblack.models.compiler import need_compiler
+from neuralblack.models.execution import exact_convolutions
 from neuralblack.registry.model_folder import ModelFolder
 
 
@@ -25,7 +26,8 @@ def compiled(folder: ModelFolder, *, dtype: torch.dtype, device: torch.device) -
 
     @torch.inference_mode()
     def run_piece(images: Tensor) -> Outputs:
-        logits, features = program(images.to(device))
+        with exact_convolutions():  # a compiled program, too, asks cuDNN for those
+            logits, features = program(images.to(device))
         return Outputs(logits.cpu(), features.cpu())
 
     def run(images: Tensor) -> Outputs:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neuralblack.models.execution import choose_execution
+from neuralblack.models.execution import choose_execution, exact_convolutions
 from neuralblack.models.inputs import to_input
 from neuralblack.models.table import build_model, network_of
 
@@ -32,5 +32,6 @@ def pooled_features(
     parts = []
     for at in range(0, len(images), batch):
         inputs = to_input(torch.from_numpy(np.array(images[at : at + batch])).to(execution.device), network)
-        parts.append(before(inputs).cpu())
+        with exact_convolutions():
+            parts.append(before(inputs).cpu())
     return torch.cat(parts).numpy() if parts else np.zeros((0, network.features), np.float32)

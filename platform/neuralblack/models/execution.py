@@ -62,8 +62,11 @@ def exact_convolutions() -> AbstractContextManager[None]:
 
 
 def repeatable_convolutions() -> AbstractContextManager[None]:
-    """Let cuDNN take one algorithm for a shape, in every process, and none that adds up in any order; for training."""
-    return _cudnn(benchmark=False, deterministic=True)
+    """Let cuDNN take one algorithm for a shape, in every process, and none that adds up in any order; for training.
+
+    Nor does it round float32 to TF32: who wants speed has bf16.
+    """
+    return _cudnn(benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def _cudnn(**flags: bool) -> AbstractContextManager[None]:
