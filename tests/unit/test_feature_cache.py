@@ -289,6 +289,15 @@ def test_rows_on_a_device_are_kept_from_trial_to_trial_and_the_least_used_make_r
     assert [path.name for path in device_rows._KEPT] == ["first", "third"]
 
 
+def test_room_on_a_device_counts_what_torch_keeps_for_later_and_half_of_all_is_for_training(monkeypatch):
+    monkeypatch.setattr(device_rows, "_KEPT", type(device_rows._KEPT)())
+    for name, found in {"mem_get_info": (100, 1000), "memory_reserved": 700, "memory_allocated": 200}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, found=found: found)
+
+    assert device_rows.room_on(torch.device("cuda")) == 300
+    assert device_rows.room_on(torch.device("cpu")) == 0
+
+
 def test_a_trial_that_keeps_rows_on_its_device_ends_with_the_same_bits(dataset, tiny, tmp_path, monkeypatch):
     alone, _ = trial(dataset, BF16)
     monkeypatch.setattr(device_rows, "_KEPT", type(device_rows._KEPT)())

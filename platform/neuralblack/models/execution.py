@@ -56,6 +56,12 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def free_bytes(device: torch.device) -> int:
+    """Count what may still be taken of a GPU's memory: what its driver has, and what torch took and keeps for later."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def exact_convolutions() -> AbstractContextManager[None]:
     """Let cuDNN try its algorithms but not round float32 to TF32, which it does by default; no change on a CPU."""
     return _cudnn(benchmark=True, allow_tf32=False)

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from neuralblack.models.execution import free_bytes
+
 log = logging.getLogger(__name__)
 
 SHARE = 0.5  # of the device's free memory, at most, for all of them; the rest is for training
@@ -61,5 +63,4 @@ def room_on(device: torch.device) -> int:
     if device.type != "cuda":
         return 0
     kept = sum(each.size for each in _KEPT.values())
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(SHARE * (free + kept)) - kept
+    return int(SHARE * (free_bytes(device) + kept)) - kept

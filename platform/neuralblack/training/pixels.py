@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuralblack.data.crops import Cropped
 from neuralblack.data.shards import Images, ShardedImages, by_shard, scattered
-from neuralblack.models.execution import Execution
+from neuralblack.models.execution import Execution, free_bytes
 
 SHARE = 0.5  # of a GPU's free memory, at most, for slices; the rest is for training
 AT_A_TIME = 4096  # slices on their way to a GPU
@@ -27,8 +27,7 @@ class Pixels:
         self._images, self._device = images, execution.device
         self._whole: Tensor | None = None
         if execution.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(execution.device)
-            if images.nbytes <= SHARE * free:
+            if images.nbytes <= SHARE * free_bytes(execution.device):
                 self._whole = torch.empty(images.shape, dtype=torch.uint8, device=self._device)
                 for rows in np.split(scattered(len(images)), range(AT_A_TIME, len(images), AT_A_TIME)):
                     self._whole[torch.from_numpy(rows).to(self._device)] = _tensor(images[rows]).to(self._device)
