@@ -39,13 +39,15 @@ def test_two_runs_with_one_seed_have_the_same_bits(slices, precision, compiled):
 
 @pytest.mark.parametrize("kept", ["in memory", "on the disk"])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_trial_that_shares_ends_with_the_same_bits(slices, tmp_path, precision, kept):
+def test_a_trial_that_shares_ends_with_the_same_bits(slices, tmp_path, monkeypatch, precision, kept):
     config = CONFIG.model_copy(update={"precision": precision, "epochs": 4})
     alone, nothing = trial(slices, config, device="cuda")
     trial(slices, config.model_copy(update={"lr": 2e-3}), tmp_path, device="cuda")
     assert device_rows._KEPT
     if kept == "on the disk":
         device_rows._KEPT.clear()
+    else:
+        monkeypatch.setattr(device_rows.DeviceRows, "write", lambda *_: pytest.fail("what is there is written again"))
 
     shared, found = trial(slices, config, tmp_path, device="cuda")
 

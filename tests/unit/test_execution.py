@@ -1,10 +1,20 @@
 """What is asked of cuDNN; no GPU is needed to see it."""
 
 import numpy as np
+import pytest
 import torch
 
 from neuralblack.inference.features import pooled_features
-from neuralblack.models.execution import exact_convolutions, repeatable_convolutions
+from neuralblack.models.execution import choose_device, exact_convolutions, repeatable_convolutions
+
+
+@pytest.mark.parametrize(("named", "chosen"), [(None, "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")])
+def test_a_gpu_has_its_number_as_the_tensors_on_it_have(named, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+    assert choose_device(named) == torch.device(chosen)
+    assert choose_device("cpu") == torch.device("cpu")
 
 
 def test_serving_keeps_cudnn_and_does_not_round_to_tf32():

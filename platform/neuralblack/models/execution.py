@@ -46,6 +46,8 @@ def choose_device(device: str | None = None) -> torch.device:
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError("device", found="no usable GPU", expected="CUDA", fix="leave --gpus out, or check nvidia-smi")
+    if str(chosen) == "cuda":  # a tensor's device has a number, and differs from one without
+        return torch.device("cuda", torch.cuda.current_device())
     return chosen
 
 
