@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from tests.tiny import phantom_dataset
@@ -11,10 +12,12 @@ from tests.unit.test_feature_cache import equal, trained, trial
 from neuralblack.config import TrainConfig
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.inference.engines import build_engine
-from neuralblack.models.table import build_model
+from neuralblack.models.execution import choose_execution
+from neuralblack.models.table import build_model, network_of
 from neuralblack.registry.model_folder import save_model
-from neuralblack.training import device_rows
+from neuralblack.training import device_rows, pixels
 from neuralblack.training.augmentation import augment, uniform
+from neuralblack.training.batches import Batches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -53,6 +56,31 @@ def test_a_trial_that_shares_ends_with_the_same_bits(slices, tmp_path, monkeypat
 
     assert (nothing, found) == ([0] * 4, [1] * 4)
     assert equal(shared, alone)
+
+
+@pytest.mark.parametrize("share", [pixels.SHARE, 0.0], ids=["slices on the GPU", "slices on the CPU"])
+def test_a_batch_is_made_without_waiting_for_the_gpu(slices, monkeypatch, share):
+    monkeypatch.setattr(pixels, "SHARE", share)
+    execution, rows = choose_execution("cuda"), np.arange(len(slices))
+    batches = Batches(
+        pixels.Pixels(slices.images, execution),
+        len(slices),
+        rows % 3,
+        rows,
+        config=CONFIG,
+        network=network_of(CONFIG.model),
+        execution=execution,
+        boxes=slices.boxes / slices.spec.size,
+    )
+    assert len(list(batches(0, torch.nn.Sequential()))) == len(batches)
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made = list(batches(1, torch.nn.Sequential()))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    assert sum(len(batch.labels) for batch in made) == len(slices)
 
 
 def test_views_are_those_of_a_cpu():

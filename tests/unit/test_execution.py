@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neuralblack.inference.features import pooled_features
-from neuralblack.models.execution import choose_device, exact_convolutions, repeatable_convolutions
+from neuralblack.models.execution import choose_device, exact_convolutions, repeatable_convolutions, sent
 
 
 @pytest.mark.parametrize(("named", "chosen"), [(None, "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")])
@@ -15,6 +15,26 @@ def test_a_gpu_has_its_number_as_the_tensors_on_it_have(named, chosen, monkeypat
 
     assert choose_device(named) == torch.device(chosen)
     assert choose_device("cpu") == torch.device("cpu")
+
+
+class Sent:
+    """A tensor in a CPU's memory that says how it went to a device."""
+
+    is_cuda, pinned = False, False
+
+    def pin_memory(self):
+        self.pinned = True
+        return self
+
+    def to(self, device, *, non_blocking=False):
+        return device.type, self.pinned, non_blocking
+
+
+def test_what_a_step_needs_goes_to_a_gpu_without_a_wait_and_on_a_cpu_stays_where_it_is():
+    value = torch.arange(3)
+
+    assert sent(Sent(), torch.device("cuda", 0)) == ("cuda", True, True)
+    assert sent(value, torch.device("cpu")) is value
 
 
 def test_serving_keeps_cudnn_and_does_not_round_to_tf32():

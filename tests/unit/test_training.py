@@ -112,6 +112,21 @@ def test_two_workers_learn_what_one_learns_and_hold_equal_weights(dataset, tiny,
         assert all((first_weights[key] == second_weights[key]).all() for key in first_weights)
 
 
+def test_a_step_sends_its_rows_labels_and_weights_once_each(dataset, tiny, monkeypatch):
+    counted = []
+    for module in ("batches", "pixels"):
+        monkeypatch.setattr(
+            f"neuralblack.training.{module}.sent", lambda value, device: counted.append(len(value)) or value.to(device)
+        )
+    monkeypatch.setattr("neuralblack.training.recipe.validation", lambda *_, **__: lambda *_: {})
+
+    _, state = short_run(dataset.path, CONFIG.model_copy(update={"epochs": 1}), OneProcess())
+
+    steps = next(iter(state["optimizer"]["state"].values()))["step"]
+    assert len(counted) == 3 * int(steps)
+    assert set(counted) <= {CONFIG.batch_size, 1}
+
+
 def test_a_run_that_was_stopped_ends_with_the_weights_of_the_unbroken_one(dataset, tiny, tmp_path):
     whole, at_end = short_run(dataset.path, CONFIG, OneProcess())
 

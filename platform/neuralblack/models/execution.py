@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from neuralblack.errors import InputError
 
@@ -56,6 +57,16 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """Bring what a step needs to its device, and let a GPU's work of before go on meanwhile; on a CPU it is the same.
+
+    From memory that is not pinned a copy would wait for all of that.
+    """
+    if device.type == "cuda" and not value.is_cuda:
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuralblack.config import TrainConfig
 from neuralblack.data.shards import places_of
-from neuralblack.models.execution import Execution
+from neuralblack.models.execution import Execution, sent
 from neuralblack.models.inputs import normalise, to_unit
 from neuralblack.models.network import Network
 from neuralblack.training.augmentation import augment, moved
@@ -94,7 +94,7 @@ class Batches:
             rows, weights = self._rows[part], self._weights[part] * real
             inputs = self._behind(frozen, rows, epoch, partial(self.views, epoch=epoch))
             boxes = None if self._boxes is None else self._moved_boxes(self._boxes[rows], rows, epoch)
-            yield Batch(inputs, self._labels[part].to(device), weights.to(device), boxes)
+            yield Batch(inputs, sent(self._labels[part], device), sent(weights, device), boxes)
 
     def shared(self) -> float:
         """Say which share of the slices since the last call another trial had brought through the frozen stages."""
@@ -115,15 +115,16 @@ class Batches:
     def views(self, rows: Tensor, epoch: int) -> Tensor:
         """Draw views, (B, 1, size, size) float32 in channels_last, on the device."""
         config, device = self._config, self._execution.device
-        unit = to_unit(self._pixels(rows), self._network.size)
-        unit = augment(unit, rows.to(device), epoch=epoch, seed=config.seed, config=config.views)
+        there = sent(rows, device)
+        unit = to_unit(self._pixels(rows, there), self._network.size)
+        unit = augment(unit, there, epoch=epoch, seed=config.seed, config=config.views)
         return normalise(unit, self._network).contiguous(memory_format=torch.channels_last)
 
     def _moved_boxes(self, boxes: Tensor, rows: Tensor, epoch: int) -> Tensor:
         """Show the boxes as the views of this epoch show their slices."""
         config, device = self._config, self._execution.device
-        masks = rasterised(boxes.to(device), self._network.size)
-        return moved(masks, rows.to(device), epoch=epoch, seed=config.seed, config=config.views)
+        masks = rasterised(sent(boxes, device), self._network.size)
+        return moved(masks, sent(rows, device), epoch=epoch, seed=config.seed, config=config.views)
 
 
 def part_of(batch_size: int, slices: int, workers: int) -> int:

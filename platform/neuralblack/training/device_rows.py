@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neuralblack.models.execution import free_bytes
+from neuralblack.models.execution import free_bytes, sent
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,11 @@ class DeviceRows:
         """Gather rows, (B,) int64 on the CPU -> (B, C, H, W) on the device; None where one is missing."""
         if not bool(self._there[rows].all()):
             return None
-        return self._values[rows.to(self._values.device)].contiguous(memory_format=torch.channels_last)
+        return self._values[sent(rows, self._values.device)].contiguous(memory_format=torch.channels_last)
 
     def write(self, rows: Tensor, values: Tensor) -> None:
         """Keep rows, which lie on the device."""
-        self._values[rows.to(self._values.device)] = values
+        self._values[sent(rows, self._values.device)] = values
         self._there[rows] = True
 
 

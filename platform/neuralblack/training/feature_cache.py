@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from neuralblack.data.node_cache import folder_on_this_node, make_room
 from neuralblack.files import digest, write_json
-from neuralblack.models.execution import Execution
+from neuralblack.models.execution import Execution, sent
 from neuralblack.training.activations import ActivationFile
 from neuralblack.training.device_rows import DeviceRows, device_rows
 from neuralblack.training.frozen import FrozenStages, Views, backend_of, weights_hash
@@ -130,9 +130,10 @@ class FeatureCache(FrozenStages):
                         on_device.write(rows, found)
                     return found
         self._found += counted
+        found = sent(kept, self.execution.device)
         if on_device and kept.device != self.execution.device:
-            on_device.write(rows, kept.to(self.execution.device))
-        return kept.to(self.execution.device)
+            on_device.write(rows, found)
+        return found
 
     def shared(self) -> float:  # noqa: D102
         share = self._found / max(1, self._found + self._computed)
@@ -161,7 +162,7 @@ class FeatureCache(FrozenStages):
             if below and not below.write(rows.numpy(), kept):
                 below.close()
                 self._files[HEAD_AND_LAST, epoch] = None
-        return self._pooled(self.through(last, kept.to(self.execution.device)))
+        return self._pooled(self.through(last, sent(kept, self.execution.device)))
 
     def _pooled(self, maps: Tensor) -> Tensor:
         with torch.no_grad(), self.execution.autocast():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neuralblack.data.crops import Cropped
 from neuralblack.data.shards import Images, ShardedImages, by_shard, scattered
-from neuralblack.models.execution import Execution, free_bytes
+from neuralblack.models.execution import Execution, free_bytes, sent
 
 SHARE = 0.5  # of a GPU's free memory, at most, for slices; the rest is for training
 AT_A_TIME = 4096  # slices on their way to a GPU
@@ -30,15 +30,15 @@ class Pixels:
             if images.nbytes <= SHARE * free_bytes(execution.device):
                 self._whole = torch.empty(images.shape, dtype=torch.uint8, device=self._device)
                 for rows in np.split(scattered(len(images)), range(AT_A_TIME, len(images), AT_A_TIME)):
-                    self._whole[torch.from_numpy(rows).to(self._device)] = _tensor(images[rows]).to(self._device)
+                    self._whole[torch.tensor(rows, device=self._device)] = _tensor(images[rows]).to(self._device)
         elif isinstance(images, np.ndarray):
             self._whole = _tensor(images)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Gather rows, (B,) int64 on any device."""
+    def __call__(self, rows: Tensor, there: Tensor | None = None) -> Tensor:
+        """Gather rows, (B,) int64 on any device; `there` are the same on this one, where somebody has sent them."""
         if self._whole is None:
-            return torch.from_numpy(self._images[rows.cpu().numpy()]).to(self._device)
-        return self._whole[rows.to(self._whole.device)]
+            return sent(torch.from_numpy(self._images[rows.cpu().numpy()]), self._device)
+        return self._whole[sent(rows, self._device) if there is None else there]
 
     def by_shard(self, rows: Tensor) -> Tensor:
         """Order rows so that each shard is read once: (R,) int64, the same wherever the slices are kept."""
