@@ -37,7 +37,7 @@ accuracy: $(STAMP) ## How good a searched model is on scans, beside simpler ones
 	@$(IN_VENV) python -m benchmarks.accuracy "$(DATA)" $(if $(filter-out 0,$(FULL)),--full) $(if $(filter-out 0,$(CHOICES)),--choices) $(if $(FOLD),--fold $(FOLD)) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out "$(OUT)") $(if $(RESULTS),--results "$(RESULTS)")
 
 test: lint system-packages ## Lint, then every test but the long ones (SYSTEM=1 may install Chromium for the page's tests)
-	$(IN_VENV) python -m pytest -n 2 --dist loadgroup
+	$(IN_VENV) python -m pytest -n 2 --no-loadscope-reorder
 
 lint: $(STAMP) ## Style, types and layers
 	$(IN_VENV) ruff check .

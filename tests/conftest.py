@@ -6,13 +6,23 @@ from tests.tiny import MODELS, add_tiny_network, phantom_dataset
 
 from neuralblack.data.dataset import Dataset
 
+STARTS_RAY = ("tests/ray/", "tests/e2e/test_", "tests/e2e/page/test_served.py")  # others of the page have fakes
 
-def pytest_collection_modifyitems(items):
-    """Say what `pytest -n 2 --dist loadgroup` leaves together: all that starts a Ray; else the tests of a file."""
-    for item in items:
-        is_page = item.path.parent.name == "page" and "service" not in item.fixturenames  # fakes under uvicorn
-        starts_ray = any(item.iter_markers("ray")) or (any(item.iter_markers("e2e")) and not is_page)
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else item.path.name))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """For `pytest -n 2`: what starts a Ray stays on one worker, in its order, and of the rest each file on one.
+
+    Not by `--dist loadgroup` and marks: xdist 3.8 hands them on in a name that pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "ray" if file.startswith(STARTS_RAY) else file
+
+    return ByRay(config, log)
 
 
 @pytest.fixture(scope="session")
