@@ -1,7 +1,9 @@
 """Ray over several nodes, which are processes here: work goes over all of them, and a lost node costs time only."""
 
 import logging
+import tempfile
 import threading
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,15 +23,16 @@ EPOCHS = 24
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """A head without CPUs and two nodes with one each, whose workers know the network `tiny`."""
     import ray
     from ray.cluster_utils import Cluster
 
-    folder = tmp_path_factory.mktemp("ray", numbered=False)
-    (folder / "ray").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", str(folder))  # or every other Ray of this user would join this one
+    # Ray's socket paths may have 107 characters, and pytest's folders have many.
+    short = tempfile.TemporaryDirectory(prefix="nb-", dir="/tmp", ignore_cleanup_errors=True)
+    with short as folder, pytest.MonkeyPatch.context() as patch:
+        (Path(folder) / "ray").mkdir()
+        patch.setenv("RAY_TMPDIR", folder)  # or every other Ray of this user would join this one
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or nodes take the machine's address
         patch.setenv("PYTHONPATH", str(ROOT), prepend=":")
         head = {"num_cpus": 0, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
