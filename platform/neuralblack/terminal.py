@@ -120,12 +120,10 @@ def print_comparison(found: dict[str, Any]) -> None:
     *_, interval = found["slices"]["macro_f1"]
     if interval:
         chance = interval[0] <= 0 <= interval[1]
-        verdict = (
-            "can be chance" if chance else f"is more than chance: {second if interval[0] > 0 else first} is better"
-        )
-        _stdout().print(
-            f"By macro-F1 of slices the difference {verdict}. Of the other intervals some leave 0 out by chance."
-        )
+        better = second if interval[0] > 0 else first
+        verdict = "can be chance" if chance else f"is more than chance: {better} is better"
+        _stdout().print(f"By macro-F1 of slices the difference {verdict}.", end=" ")
+        _stdout().print("Of the other intervals some leave 0 out by chance.")
 
 
 def print_checks(judgement: Mapping[str, Any]) -> None:

@@ -304,18 +304,24 @@ def test_more_than_the_cluster_can_ever_have_is_refused_at_once(cluster, dataset
         tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "search", workers=4)
 
 
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """What the autoscaler of a cluster is asked for, whose head's home folder is `tmp_path`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    heard = []
+    monkeypatch.setattr("neuralblack.cluster.session.request_resources", lambda bundles: heard.append(bundles))
+    return heard
+
+
 def test_what_the_autoscaler_can_reach_is_waited_for_within_the_limit_and_asked_for_no_longer(
-    cluster, tmp_path, monkeypatch, caplog
+    cluster, asked, tmp_path, caplog
 ):
     """`ray up` leaves its configuration in the head's home folder, and the autoscaler hears what is asked for."""
     caplog.set_level("INFO", logger="neuralblack")
     worker = {"resources": {"CPU": 8, "GPU": 1}, "min_workers": 0, "max_workers": 4}
     config = {"available_node_types": {"head": {"resources": {"CPU": 0}, "max_workers": 0}, "gpu_worker": worker}}
     (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps(config))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    asked = []
-    monkeypatch.setattr("neuralblack.cluster.session.request_resources", lambda bundles: asked.append(bundles))
 
     with pytest.raises(InputError, match=r"found 0 GPU; expected 2 GPU.*--wait-for-nodes SECONDS"):
         await_resources({"CPU": 1, "GPU": 1}, 2, wait_s=1)
@@ -326,15 +332,9 @@ def test_what_the_autoscaler_can_reach_is_waited_for_within_the_limit_and_asked_
     assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
 
 
-def test_nodes_of_a_cluster_that_does_not_say_how_many_it_can_have_are_waited_for(
-    cluster, tmp_path, monkeypatch, caplog
-):
+def test_nodes_of_a_cluster_that_does_not_say_how_many_it_can_have_are_waited_for(cluster, asked, caplog):
     """KubeRay's autoscaler leaves no configuration on the head."""
     caplog.set_level("INFO", logger="neuralblack")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    asked = []
-    monkeypatch.setattr("neuralblack.cluster.session.request_resources", lambda bundles: asked.append(bundles))
 
     with pytest.raises(InputError, match=r"found 0 GPU; expected 2 GPU.*SECONDS, more than 0; or fewer, where no"):
         await_resources({"CPU": 1, "GPU": 1}, 2, wait_s=0)

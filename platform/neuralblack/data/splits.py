@@ -152,7 +152,7 @@ def start_behind(split: Split, dataset: Dataset, earlier: Mapping[str, Any], *, 
     """
     seen = _seen(earlier)
     for part, of in (("validation", ("train",)), ("test", ("train", "validation"))):
-        asked = {hashed(dataset.patients[row]) for row in getattr(split, part)}
+        asked = _whose(dataset, getattr(split, part))
         shared = asked & set().union(*(seen[name] for name in of))
         if shared:
             raise InputError(
@@ -180,7 +180,7 @@ def refuse_overlap(
         dataset, rows: what shall be evaluated on.
     """
     seen = _seen(manifest)
-    asked = {hashed(dataset.patients[row]) for row in rows}
+    asked = _whose(dataset, rows)
     for part in ("train", "validation"):
         shared = asked & seen[part]
         if shared:
@@ -255,9 +255,13 @@ def _facts(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, object]:
     labels = [dataset.labels[row] for row in rows]
     return {
         "slices": len(rows),
-        "patients": sorted({hashed(dataset.patients[row]) for row in rows}),
+        "patients": sorted(_whose(dataset, rows)),
         "per_class": {name: labels.count(name) for name in CLASSES if name in labels},
     }
+
+
+def _whose(dataset: Dataset, rows: Sequence[int] | NDArray[np.int64]) -> set[str]:
+    return {hashed(dataset.patients[row]) for row in rows}
 
 
 def _seen(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
