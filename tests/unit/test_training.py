@@ -1,5 +1,6 @@
 """The loop: the same run on any number of workers, unbroken or gone on with."""
 
+import gc
 import multiprocessing
 import tempfile
 import weakref
@@ -196,6 +197,28 @@ def test_out_of_memory_names_a_batch_size_that_fits(dataset, tiny, monkeypatch):
 
     with pytest.raises(RunError, match="out of memory with 7 slices on each of 1 workers; --set batch_size=3 fits"):
         short_run(dataset.path, CONFIG, OneProcess())
+
+
+def test_out_of_memory_in_the_optimizers_first_step_names_what_fits_beside_its_moments(dataset, tiny, monkeypatch):
+    shape, held = (4, 8), []  # of the weights of the head, which alone learns at first
+
+    def limited(self, inputs, forward=torch.nn.AdaptiveAvgPool2d.forward):
+        if torch.is_grad_enabled():
+            plain = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+            held.append(sum(each.shape == shape for each in plain))
+            if held[-1] > held[0] and len(inputs) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, inputs)
+
+    def no_room(self, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.AdaptiveAvgPool2d, "forward", limited)
+    monkeypatch.setattr(torch.optim.AdamW, "step", no_room)
+
+    with pytest.raises(RunError, match="out of memory with 7 slices on each of 1 workers; --set batch_size=1 fits"):
+        short_run(dataset.path, CONFIG, OneProcess())
+    assert [count - held[0] for count in held] == [0, 2, 2]
 
 
 class Heavy(torch.autograd.Function):

@@ -121,10 +121,10 @@ def fit(
                 each["lr"] = peak * share * warm_up(number, since=since, steps=steps, config=config)
             optimizer.zero_grad(set_to_none=True)
             everywhere = group.sum(weights.sum())
-            with said_what_fits(learning_stages, inputs, execution, group):
+            with said_what_fits(learning_stages, inputs, execution, group, optimizer):
                 logits, losses, term = learn(batch, everywhere)
-            nn.utils.clip_grad_norm_(learning, config.clip_norm)
-            optimizer.step()
+                nn.utils.clip_grad_norm_(learning, config.clip_norm)
+                optimizer.step()  # the first one of a stage takes memory for its moments
             real = weights > 0
             right = (logits.argmax(1) == labels) & real
             sums[step] = losses.sum()
@@ -185,7 +185,11 @@ def with_advice(batches: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
 
 @contextmanager
 def said_what_fits(
-    learning: nn.Sequential, inputs: Tensor, execution: Execution, group: OneProcess
+    learning: nn.Sequential,
+    inputs: Tensor,
+    execution: Execution,
+    group: OneProcess,
+    optimizer: torch.optim.AdamW,
 ) -> Generator[None, None, None]:
     """Turn "out of memory" in a step into a RunError that names a batch size with which a step was possible.
 
@@ -196,6 +200,7 @@ def said_what_fits(
         inputs: of this worker's part of the batch, (B, C, H, W).
         execution: device and number format.
         group: the workers, each with as many slices.
+        optimizer: of the stages; the trials leave room for the moments that it does not have yet.
 
     """
     try:
@@ -214,19 +219,22 @@ def said_what_fits(
             fix="--set batch_norm=eval, a larger --set size, or another --set batch_size",
         ) from error
     count = len(inputs) // 2
-    while count and not _fits(learning, inputs[:count], execution):
+    while count and not _fits(learning, inputs[:count], execution, optimizer):
         count //= 2
     advice = f"--set batch_size={count * group.size} fits" if count else "not even one slice fits: another network"
     raise RunError(f"out of memory with {len(inputs)} slices on each of {group.size} workers; {advice}")
 
 
-def _fits(learning: nn.Sequential, inputs: Tensor, execution: Execution) -> bool:
+def _fits(learning: nn.Sequential, inputs: Tensor, execution: Execution, optimizer: torch.optim.AdamW) -> bool:
     parameters = [parameter for parameter in learning.parameters() if parameter.requires_grad]
+    bare = [parameter for parameter in parameters if "exp_avg_sq" not in optimizer.state.get(parameter, {})]
     try:
+        room = [torch.empty_like(parameter) for parameter in bare for _ in range(2)]  # AdamW's first and second moment
         with execution.autocast():
             logits = learning(inputs)
         # Not `backward`: DDP, in the middle of the failed step, would count its parameters a second time and raise.
         torch.autograd.grad(logits.float().sum(), parameters, allow_unused=True)
+        del room  # only now: it is part of what has to fit
     except torch.OutOfMemoryError:
         return False
     return True
