@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from neuralblack.config import TrainConfig
+from neuralblack.data.splits import make_split
+from neuralblack.evaluation.finalists import intervals_of
+from neuralblack.evaluation.record_wise import retrain_with
 from neuralblack.inference.features import pooled_features
 from neuralblack.models.execution import choose_device, exact_convolutions, repeatable_convolutions, sent
+from neuralblack.training.checkpoints import best_checkpoint
+from neuralblack.training.runs import train_here
+
+SHORT = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=16, precision="fp32")
 
 
 @pytest.mark.parametrize(("named", "chosen"), [(None, "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")])
@@ -52,7 +60,9 @@ def test_training_keeps_cudnn_and_takes_one_algorithm_in_every_process():
         assert not torch.backends.cudnn.allow_tf32
 
 
-def test_features_are_computed_without_rounding_to_tf32(tiny, monkeypatch):
+@pytest.fixture
+def rounds_to_tf32(monkeypatch):
+    """Whether cuDNN might round to TF32, at each convolution in turn."""
     asked = []
 
     def noted(self, inputs, forward=torch.nn.Conv2d.forward):
@@ -60,6 +70,27 @@ def test_features_are_computed_without_rounding_to_tf32(tiny, monkeypatch):
         return forward(self, inputs)
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", noted)
+    return asked
+
+
+def test_features_are_computed_without_rounding_to_tf32(tiny, rounds_to_tf32):
     pooled_features(np.zeros((2, 32, 32), np.uint8), model=tiny, weights="none", device="cpu")
 
-    assert asked and not any(asked)
+    assert rounds_to_tf32 and not any(rounds_to_tf32)
+
+
+def test_a_recipe_trained_record_by_record_is_judged_without_rounding_to_tf32(dataset, tiny, rounds_to_tf32):
+    split = make_split(dataset, train=None, validation=(2,), test=(1,))
+
+    retrain_with(SHORT, dataset, split.classes)(split.train, split.validation, split.test)
+
+    assert rounds_to_tf32 and not any(rounds_to_tf32)
+
+
+def test_a_searchs_finalists_are_judged_without_rounding_to_tf32(dataset, tiny, tmp_path, rounds_to_tf32):
+    split = make_split(dataset, train=None, validation=(2,), test=(1,))
+    train_here(SHORT, data=dataset.path, run=tmp_path / "run")
+
+    intervals_of({0: (SHORT, best_checkpoint((tmp_path / "run" / "checkpoints").iterdir()))}, dataset, split)
+
+    assert rounds_to_tf32 and not any(rounds_to_tf32)

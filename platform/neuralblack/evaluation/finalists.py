@@ -14,7 +14,7 @@ from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
 from neuralblack.evaluation.bootstrap import intervals
 from neuralblack.evaluation.patients import Slices
-from neuralblack.models.execution import choose_execution
+from neuralblack.models.execution import choose_execution, exact_convolutions
 from neuralblack.models.table import build_model, network_for
 from neuralblack.training.checkpoints import load_state
 from neuralblack.training.pixels import Pixels
@@ -39,13 +39,14 @@ def _probabilities(config: TrainConfig, state: dict[str, Any], dataset: Dataset,
     model = build_model(config.model, classes=len(split.classes))
     model.load_state_dict(state)
     rows = torch.as_tensor(split.validation)
-    shares = classify(
-        model.eval().to(execution.device),
-        Pixels(as_shown(dataset, config.input).images, execution),
-        rows,
-        network=network,
-        execution=execution,
-        loss=config.loss,
-    )
+    with exact_convolutions():
+        shares = classify(
+            model.eval().to(execution.device),
+            Pixels(as_shown(dataset, config.input).images, execution),
+            rows,
+            network=network,
+            execution=execution,
+            loss=config.loss,
+        )
     probabilities: NDArray[np.float64] = shares.double().cpu().numpy()
     return probabilities

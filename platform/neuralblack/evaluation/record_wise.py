@@ -13,7 +13,7 @@ from neuralblack.data.crops import as_shown
 from neuralblack.data.dataset import Dataset
 from neuralblack.data.splits import Split
 from neuralblack.evaluation.leakage import Retrain
-from neuralblack.models.execution import choose_execution
+from neuralblack.models.execution import choose_execution, exact_convolutions
 from neuralblack.models.table import build_model, network_for
 from neuralblack.training.checkpoints import merit
 from neuralblack.training.loop import Metrics, State
@@ -42,14 +42,15 @@ def retrain_with(config: TrainConfig, dataset: Dataset, classes: tuple[str, ...]
         stages = build_model(config.model, classes=len(classes), weights="none")
         stages.load_state_dict(best["model"])
         pixels = Pixels(as_shown(dataset, config.input).images, execution)
-        shares = classify(
-            stages.eval().to(execution.device),
-            pixels,
-            torch.as_tensor(asked),
-            network=network_for(config),
-            execution=execution,
-            loss=config.loss,
-        )
+        with exact_convolutions():
+            shares = classify(
+                stages.eval().to(execution.device),
+                pixels,
+                torch.as_tensor(asked),
+                network=network_for(config),
+                execution=execution,
+                loss=config.loss,
+            )
         return shares.float().cpu().numpy()
 
     return retrain
