@@ -4,7 +4,7 @@ A resampled set of patients is a weight for each slice: how often its patient wa
 resampled sets is counted at once, without copying a slice (`scores`), and a test holds it equal to `metrics.summarise`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,8 @@ def intervals(*repetitions: Slices, classes: Sequence[str], draws: int = DRAWS, 
         they know nothing of how many there might be.
 
     """
-    whole: dict[str, list[Floats]] = {}
     alone = len(set(repetitions[0].patients)) < 2
-    for weights in zip(*(drawn_weights(each.patients, draws=draws, seed=seed) for each in repetitions), strict=True):
-        counted = [scores(each.labels, each.probabilities, one) for each, one in zip(repetitions, weights, strict=True)]
-        for name in counted[0]:
-            whole.setdefault(name, []).append(np.mean([each[name] for each in counted], axis=0))
-    draws_of = {name: np.concatenate(values) for name, values in whole.items()}
+    draws_of = _resampled([(each,) for each in repetitions], lambda one: one, draws=draws, seed=seed)
     bounds = {name: None if alone or _is_constant(values) else bounded(values) for name, values in draws_of.items()}
     if (drawn := bounds["ece"]) is not None:
         measured = float(np.mean([calibration_error(each.labels, each.probabilities) for each in repetitions]))
@@ -140,18 +135,34 @@ def differences(
         or too few draws could show it.
 
     """
-    found: dict[str, list[Floats]] = {}
     alone = len(set(repetitions[0][0].patients)) < 2
-    for weights in zip(*(drawn_weights(ours.patients, draws=draws, seed=seed) for ours, _ in repetitions), strict=True):
+    found = _resampled(repetitions, _gaps, draws=draws, seed=seed)
+    return {name: None if alone else bounded(values) for name, values in found.items()}
+
+
+def _gaps(ours: Scores, theirs: Scores) -> Scores:
+    return {name: ours[name] - theirs[name] for name in ours if "/" not in name}
+
+
+def _resampled(
+    repetitions: Sequence[tuple[Slices, ...]], count: Callable[..., Scores], *, draws: int, seed: int
+) -> Scores:
+    """Draw patients, and average over repetitions what `count` makes of the scores of a repetition's models.
+
+    Returns:
+        name -> (draws,), for the names that `count` gives.
+
+    """
+    found: dict[str, list[Floats]] = {}
+    drawn = (drawn_weights(models[0].patients, draws=draws, seed=seed) for models in repetitions)
+    for weights in zip(*drawn, strict=True):
         counted = [
-            [scores(each.labels, each.probabilities, one) for each in pair]
-            for pair, one in zip(repetitions, weights, strict=True)
+            count(*(scores(each.labels, each.probabilities, one) for each in models))
+            for models, one in zip(repetitions, weights, strict=True)
         ]
-        for name in counted[0][0]:
-            if "/" not in name:
-                gaps = [ours[name] - theirs[name] for ours, theirs in counted]
-                found.setdefault(name, []).append(np.mean(gaps, axis=0))
-    return {name: None if alone else bounded(np.concatenate(values)) for name, values in found.items()}
+        for name in counted[0]:
+            found.setdefault(name, []).append(np.mean([each[name] for each in counted], axis=0))
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 def _mean_of_known(values: Floats) -> Floats:
