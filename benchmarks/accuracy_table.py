@@ -12,6 +12,7 @@ from neuralblack.errors import InputError
 from neuralblack.evaluation.bootstrap import DRAWS, differences
 from neuralblack.evaluation.crossval_table import averaged
 from neuralblack.evaluation.patients import Slices
+from neuralblack.metrics import error_of
 
 Part = Mapping[str, Any]
 RARE = "meningioma"  # the class that simpler means miss most
@@ -54,7 +55,7 @@ class Pooled:
         if None in gaps:
             return None
         slices = sum(sum(counts) for row in self._rows for _, counts, _ in row["patients"])
-        return float(np.abs(gaps).sum() / slices)
+        return error_of(np.array(gaps), slices)
 
     def beyond(self, other: "Pooled") -> list[float] | None:
         """Bound how much more accurate it is than another, the mean over seeds, over the same patients."""

@@ -17,7 +17,11 @@ COVERAGE = 0.9  # share of the slices, the surest, that count in accuracy_at_90
 
 
 def summarise(
-    labels: NDArray[np.integer], probabilities: NDArray[np.floating], classes: Sequence[str]
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    classes: Sequence[str],
+    *,
+    models: NDArray[np.int64] | None = None,
 ) -> dict[str, Any]:
     """Count what was right and wrong, over all slices and for each class against the rest.
 
@@ -25,6 +29,7 @@ def summarise(
         labels: (N,) the true class of each slice, an index into `classes`.
         probabilities: (N, K), rows that add up to 1; the largest is the prediction, the first of equals.
         classes: the K names.
+        models: (N,) which model said it, 0 or more, for the calibration error; none given: all are of one.
 
     Returns:
         JSON, no NaN in it: slices, accuracy, balanced_accuracy (the mean sensitivity of the classes that some slice
@@ -53,7 +58,7 @@ def summarise(
         "mcc": float(matthews_corrcoef(labels, given)) if len(set(labels)) > 1 < len(set(given)) else None,
         "log_loss": _log_loss(labels, probabilities, everyone),
         "brier": float(squares(labels, probabilities).mean()) if len(labels) else None,
-        "ece": calibration_error(labels, probabilities) if len(labels) else None,
+        "ece": calibration_error(labels, probabilities, models) if len(labels) else None,
         "accuracy_at_90": accuracy_at_coverage(labels, probabilities) if len(labels) else None,
         "classes": list(classes),
         "confusion": confusion.tolist(),
@@ -70,29 +75,40 @@ def ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def calibration_error(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
+def calibration_error(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], models: NDArray[np.int64] | None = None
+) -> float:
     """Measure how far the top probability is from the share that was right: the expected calibration error, 0..1.
 
     Slices are binned by their largest probability into BINS of equal width; the error is the mean over slices of
-    |accuracy - mean probability| of a slice's bin (Guo et al., 2017, "On calibration of modern neural networks").
+    |accuracy - mean probability| of a slice's bin (Guo et al., 2017, "On calibration of modern neural networks"). Each
+    model, of those that `models` (N,) numbers from 0, has bins of its own: together one that is too sure and one that
+    is not sure enough would come out calibrated.
 
     >>> calibration_error(np.array([0, 1]), np.array([[0.9, 0.1], [0.9, 0.1]]))  # sure by 0.9, right by half
     0.4
     """
-    return round(float(np.abs(calibration_gaps(labels, probabilities)).sum() / len(labels)), 12)
+    return error_of(calibration_gaps(labels, probabilities, models), len(labels))
 
 
-def calibration_gaps(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Sum right (1 or 0) minus the largest probability over the slices of each bin of a calibration error: (BINS,)."""
+def error_of(gaps: NDArray[np.floating], slices: int) -> float:
+    """Average over slices how far the bins, of all models, are off: what `calibration_gaps` says, of any shape."""
+    return round(float(np.abs(gaps).sum() / slices), 12)
+
+
+def calibration_gaps(
+    labels: NDArray[np.integer], probabilities: NDArray[np.floating], models: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Sum right (1 or 0) minus the largest probability over the slices of each bin: (BINS,), of M models (M BINS,)."""
     top = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == labels
-    return np.bincount(bin_of(top), right - top, BINS).astype(np.float64)
+    return np.bincount(bin_of(top, models), right - top, BINS).astype(np.float64)
 
 
-def bin_of(top: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Number the bin of each probability, of BINS of equal width; a bin holds its upper end."""
+def bin_of(top: NDArray[np.floating], models: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Number the bin of each probability, of BINS of equal width for each model; a bin holds its upper end."""
     index: NDArray[np.int64] = np.clip(np.ceil(top * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    return index
+    return index if models is None else index + BINS * models
 
 
 def accuracy_at_coverage(labels: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:

@@ -91,6 +91,23 @@ def test_a_patient_is_judged_by_the_mean_of_its_slices_logarithms(rounds):
     assert patients["log_loss"] == pytest.approx(losses.mean(), rel=1e-5)
 
 
+def test_a_model_that_is_too_sure_and_one_that_is_not_sure_enough_do_not_come_out_calibrated(tmp_path):
+    wrong = {1: (0, 1, 2, 3, 4, 5), 2: ()}  # of ten patients, at a probability of .7 each: .4 and 1 are right
+    rounds = []
+    for fold, missed in wrong.items():
+        rows = [(f"{fold}.{each}", CLASSES[each in missed], 0.7) for each in range(10)]
+        rounds.append({"seed": 0, "fold": fold, "predictions": write(tmp_path / f"{fold}.parquet", rows)})
+
+    table = table_of(rounds, CLASSES)
+
+    assert [run["ece"] for run in table["runs"]] == pytest.approx([0.3, 0.3])
+    for part in ("pooled", "patients"):  # a patient has one slice
+        low, high = table[part]["intervals"]["ece"]
+        assert table[part]["ece"] == pytest.approx(0.3)
+        assert low < 0.3 < high
+    assert "of each fold's model by itself" in markdown(table, title="x")
+
+
 def test_seeds_are_pooled_by_themselves(rounds, tmp_path):
     again = [{**each, "seed": 1} for each in rounds]
 

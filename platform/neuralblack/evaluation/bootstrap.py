@@ -43,7 +43,8 @@ def intervals(*repetitions: Slices, classes: Sequence[str], draws: int = DRAWS, 
     draws_of = _resampled([(each,) for each in repetitions], lambda one: one, draws=draws, seed=seed)
     bounds = {name: None if alone or _is_constant(values) else bounded(values) for name, values in draws_of.items()}
     if (drawn := bounds["ece"]) is not None:
-        measured = float(np.mean([calibration_error(each.labels, each.probabilities) for each in repetitions]))
+        errors = [calibration_error(each.labels, each.probabilities, each.models) for each in repetitions]
+        measured = float(np.mean(errors))
         low, high = (max(0.0, 2 * measured - end) for end in reversed(drawn))
         bounds["ece"] = [low, high]
     found: dict[str, Any] = {name: value for name, value in bounds.items() if "/" not in name}
@@ -78,13 +79,19 @@ def drawn_weights(patients: Sequence[str], *, draws: int = DRAWS, seed: int = 0)
         yield random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size)[:, numbers].astype(float)
 
 
-def scores(labels: NDArray[np.integer], probabilities: NDArray[np.floating], weights: Floats) -> Scores:
+def scores(
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    weights: Floats,
+    models: NDArray[np.int64] | None = None,
+) -> Scores:
     """Count the numbers of `metrics.summarise` for D weightings of N slices at once.
 
     Args:
         labels: (N,) true classes.
         probabilities: (N, K).
         weights: (D, N), how often each slice counts.
+        models: (N,) as of `summarise`.
 
     Returns:
         name -> (D,), and `name/k` for class k against the rest; NaN where nothing was measured.
@@ -113,7 +120,7 @@ def scores(labels: NDArray[np.integer], probabilities: NDArray[np.floating], wei
             "mcc": _matthews(hits, true, taken, whole),
             "log_loss": weights @ losses(labels, shares) / whole,
             "brier": weights @ squares(labels, shares) / whole,
-            "ece": _calibration_error(labels == given, shares.max(1), weights) / whole,
+            "ece": _calibration_error(labels == given, shares.max(1), weights, bin_of(shares.max(1), models)) / whole,
             "accuracy_at_90": _accuracy_at_coverage(labels == given, shares.max(1), weights),
         }
     for name, values in each.items():
@@ -154,11 +161,11 @@ def _resampled(
 
     """
     found: dict[str, list[Floats]] = {}
-    drawn = (drawn_weights(models[0].patients, draws=draws, seed=seed) for models in repetitions)
+    drawn = (drawn_weights(some[0].patients, draws=draws, seed=seed) for some in repetitions)
     for weights in zip(*drawn, strict=True):
         counted = [
-            count(*(scores(each.labels, each.probabilities, one) for each in models))
-            for models, one in zip(repetitions, weights, strict=True)
+            count(*(scores(each.labels, each.probabilities, one, each.models) for each in some))
+            for some, one in zip(repetitions, weights, strict=True)
         ]
         for name in counted[0]:
             found.setdefault(name, []).append(np.mean([each[name] for each in counted], axis=0))
@@ -179,8 +186,8 @@ def _matthews(hits: Floats, true: Floats, taken: Floats, whole: Floats) -> Float
     return correlation
 
 
-def _calibration_error(right: NDArray[np.bool_], top: Floats, weights: Floats) -> Floats:
-    gaps = weights @ (np.eye(BINS)[bin_of(top)] * (right - top)[:, None])
+def _calibration_error(right: NDArray[np.bool_], top: Floats, weights: Floats, bins: NDArray[np.int64]) -> Floats:
+    gaps = weights @ (np.eye(max(BINS, bins.max() + 1))[bins] * (right - top)[:, None])
     total: Floats = np.abs(gaps).sum(1)
     return total
 

@@ -22,6 +22,7 @@ def table_of(rounds: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dic
         runs: seed, fold, slices, patients and NUMBERS of each.
         mean, sd: of NUMBERS over all runs (sd with one less than their count; None of a single run).
         pooled: `metrics.summarise` of all test slices of a seed together, NUMBERS averaged over seeds, and `intervals`.
+            Their calibration error is of each fold's model by itself, averaged over slices.
         patients: the same of patients, each judged by the mean of its slices' log-probabilities.
 
     """
@@ -99,7 +100,8 @@ def markdown(table: Mapping[str, Any], *, title: str) -> str:
         lines.append(f"| 95% interval | {' | '.join(map(_bounds, bounds))} |")
     lines += [
         "",
-        f"Intervals: percentile bootstrap over patients, {DRAWS:,} draws; of the calibration error the basic one.",
+        f"Intervals: percentile bootstrap over patients, {DRAWS:,} draws; of the calibration error the basic one. "
+        "Pooled, that error is of each fold's model by itself, then averaged over slices: errors of two do not cancel.",
     ]
     return "\n".join(lines) + "\n"
 

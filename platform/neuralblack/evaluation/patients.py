@@ -22,11 +22,21 @@ VERDICTS: dict[str, Callable[[Rows], Rows]] = {
 
 
 class Slices:
-    """What a model said of N slices (or patients): labels (N,), probabilities (N, K), patients."""
+    """What models said of N slices (or patients): labels (N,), probabilities (N, K), patients, and which model, (N,).
 
-    def __init__(self, labels: NDArray[np.int64], probabilities: NDArray[np.floating], patients: Sequence[str]) -> None:
+    Models count from 0; none given: there is one.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        probabilities: NDArray[np.floating],
+        patients: Sequence[str],
+        models: NDArray[np.int64] | None = None,
+    ) -> None:
         rows = probabilities.astype(np.float64)
         self.labels, self.probabilities, self.patients = labels, rows / rows.sum(1, keepdims=True), list(patients)
+        self.models = np.zeros(len(labels), np.int64) if models is None else models
 
     @classmethod
     def read(cls, path: Path, classes: Sequence[str]) -> "Slices":
@@ -38,30 +48,32 @@ class Slices:
 
     @classmethod
     def together(cls, parts: Sequence["Slices"]) -> "Slices":
-        """Pool the parts of one seed."""
+        """Pool the parts of one seed, each of a model of its own."""
         return cls(
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
             [patient for part in parts for patient in part.patients],
+            np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts]),
         )
 
     def by_patient(self, verdict: str = VERDICT) -> "Slices":
-        """Judge each patient once, by a row of VERDICTS.
+        """Let each model judge each of its patients once, by a row of VERDICTS.
 
         A patient with slices of two labels, such as near-duplicates under two class folders, counts once for each.
         """
-        groups: dict[tuple[str, int], list[int]] = {}
-        for index, (patient, label) in enumerate(zip(self.patients, self.labels.tolist(), strict=True)):
-            groups.setdefault((patient, label), []).append(index)
-        labels = np.array([label for _, label in groups], np.int64)
+        groups: dict[tuple[str, int, int], list[int]] = {}
+        for index, key in enumerate(zip(self.patients, self.labels.tolist(), self.models.tolist(), strict=True)):
+            groups.setdefault(key, []).append(index)
+        labels, models = (np.array([key[at] for key in groups], np.int64) for at in (1, 2))
         rows = np.stack([VERDICTS[verdict](self.probabilities[rows]) for rows in groups.values()])
-        return Slices(labels, rows, [patient for patient, _ in groups])
+        return Slices(labels, rows, [patient for patient, *_ in groups], models)
 
     def tempered(self, power: float) -> "Slices":
         """Raise the probabilities to a power and scale them: where a temperature T was applied, T undoes it."""
         raised = self.probabilities.clip(np.finfo(np.float32).tiny) ** power
-        return Slices(self.labels, raised, self.patients)
+        return Slices(self.labels, raised, self.patients, self.models)
 
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
         """Count what was right: `metrics.summarise`, and how many patients there are."""
-        return {**summarise(self.labels, self.probabilities, classes), "patients": len(set(self.patients))}
+        found = summarise(self.labels, self.probabilities, classes, models=self.models)
+        return {**found, "patients": len(set(self.patients))}
