@@ -8,7 +8,7 @@ from tests.unit.test_join_feedback import KEY, Folder, head
 
 from neuralblack.cluster.retrain import recipe_of, retrain
 from neuralblack.config import TrainConfig
-from neuralblack.data.dataset import Row, write_dataset
+from neuralblack.data.dataset import Row, open_dataset, write_dataset
 from neuralblack.data.join_feedback import join_feedback
 from neuralblack.errors import InputError
 from neuralblack.evaluation.challenge import challenge
@@ -19,6 +19,7 @@ from neuralblack.models.table import build_model
 from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import open_model
 from neuralblack.registry.promotion import promote
+from neuralblack.training import runs
 from neuralblack.training.runs import train_here
 
 FIRST = TrainConfig(model="tiny", weights="none", epochs=2, batch_size=16, precision="fp32", schedule="all")
@@ -67,6 +68,22 @@ def test_it_starts_at_the_champions_weights_and_is_judged_by_the_same_slices(dat
     images = dataset.images[:8]
     before, after = (Predictor(each, engine="eager-fp32").probabilities(images) for each in (champion, model))
     assert abs(before - after).max() < 0.05  # at this learning rate it stays where it started
+
+
+def test_the_run_is_checked_once(registry, joined, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(runs, "open_dataset", lambda data: opened.append(data) or open_dataset(data))
+
+    retrain(
+        data=joined.path,
+        run=tmp_path / "second",
+        registry=registry,
+        report=tmp_path / "report",
+        overrides=["epochs=1"],
+        workers=0,
+    )
+
+    assert len(opened) == 1
 
 
 def test_the_gate_decides_about_it_beside_the_champion(dataset, registry, joined, tmp_path):

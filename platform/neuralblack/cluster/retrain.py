@@ -65,7 +65,9 @@ def retrain(
             fix="train a model of these classes anew: neuralblack train",
         )
     _check_parts(champion, dataset, split)
-    model = train_on_cluster(config, data=data, run=run, workers=workers, gpus=gpus, wait_s=wait_s)
+    model = train_on_cluster(
+        config, data=data, run=run, workers=workers, gpus=gpus, wait_s=wait_s, checked=(dataset, split)
+    )
     return model, evaluate_held_out(Predictor(model), data, report)
 
 

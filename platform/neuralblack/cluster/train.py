@@ -25,8 +25,8 @@ from neuralblack.cluster.session import (
     said_when_nodes_are_lost,
 )
 from neuralblack.config import TrainConfig
-from neuralblack.data.dataset import open_dataset
-from neuralblack.data.splits import load_split
+from neuralblack.data.dataset import Dataset, open_dataset
+from neuralblack.data.splits import Split, load_split
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import no_space_is_said, read_json
 from neuralblack.inference.reference import calibrate
@@ -64,6 +64,7 @@ def train_on_cluster(
     wait_s: float = 0,
     max_failures: int = 3,
     track: Sequence[str] = (),
+    checked: tuple[Dataset, Split] | None = None,
 ) -> ModelFolder:
     """Train on `workers` workers and make the best epoch the run's model folder.
 
@@ -78,6 +79,7 @@ def train_on_cluster(
         wait_s: how long the autoscaler may take to bring nodes, also in place of a lost one.
         max_failures: times that the workers are started again after one died.
         track: keys of TRACKERS that show the epochs, too.
+        checked: what `check_run` said of this run to who asked it already; none given: it is asked here.
 
     Raises:
         InputError: something that can be mended, said before a worker starts where possible.
@@ -91,8 +93,8 @@ def train_on_cluster(
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     check_trackers(track)
     if workers == 0:
-        return train_here(config, data=data, run=run, calibrate=calibrate, track=track)
-    dataset, split = check_run(config, data=data)
+        return train_here(config, data=data, run=run, calibrate=calibrate, track=track, checked=checked)
+    dataset, split = checked or check_run(config, data=data)
     through = earlier_model(run, config, split)
     if through:
         return through

@@ -164,12 +164,14 @@ def train_here(
     calibrate: Calibrate | None = None,
     track: Sequence[str] = (),
     device: str | None = None,
+    checked: tuple[Dataset, Split] | None = None,
 ) -> ModelFolder:
     """Train in this process, without Ray; the same command goes on behind the newest checkpoint.
 
-    `device` is cpu or cuda; none given: a GPU where there is one.
+    `device` is cpu or cuda; none given: a GPU where there is one. `checked` is what `check_run` said of this run to who
+    asked it already.
     """
-    dataset, split = check_run(config, data=data)
+    dataset, split = checked or check_run(config, data=data)
     through = earlier_model(run, config, split, in_process=True)
     if through:
         return through
