@@ -1,6 +1,7 @@
 """A file that is no slice is refused in one line that names file and field, and nothing outside the file is read."""
 
 import io
+import struct
 
 import h5py
 import numpy as np
@@ -260,6 +261,30 @@ def test_tiff_that_keeps_a_negative_is_turned_round(tmp_path):
 
     assert np.array_equal(read_slice(eight, where="eight").image, GREY)
     assert np.array_equal(read_slice(deep, where="deep").image, DEEP)
+
+
+def number_tiff(values):
+    """Write a TIFF of numbers of any type: Pillow writes neither int8 nor uint32."""
+    width, height = values.shape[::-1]
+    kind, bits = {"u": 1, "i": 2, "f": 3}[values.dtype.kind], 8 * values.dtype.itemsize
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    tags |= {279: values.nbytes, 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + values.nbytes)
+    return head + values.tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "float32"])
+def test_tiff_of_any_number_type_keeps_its_values(kind):
+    ends = (-1e6, 1e6) if kind == "float32" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    values = np.linspace(*ends, 600).reshape(20, 30).astype(kind)
+
+    assert np.array_equal(read_slice(number_tiff(values), where="upload", labelled=False).image, values)
+
+
+def test_tiff_of_numbers_that_pillow_has_no_mode_for_is_refused_with_what_to_do():
+    with pytest.raises(InputError, match=r"pixels of a rare kind.*Fix: export the slice again, with 8 or 16 bits"):
+        read_slice(number_tiff(GREY.astype(np.float64)), where="upload", labelled=False)
 
 
 def test_camera_orientation_is_followed(tmp_path):

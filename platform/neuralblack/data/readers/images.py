@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps, ImageStat
+from PIL import Image, ImageChops, ImageOps, ImageStat, UnidentifiedImageError
 
 from neuralblack.data.slices import MAX_SIDE, Slice, check_sides
 from neuralblack.errors import InputError
@@ -12,6 +12,9 @@ from neuralblack.errors import InputError
 FORMATS = ("PNG", "JPEG", "TIFF")  # no others: each decoder Pillow may choose is one more that can be attacked
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 3
+SAMPLE_FORMAT = 339  # TIFF 6.0, section 19
+# Pillow's mode, the file's sample format -> what the bits are.
+HIDDEN: dict[tuple[str, tuple[int, ...]], type[np.generic]] = {("L", (2,)): np.int8, ("I", (1,)): np.uint32}
 
 
 def recognises(data: bytes) -> bool:
@@ -45,6 +48,13 @@ def read(data: bytes, *, where: object, labelled: bool) -> Slice:
             expected=f"at most {MAX_SIDE} pixels on each side",
             fix="export the slice at its own size",
         ) from None
+    except UnidentifiedImageError as error:  # also of whole files: no mode of Pillow's holds their pixels
+        raise InputError(
+            where,
+            found="a broken or truncated image, or one with pixels of a rare kind (such as 64 bits)",
+            expected="a whole PNG, JPEG or TIFF image of 8 or 16 bits",
+            fix="export the slice again, with 8 or 16 bits a pixel",
+        ) from error
     except Exception as error:  # broken images raise anything: OSError, SyntaxError, struct.error, ValueError, ...
         raise InputError(
             where,
@@ -60,8 +70,10 @@ def _grey(image: Image.Image) -> NDArray[np.generic]:
     Colours become luma (ITU-R 601-2, exact where R = G = B); what is transparent becomes black. Colour images of
     16 bits a channel come out of Pillow with 8.
     """
-    inverted = _white_is_zero(image)
+    inverted, hidden = _white_is_zero(image), _hidden_type(image)
     image = ImageOps.exif_transpose(image)
+    if hidden is not None:
+        return np.asarray(image).view(hidden)  # never a negative: Pillow opens none of these
     if image.mode == "F" or image.mode.startswith("I"):
         deep: NDArray[np.generic] = np.asarray(image)
         return deep.max() - deep if inverted else deep
@@ -89,3 +101,9 @@ def _white_is_zero(image: Image.Image) -> bool:
     """Say whether a TIFF keeps negatives; Pillow turns these round for 8 bits, not for 16."""
     tags = getattr(image, "tag_v2", {})
     return image.format == "TIFF" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+
+def _hidden_type(image: Image.Image) -> type[np.generic] | None:
+    """Name the type of a TIFF's pixels where Pillow (13.0) says another of the same width; None: as Pillow says."""
+    tags = getattr(image, "tag_v2", {})
+    return HIDDEN.get((image.mode, tags.get(SAMPLE_FORMAT, (1,))[:1])) if image.format == "TIFF" else None
