@@ -51,8 +51,10 @@ def report(results: ElementTree.ElementTree) -> Iterator[str]:
         if where != file:
             file = where
             yield from ("", f"## {file}", "", "| what holds | | s |", "|---|---|---|")
-        name, _, parameters = case.attrib["name"].removeprefix("test_").partition("[")
-        said = name.replace("_", " ") + (f" (`{parameters.removesuffix(']')}`)" if parameters else "")
+        name, _, parameters = case.attrib["name"].removeprefix("test_").removesuffix("]").partition("[")
+        route = case.find("properties/property[@name='route']")  # tests/conftest.py keeps it
+        parameters = parameters or ("" if route is None else route.attrib["value"])
+        said = name.replace("_", " ") + (f" (`{parameters}`)" if parameters else "")
         yield f"| {said} | {end} | {float(case.attrib['time']):.0f} |"
 
 

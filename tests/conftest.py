@@ -25,6 +25,12 @@ def pytest_xdist_make_scheduler(config, log):
     return ByRay(config, log)
 
 
+def pytest_itemcollected(item):
+    """Keep the route that schemathesis puts into a test's name: pytest 9.2 leaves it out of reports."""
+    if route := getattr(item, "operation_label", None):
+        item.user_properties.append(("route", route))
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Dataset:
     """60 slices of 64 x 64 pixels, four classes, folds 1 to 5."""

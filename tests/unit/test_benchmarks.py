@@ -158,17 +158,20 @@ def test_a_report_of_tests_says_what_holds_what_does_not_and_what_was_not_looked
         '<testcase classname="tests.ray.test_killed" name="test_b" time="1">'
         '<failure message="one | two&#10;more"/></testcase>'
         '<testcase classname="tests.unit.test_fuzz" name="test_c" time="0"><skipped message="no wrk"/></testcase>'
+        '<testcase classname="tests.unit.test_interface" name="test_d" time="7">'
+        '<properties><property name="route" value="POST /predict"/></properties></testcase>'
     )
     (tmp_path / "results.xml").write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
 
     lines = list(soak.report(ElementTree.parse(tmp_path / "results.xml")))
 
-    assert lines[2].startswith("1 passed, 1 failed, 1 skipped of")
+    assert lines[2].startswith("2 passed, 1 failed, 1 skipped of")
     assert lines[lines.index("## tests/ray/test_killed.py") + 4 :][:2] == [
         "| a driver costs nothing (`0-20`) | passed | 82 |",
         "| b | failed: one / two | 1 |",
     ]
-    assert lines[-1] == "| c | skipped: no wrk | 0 |"
+    assert "| c | skipped: no wrk | 0 |" in lines
+    assert lines[-1] == "| d (`POST /predict`) | passed | 7 |"
 
 
 # Processes

@@ -76,6 +76,13 @@ def test_requests_made_up_from_the_description_meet_nothing_undescribed(case):
     ask(case)
 
 
+def test_reports_of_tests_can_tell_the_routes_apart(request):
+    made_up = [each for each in request.session.items if hasattr(each, "operation_label")]
+
+    routes = [(each.originalname, dict(each.user_properties)["route"]) for each in made_up]
+    assert len(set(routes)) == len(routes)
+
+
 @pytest.mark.soak
 @SCHEMA.parametrize()
 @settings(max_examples=2000, deadline=None, suppress_health_check=SLOW)
