@@ -7,8 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from neuralblack.cluster.status import status_of
+from neuralblack.errors import InputError
+from neuralblack.evaluation.drift import measure_drift
 from neuralblack.registry.aliases import point_alias
 from neuralblack.registry.audit import add_entry
+from neuralblack.service.client import metrics_of
 from neuralblack.service.meter import Meter
 from neuralblack.service.problems import Problem
 
@@ -104,7 +107,16 @@ def test_a_service_with_a_token_is_asked_with_it(serving, registry):
 
     assert status_of(registry=registry, service=service, token="secret")["troubles"] == []
     (trouble,) = status_of(registry=registry, service=service)["troubles"]
-    assert "/metrics answers 401" in trouble
+    assert trouble.startswith(f"{service}: 401 ")
+
+
+def test_status_and_drift_say_the_same_of_an_address_without_metrics(serving, registry):
+    service = serving(ready(NEW) | {"/metrics": b"\xff\xfe"})
+
+    (trouble,) = status_of(registry=registry, service=service)["troubles"]
+    with pytest.raises(InputError) as error:
+        measure_drift({service: metrics_of(service, token=None)})
+    assert trouble == str(error.value)
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"status": "ready"}', b"\xff\xfe"])

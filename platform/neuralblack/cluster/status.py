@@ -19,6 +19,7 @@ from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.scrape import Number, numbers_of
 from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, alias_now
 from neuralblack.registry.audit import read_audit
+from neuralblack.service.client import metrics_of
 
 Seen = TypeVar("Seen")
 PATIENCE_S = 10.0  # for one answer
@@ -64,7 +65,7 @@ def status_of(
         for node in seen(lambda: _nodes(dashboard), dashboard) or []:
             numbers += seen(lambda at=node: _numbers(at), node) or []  # type: ignore[misc]
     elif model:
-        numbers = seen(lambda: _numbers(f"{service}/metrics", token), service) or []
+        numbers = seen(lambda: _numbers(service, token), service) or []
     champion, marked = ((names or {}).get(name) for name in (CHAMPION, MARKED))
     if model and champion and model not in [each["model"] for each in (champion, marked) if each]:
         troubles.append(f"{service} answers with {model}, but the champion is {champion['model']}: serve it anew")
@@ -126,11 +127,11 @@ def _applications(dashboard: str) -> dict[str, Any]:
 def _nodes(dashboard: str) -> list[str]:
     """Look up where Prometheus would scrape the nodes."""
     groups = json.loads(_fetch(f"{dashboard}/api/prometheus/sd", _ray_token()))
-    return sorted({f"http://{target}/metrics" for group in groups for target in group["targets"]})
+    return sorted({f"http://{target}" for group in groups for target in group["targets"]})
 
 
-def _numbers(url: str, token: str | None = None) -> list[Number]:
-    return numbers_of(_fetch(url, token).decode("utf-8", "replace"), url)
+def _numbers(address: str, token: str | None = None) -> list[Number]:
+    return numbers_of(metrics_of(address, token=token, timeout_s=PATIENCE_S), address)
 
 
 def _ray_token() -> str | None:

@@ -149,7 +149,7 @@ class Client:
             raise ServiceError(0, "unreachable", sentence, "") from error
         if status != 200:
             raise _error(status, headers, content)
-        return content.decode()
+        return content.decode("utf-8", "replace")  # who reads it says that it is no text
 
     def ready(self) -> bool:
         """Say whether a slice sent now would be classified; asks once."""
@@ -191,16 +191,16 @@ class Client:
             raise
 
 
-def metrics_of(where: str, *, token: str | None) -> str:
-    """Read metrics from a file, or ask a service at an http address.
+def metrics_of(where: str, *, token: str | None, timeout_s: float = 30.0) -> str:
+    """Read metrics from a file, or ask at an http address: a service's, or that of a node of a Ray cluster.
 
     Raises:
         InputError: no such file.
-        RunError: the service does not answer.
+        RunError: nobody answers there.
     """
     if not is_address(where):
         return _content(where).decode("utf-8", "replace")
-    with Client(where, token=token) as client:
+    with Client(where, token=token, timeout_s=timeout_s) as client:
         try:
             return client.metrics()
         except ServiceError as error:
