@@ -8,9 +8,10 @@ import pytest
 from ray import tune
 
 from neuralblack.cluster.halving import STOPPED, Halving, rungs_of
+from neuralblack.cluster.search_plan import planned, points_of
 from neuralblack.cluster.space import DEFAULT_SPACE, check_space, drawn, schedules_of, with_fixed
 from neuralblack.cluster.trials import standard_error
-from neuralblack.cluster.tune import at_a_time, points_of, tune_on_cluster
+from neuralblack.cluster.tune import at_a_time, tune_on_cluster
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.search_pictures import importance, scale
@@ -86,9 +87,22 @@ def test_a_field_that_is_given_a_value_is_not_searched():
 
 def test_an_unknown_search_and_a_grid_for_optuna_are_refused():
     with pytest.raises(InputError, match="one of random, optuna"):
-        points_of("annealing", DEFAULT_SPACE, TrainConfig(), trials=2)
+        points_of("annealing", DEFAULT_SPACE, TrainConfig(), draws=2)
     with pytest.raises(InputError, match="found a grid"):
-        points_of("optuna", {"lr": tune.grid_search([0.1])}, TrainConfig(), trials=2)
+        points_of("optuna", {"lr": tune.grid_search([0.1])}, TrainConfig(), draws=2)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "expected"),
+    [(1, False, {"CPU": 1}), (1, True, {"CPU": 1, "GPU": 1}), (2, True, {"CPU": 2.01, "GPU": 2})],
+)
+def test_a_trial_of_several_workers_takes_room_for_what_starts_them_as_well(workers, gpus, expected):
+    space = {"lr": tune.grid_search([0.01, 0.02])}
+
+    plan = planned(TrainConfig(weights="none"), space, search="random", draws=3, workers=workers, gpus=gpus)
+
+    assert plan.of_a_trial == expected
+    assert plan.trials == 6 and plan.facts["trials"] == 3
 
 
 def test_rungs_sit_before_every_unfreezing_of_any_schedule_and_then_double():
