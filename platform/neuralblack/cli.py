@@ -93,10 +93,11 @@ def shard(
 
     Example: neuralblack shard data/slices /mnt/shared/shards
     """
-    from neuralblack.cluster.environment import shared_dataset
+    from neuralblack.cluster.environment import refuse_relative, shared_dataset
     from neuralblack.data.dataset import open_dataset
     from neuralblack.data.write_shards import write_shards
 
+    refuse_relative(data, name="dataset")
     dataset, out = open_dataset(data), shared_dataset(out)
     with progress_bar("writing shards") as progress:
         write_shards(dataset, out, slices=slices, progress=progress)

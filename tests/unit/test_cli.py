@@ -106,6 +106,11 @@ def test_a_relative_path_inside_a_job_is_refused(dataset, neuralblack, tmp_path,
     assert "run runs/first: found a relative path inside a job" in err and err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
+    status, _, err = neuralblack("shard", "slices", tmp_path / "shards")
+
+    assert status == 2 and "dataset slices: found a relative path inside a job" in err
+    assert not (tmp_path / "shards").exists()
+
 
 @pytest.mark.parametrize(
     "words",

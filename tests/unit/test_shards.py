@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from neuralblack.training.runs import train_here
 CONFIG = TrainConfig(
     model="tiny", weights="none", schedule="all", lr=0.02, epochs=2, batch_size=7, batch_norm="eval", precision="fp32"
 )
+JOBS = Path(__file__).parents[2] / "jobs"
 OF = 7  # slices of a shard: nine of them for the dataset's 60
 
 
@@ -42,6 +45,18 @@ def test_shards_hold_the_slices_of_their_dataset_under_its_hash(dataset, cache, 
         assert np.array_equal(found.images[rows], dataset.images[rows])
     assert dict(describe(str(tmp_path / "shards")))["slices"] == dict(describe(dataset.path))["slices"]
     assert sum(path.suffix == ".bin" for path in cache.iterdir()) == 0  # they lie on the same disk
+
+
+def test_the_job_writes_shards_and_says_how_many_and_where(dataset, cache, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "shards"
+    monkeypatch.setattr(sys, "argv", ["shard.py", str(dataset.path), str(out), "--slices", str(OF)])
+
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOBS / "shard.py"), run_name="__main__")
+
+    assert not ended.value.code
+    assert capsys.readouterr().out == f"60 slices in 9 shards in {out}\n"
+    assert open_dataset(out).hash == dataset.hash
 
 
 def test_the_same_shards_again_are_left_alone_and_others_in_their_place_are_refused(dataset, cache, tmp_path):
