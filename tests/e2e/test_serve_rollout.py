@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -20,95 +20,22 @@ import torch
 import yaml
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from tests.e2e.conftest import CONFIGS, SIZE
-from tests.e2e.head import Head, ray_head
+from tests.e2e.conftest import CONFIGS
 from tests.e2e.load import Load
-from tests.e2e.processes import free_ports, replicas_of, unread_by
+from tests.e2e.processes import replicas_of, unread_by
+from tests.e2e.production import START_S, prometheus_beside, started_cluster, untrained, write_production
 
-from neuralblack.cluster.serve_config import write_resolved
-from neuralblack.cluster.serve_environment import environment, free_block, own_folder
-from neuralblack.config import TrainConfig
-from neuralblack.data.preprocessing import Preprocessing
-from neuralblack.labels import CLASSES
-from neuralblack.models.table import build_model
 from neuralblack.registry.aliases import resolve
-from neuralblack.registry.gate import Judgement
-from neuralblack.registry.model_folder import save_model
-from neuralblack.registry.promotion import promote
 
 pytestmark = pytest.mark.e2e
 
-PLATFORM = Path(__file__).parents[2] / "platform"
-START_S = 240  # a deadline on a machine that does other things as well
 TOKEN = secrets.token_hex(32)
-
-
-@dataclass
-class Cluster:
-    """A head on loopback that was given its environment before `ray start`, as cluster.yaml does."""
-
-    head: Head
-    environment: dict[str, str]
-    url: str
-    folder: Path
-
-    def api(self, method, content=None):
-        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
-        return httpx.request(
-            method, f"{self.head.url}/api/serve/applications/", headers=headers, json=content, timeout=60
-        )
-
-    @property
-    def application(self):
-        return self.api("GET").json()["applications"].get("neuralblack", {})
-
-    def running(self):
-        """Process ids of the replicas that Serve calls running."""
-        replicas = self.application.get("deployments", {}).get("Classifier", {}).get("replicas", [])
-        return {each["pid"] for each in replicas if each["state"] == "RUNNING"}
-
-    def await_that(self, condition):
-        deadline = time.monotonic() + START_S
-        while not condition():
-            assert time.monotonic() < deadline, json.dumps(self.application, indent=1)[-4000:]
-            time.sleep(0.3)
-
-    def answering(self):
-        """The hash of the model that answers now; none where nothing does."""
-        try:
-            response = httpx.get(f"{self.url}/ready", timeout=30)
-        except httpx.TransportError:
-            return None
-        return response.json()["model"]["hash"] if response.status_code == 200 else None
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    with own_folder() as folder:
-        settings = environment(folder, ports=free_block(), max_pending=128)
-        env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | settings
-        env |= {"NEURALBLACK_TOKEN": TOKEN, "OMP_NUM_THREADS": "1"}
-        with ray_head(folder, env) as head:
-            cluster = Cluster(head, env, f"http://127.0.0.1:{free_ports(1)[0]}", folder)
-            cluster.await_that(lambda: cluster.api("GET").is_success)
-            yield cluster
-            cluster.api("DELETE")
-
-
-def untrained(folder, *, seed, **more):
-    """A registry whose champion is an untrained Lite0."""
-    config = TrainConfig(model="efficientnet_lite0", weights="none", size=SIZE)
-    save_model(
-        folder / "trained",
-        build_model(config.model, classes=len(CLASSES), seed=seed).state_dict(),
-        card={"classes": list(CLASSES), "config": config.model_dump(mode="json")},
-        spec=Preprocessing(size=256),
-        split={},
-        history=[],
-        **more,
-    )
-    promote(folder / "trained", folder, Judgement(forced="a test"))
-    return folder
+    with started_cluster(token=TOKEN) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -129,23 +56,7 @@ def registries(registry, tmp_path_factory):
 def configured(cluster, tmp_path_factory):
     """Write production.yaml, resolved for a registry, as it is but for what two cores without a GPU cannot give."""
     folder = tmp_path_factory.mktemp("production")
-
-    def write(registry):
-        content = yaml.safe_load((CONFIGS / "production.yaml").read_text())
-        application, http = content["applications"][0], content["http_options"]
-        (deployment,) = application["deployments"]
-        deployment["ray_actor_options"] = {"num_cpus": 0.3}
-        deployment["autoscaling_config"]["max_replicas"] = 3
-        deployment["user_config"]["max_batch_size"] = 8
-        deployment["health_check_timeout_s"] = 60  # a busy machine is not a dead replica
-        application["args"] |= {"decoders": 1, "engine": "eager-fp32", "deadline_s": 100}
-        http["request_timeout_s"] = 120
-        (folder / "edited.yaml").write_text(yaml.safe_dump(content))
-        port = int(cluster.url.rpartition(":")[2])
-        write_resolved(folder / "edited.yaml", folder / "production.yaml", registry=registry, port=port)
-        return folder / "production.yaml"
-
-    return write
+    return partial(write_production, folder, port=int(cluster.url.rpartition(":")[2]))
 
 
 @pytest.fixture(scope="module")
@@ -201,36 +112,14 @@ def test_one_scrape_of_a_node_sees_what_every_replica_has_counted(cluster, deplo
     assert len(counted(cluster)) > 1
 
 
-def is_ready(url):
-    try:
-        return httpx.get(url, timeout=30).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 @pytest.fixture
 def prometheus(cluster, tmp_path):
     """Prometheus, with our file but for where this head lists its nodes and how long a test waits; its address."""
     program = shutil.which("prometheus")
     if not program:
         pytest.skip("there is no prometheus: it is not tested that it reads our numbers (apt-get install prometheus)")
-    content = yaml.safe_load((CONFIGS / "prometheus.yaml").read_text())
-    content["global"]["scrape_interval"] = "1s"
-    (job,) = content["scrape_configs"]
-    (discovery,) = job["file_sd_configs"]
-    (listed,) = discovery["files"]
-    discovery["files"] = [listed.replace("/tmp/ray", str(cluster.folder / "ray"))]
-    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(content))
-    address = f"127.0.0.1:{free_ports(1)[0]}"
-    command = [program, f"--config.file={tmp_path}/prometheus.yaml", f"--web.listen-address={address}"]
-    with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen([*command, f"--storage.tsdb.path={tmp_path}/kept"], stdout=said, stderr=said)
-    try:
-        cluster.await_that(lambda: is_ready(f"http://{address}/-/ready"))
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(START_S)
+    with prometheus_beside(cluster, tmp_path, program=program) as address:
+        yield address
 
 
 def test_prometheus_gives_grafana_a_number_for_every_panel(cluster, deployed, prometheus, bodies):
