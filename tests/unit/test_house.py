@@ -91,6 +91,18 @@ def test_job_takes_the_whole_package_along_and_nothing_big(tmp_path):
     assert (tmp_path / "folder.zip").stat().st_size < 10 * 2**20
 
 
+def test_what_the_readmes_commands_write_from_scans_goes_with_no_job_and_into_no_commit():
+    """Ray leaves out of a job's folder what git ignores."""
+    written = ["data", "runs", "reports", "elsewhere", "images", "feedback", "shadow", "drift", "registry"]
+    shown = (ROOT / "README.md").read_text()
+
+    paths = [f"{name}/1.png" for name in written]
+    asked = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert all(re.search(rf"neuralblack .*\b{name}\b", shown) for name in written)
+    assert asked.stdout.split() == paths
+
+
 def test_torch_and_torchvision_import_on_a_machine_without_a_gpu():
     code = (
         "import neuralblack.models.torchvision_cpu, torch, torchvision.models as models;"
