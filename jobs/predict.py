@@ -35,7 +35,10 @@ def predict(
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,
 ) -> None:
-    """Read the choices, find the model, hand over, say what came out."""
+    """Classify a folder of slices, Parquet or Arrow files, a prepared dataset or shards; the same command goes on.
+
+    Example: python jobs/predict.py scans answers --registry registry
+    """
     path = model or resolve(shared_path(registry, name="registry"), CHAMPION).path
     with progress_bar("classifying") as progress:
         result = classify_all(

@@ -6,6 +6,7 @@ ray job submit --working-dir . --runtime-env jobs/env.yaml -- \
 """
 
 from functools import partial
+from typing import Annotated
 
 import typer
 
@@ -19,8 +20,8 @@ SPACE = DEFAULT_SPACE
 
 
 def search(
-    data: str,
-    run: str,
+    data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
+    run: Annotated[str, typer.Argument(help="The search's folder; a run with the best trial's model.")],
     trials: Trials = 8,
     search_by: SearchBy = "random",
     concurrent: Concurrent = 0,
@@ -31,7 +32,11 @@ def search(
     track: Track = [],
     set_: Set = [],
 ) -> None:
-    """Read the choices, name the run, hand over."""
+    """Search learning rate, schedule and more on the cluster; the same command goes on with a search that ended early.
+
+    SPACE in this file is the place for another search space. Example:
+    python jobs/tune.py /mnt/shared/slices /mnt/shared/runs/search --trials 32 --gpus --wait-for-nodes 900
+    """
     config, space = with_fixed(set_, SPACE)
     model, rows = tune_on_cluster(
         config,

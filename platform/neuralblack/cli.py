@@ -420,7 +420,9 @@ def predict(
         bool, typer.Option("--json", help="A JSON line for each file, with the fields of POST /predict.")
     ] = False,
 ) -> None:
-    """Classify image files and print a line for each: file, class, probability; or file, "refused", why.
+    """Classify image files, a line for each: file, class, probability; or file, "refused" or "unreadable", why.
+
+    Status 2 where one could not be read. A whole folder: python jobs/predict.py FOLDER OUT
 
     Example: neuralblack predict scan.png --model runs/first
     """
@@ -433,9 +435,15 @@ def predict(
 
     path = named_model(model, registry) if model else resolve(registry, CHAMPION).path
     predictor = Predictor.load(path, engine=engine)
-    marked = box_from(box) if box else None
+    marked, unreadable = box_from(box) if box else None, 0
     for image in images:
-        answer = predictor.file(image, box=marked)
+        try:
+            answer = predictor.file(image, box=marked)
+        except InputError as error:
+            unreadable += 1
+            row = {"file": str(image), "status": "unreadable", "error": str(error)}
+            typer.echo(dumps(row) if json else "\t".join(row.values()))
+            continue
         if json:
             facts = {"model": predictor.identity, "preprocessing": predictor.spec.version, "notice": NOTICE}
             typer.echo(dumps({"file": str(image), **answer.as_json(), **facts}))
@@ -443,6 +451,8 @@ def predict(
             typer.echo(f"{image}\t{answer.status}\t{' '.join(reason.sentence for reason in answer.reasons)}")
         else:
             typer.echo(f"{image}\t{answer.label}\t{answer.probability:.3f}")
+    if unreadable:
+        raise SystemExit(2)
 
 
 @app.command()
@@ -480,13 +490,14 @@ def promote(
     Example: neuralblack promote runs/first --evaluation reports/first --registry registry
     """
     from neuralblack.evaluation.challenge import challenge
-    from neuralblack.registry.aliases import alias_for
+    from neuralblack.registry.aliases import SERVE_ANEW, alias_for
 
     model, judgement = challenge(
         run, registry, evaluation=evaluation, champions=champion_evaluation, overrides=rule, force=force
     )
     print_checks(judgement.as_json())
     typer.echo(f"{alias_for(model)} {model.id} in {model.path}")
+    typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")
 
 
 @app.command()
@@ -561,10 +572,12 @@ def rollback(
 
     Example: neuralblack rollback --registry registry
     """
+    from neuralblack.registry.aliases import SERVE_ANEW
     from neuralblack.registry.promotion import roll_back
 
     before, after = roll_back(registry, alias=name)
     typer.echo(f"{name} {after}, no longer {before}")
+    typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")
 
 
 @app.command()
@@ -611,7 +624,10 @@ def serve(
 @app.command()
 def status(
     service: Annotated[str, typer.Argument(help="The service's address.")] = "http://127.0.0.1:8000",
-    registry: Registry = Path("registry"),
+    registry: Annotated[
+        Path | None,
+        typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder; none given: ./registry, if there."),
+    ] = None,
     dashboard: Annotated[
         str | None,
         typer.Option(
@@ -630,8 +646,9 @@ def status(
 
     from neuralblack.cluster.status import status_of
 
+    here = Path("registry")
     found = status_of(
-        registry=registry,
+        registry=registry or (here if here.is_dir() else None),
         service=service.rstrip("/"),
         dashboard=dashboard and dashboard.rstrip("/"),
         token=environ.get("NEURALBLACK_TOKEN"),

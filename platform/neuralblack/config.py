@@ -160,11 +160,15 @@ def checked(kind: type[Model], values: object, *, where: object) -> Model:
         path = ".".join(str(part) for part in first["loc"]) or "the whole"
         field = kind.model_fields.get(str(first["loc"][0])) if first["loc"] else None
         message = first["msg"][0].lower() + first["msg"][1:]
+        wanted = message.removeprefix("input should be ")
+        if wanted != message and not wanted.startswith(("a ", "an ")):
+            wanted = f"a value {wanted}"
+        described = field.description if field else None
         raise InputError(
             f"{where} {path}",
             found=repr(first["input"]),
-            expected=message,
-            fix=field.description if field and field.description else _listed(sorted(kind.model_fields)),
+            expected=wanted,
+            fix=f"give another; it is: {described}" if described else _listed(sorted(kind.model_fields)),
         ) from None
 
 

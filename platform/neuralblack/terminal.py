@@ -174,7 +174,7 @@ def print_drift(found: Mapping[str, Any]) -> None:
 
 def print_status(found: Mapping[str, Any]) -> None:
     """Print what runs where, and below it what is wrong, a line each."""
-    rows = []
+    rows = [] if found["registry"] else [("registry", "not looked at; --registry DIR, or NEURALBLACK_REGISTRY")]
     for alias, one in (found["registry"] or {}).items():
         since = f", since {one['since'][:16]} UTC by {one['by']}" if one and one["since"] else ""
         rows.append((alias, f"{one['model']}{since}" if one else "-"))

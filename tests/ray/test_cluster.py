@@ -415,7 +415,7 @@ def test_a_search_whose_trials_all_fail_says_with_what(cluster, dataset, tiny, t
     ("name", "values", "words"),
     [
         ("rate", [1.0], "no such field"),
-        ("lr", [0.1, 0.0], "found 0.0; expected input should be greater than 0"),
+        ("lr", [0.1, 0.0], "found 0.0; expected a value greater than 0"),
         ("schedule", ["bottom-up"], "one of head-only, probe-then-all, top-down, top-down-slowly, all"),
         ("schedule", [{0: 0}], "no stage learns"),
         ("validation_folds", [(1,), (2,)], "what all trials must share"),

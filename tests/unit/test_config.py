@@ -23,7 +23,7 @@ def test_overrides_reach_plain_fields_lists_nested_fields_and_schedules():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("lr=0", ["--set lr", "found 0", "greater than 0", "Peak learning rate"]),
+        ("lr=0", ["--set lr", "found 0", "expected a value greater than 0. Fix: give another", "Peak learning rate"]),
         ("lr=fast", ["--set lr", "'fast'", "number"]),
         ("epochs=0", ["--set epochs", "greater than or equal to 1"]),
         ("rate=1", ["'rate'", "one of", "lr_decay"]),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from neuralblack.cli import app
 from neuralblack.config import TrainConfig
 from neuralblack.data.slices import Prepared
 from neuralblack.inference.engines import build_engine
@@ -153,3 +155,19 @@ def test_a_model_folder_with_its_calibration_can_be_moved(run, tmp_path, dataset
     shutil.move(run / "model", tmp_path / "elsewhere")
 
     assert Predictor.load(tmp_path / "elsewhere", engine="eager-fp32")([dataset.images[3]]) == before
+
+
+def test_the_command_line_has_a_line_for_each_file_also_for_what_it_cannot_read(run, dataset, tmp_path):
+    Image.fromarray(dataset.images[0]).save(tmp_path / "slice.png")
+    (tmp_path / "folder").mkdir()
+    files = [str(tmp_path / name) for name in ("nowhere.png", "folder", "slice.png")]
+    command = ["predict", *files, "--model", str(run), "--engine", "eager-fp32"]
+
+    plain, as_json = (CliRunner().invoke(app, [*command, *more]) for more in ([], ["--json"]))
+
+    lines = [line.split("\t") for line in plain.stdout.splitlines()]
+    assert [line[0] for line in lines] == files and plain.exit_code == as_json.exit_code == 2
+    assert [line[1] for line in lines[:2]] == ["unreadable"] * 2 and "name the files in it" in lines[1][2]
+    rows = [json.loads(line) for line in as_json.stdout.splitlines()]
+    assert [row["status"] for row in rows[:2]] == ["unreadable"] * 2 and rows[2]["status"] in ("ok", "refused")
+    assert lines[2][1] in (*dataset.classes, "refused")

@@ -62,8 +62,11 @@ def test_each_check_asks_what_it_says():
 
 
 def test_a_model_that_did_not_pass_moves_nothing_and_the_failed_check_is_named(runs, tmp_path):
-    with pytest.raises(InputError, match=r"calibration: an error of 0\.4; expected at most 0\.15\. Fix: .*--force"):
+    with pytest.raises(InputError, match=r"calibration: an error of 0\.4, not at most 0\.15; .*Fix: train a.*--force"):
         promote(runs[0][0], tmp_path, FAILED)
+    few = Judgement(checks=[has_patients(Rule(), {"patients": 6})])
+    with pytest.raises(InputError, match=r"6 patients, not at least 10; .*Fix: evaluate it on more patients.*--force"):
+        promote(runs[0][0], tmp_path, few)
     with pytest.raises(InputError, match="nothing was asked of"):
         promote(runs[0][0], tmp_path, Judgement())
 

@@ -1,6 +1,7 @@
 """What `neuralblack status` sees and says, of a service and a dashboard that are servers here with canned answers."""
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,6 +15,7 @@ from neuralblack.registry.audit import add_entry
 from neuralblack.service.client import metrics_of
 from neuralblack.service.meter import Meter
 from neuralblack.service.problems import Problem
+from neuralblack.terminal import print_status
 
 OLD, NEW = "tiny-0123456789ab", "tiny-ba9876543210"
 
@@ -91,15 +93,28 @@ def test_a_service_that_answers_with_another_model_than_the_champion_is_said(ser
 
     (trouble,) = status_of(registry=registry, service=service)["troubles"]
 
-    assert f"answers with {OLD}, but the champion is {NEW}" in trouble
+    assert f"answers with {OLD}, but the champion is {NEW}. Fix: start it again; on a cluster" in trouble
 
 
 def test_what_does_not_answer_is_said_and_hides_nothing_else(serving, registry, tmp_path):
     found = status_of(registry=registry, service="http://127.0.0.1:1", dashboard=serving({}))
 
     assert found["registry"]["champion"]["model"] == NEW and found["counted"] is None
-    assert sorted(trouble.split(" ")[1] for trouble in found["troubles"]) == ["answers", "answers", "cannot"]
-    assert status_of(registry=tmp_path / "elsewhere", service="http://127.0.0.1:1")["registry"] is None
+    assert sorted(re.findall("found (no|404)", "\n".join(found["troubles"]))) == ["404", "404", "no"]
+    assert all("expected an answer. Fix: " in trouble for trouble in found["troubles"])
+
+
+def test_a_registry_that_is_not_there_is_trouble_and_one_that_was_not_named_is_said_to_be_unseen(
+    serving, tmp_path, capsys
+):
+    service = serving(ready(NEW) | {"/metrics": replica(NEW).encode()})
+
+    (trouble,) = status_of(registry=tmp_path / "elsewhere", service=service)["troubles"]
+    assert trouble.startswith(f"{tmp_path}/elsewhere: found no folder; expected the registry. Fix: ")
+    found = status_of(registry=None, service=service)
+    print_status(found)
+    assert (found["registry"], found["troubles"]) == (None, [])
+    assert "not looked at; --registry DIR" in capsys.readouterr().out
 
 
 def test_a_service_with_a_token_is_asked_with_it(serving, registry):
@@ -107,7 +122,7 @@ def test_a_service_with_a_token_is_asked_with_it(serving, registry):
 
     assert status_of(registry=registry, service=service, token="secret")["troubles"] == []
     (trouble,) = status_of(registry=registry, service=service)["troubles"]
-    assert trouble.startswith(f"{service}: 401 ")
+    assert trouble.startswith(f"{service}: found 401 ")
 
 
 def test_status_and_drift_say_the_same_of_an_address_without_metrics(serving, registry):
@@ -151,6 +166,7 @@ def test_with_a_dashboard_every_replica_of_every_node_counts_and_serves_own_trou
         },
     }
     targets = [{"targets": [node.removeprefix("http://")]} for node in nodes]
+    targets.append({"targets": ["127.0.0.1:44217", "127.0.0.1:44227"]})  # Ray's own: not there, and no trouble
     dashboard = serving(
         {
             "/api/serve/applications/": json.dumps({"applications": {"neuralblack": application}}).encode(),

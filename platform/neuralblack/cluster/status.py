@@ -15,9 +15,9 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from neuralblack.cluster.serve_here import cause_of
-from neuralblack.errors import InputError, RunError
+from neuralblack.errors import InputError
 from neuralblack.evaluation.scrape import Number, numbers_of
-from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, alias_now
+from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, SERVE_ANEW, alias_now
 from neuralblack.registry.audit import read_audit
 from neuralblack.service.client import metrics_of
 
@@ -25,22 +25,23 @@ Seen = TypeVar("Seen")
 PATIENCE_S = 10.0  # for one answer
 RAY_TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one by itself
 WELL = ("RUNNING", "DEPLOYING")  # states of an application in which there is nothing to be done
+RAYS_OWN = (":44217", ":44227")  # metrics of Ray's autoscaler and dashboard, among a cluster's; no replica is in them
 
 
 def status_of(
-    *, registry: Path, service: str, dashboard: str | None = None, token: str | None = None
+    *, registry: Path | None, service: str, dashboard: str | None = None, token: str | None = None
 ) -> dict[str, Any]:
     """Look at everything; what cannot be seen is said, and hides nothing else.
 
     Args:
-        registry: its folder; where it cannot be seen from here, nothing is said of it.
+        registry: its folder; none given: it cannot be seen from here, and nothing is said of it.
         service: its address.
         token: the service's, where it asks for one.
         dashboard: of the Ray cluster that serves, for every replica; none given: only the one that answers is asked.
             Its token is Ray's own: RAY_AUTH_TOKEN, or the file RAY_AUTH_TOKEN_PATH, or that in the home folder.
 
     Returns:
-        JSON: registry (alias -> model, since, by; None where there is none), service (address, and the model that
+        JSON: registry (alias -> model, since, by; None where it was not seen), service (address, and the model that
         answers), applications (name -> status, replicas by state; of the dashboard), counted (models: replicas of each,
         pending: slices, requests by outcome, last_failure: route, code, time; None where no replica says), and
         troubles, a sentence each.
@@ -51,13 +52,13 @@ def status_of(
     def seen(look: Callable[[], Seen], where: object) -> Seen | None:
         try:
             return look()
-        except (InputError, RunError) as error:
+        except InputError as error:
             troubles.append(str(error))
         except (ValueError, KeyError, TypeError, AttributeError):
             troubles.append(f"{where} does not answer as expected: something else may be there")
         return None
 
-    names = seen(lambda: names_of(registry), registry) if registry.is_dir() else None
+    names = seen(lambda: names_of(registry), registry) if registry else None
     model = seen(lambda: str(json.loads(_fetch(f"{service}/ready"))["model"]["name"]), service)
     applications, numbers = None, list[Number]()
     if dashboard:
@@ -68,7 +69,7 @@ def status_of(
         numbers = seen(lambda: _numbers(service, token), service) or []
     champion, marked = ((names or {}).get(name) for name in (CHAMPION, MARKED))
     if model and champion and model not in [each["model"] for each in (champion, marked) if each]:
-        troubles.append(f"{service} answers with {model}, but the champion is {champion['model']}: serve it anew")
+        troubles.append(f"{service} answers with {model}, but the champion is {champion['model']}. Fix: {SERVE_ANEW}")
     for name, each in (applications or {}).items():
         if each["status"] not in WELL:
             troubles.append(f"application {name} is {each['status']}: {each['cause']}")
@@ -82,7 +83,19 @@ def status_of(
 
 
 def names_of(registry: Path) -> dict[str, dict[str, str] | None]:
-    """Look up what each of a registry's names means, since when, and by whom; raises InputError for a broken audit."""
+    """Look up what each of a registry's names means, since when, and by whom.
+
+    Raises:
+        InputError: there is no such folder, or its audit is broken.
+
+    """
+    if not registry.is_dir():
+        raise InputError(
+            registry,
+            found="no folder",
+            expected="the registry",
+            fix="name it: --registry DIR, or NEURALBLACK_REGISTRY",
+        )
     newest = {(entry["alias"], entry["after"]): entry for entry in read_audit(registry)}
     found = dict[str, dict[str, str] | None]()
     for alias in (CHAMPION, CHALLENGER, MARKED):
@@ -127,7 +140,8 @@ def _applications(dashboard: str) -> dict[str, Any]:
 def _nodes(dashboard: str) -> list[str]:
     """Look up where Prometheus would scrape the nodes."""
     groups = json.loads(_fetch(f"{dashboard}/api/prometheus/sd", _ray_token()))
-    return sorted({f"http://{target}" for group in groups for target in group["targets"]})
+    targets = {str(target) for group in groups for target in group["targets"]}
+    return sorted(f"http://{target}" for target in targets if not target.endswith(RAYS_OWN))
 
 
 def _numbers(address: str, token: str | None = None) -> list[Number]:
@@ -142,13 +156,22 @@ def _ray_token() -> str | None:
 
 
 def _fetch(url: str, token: str | None = None) -> bytes:
-    """Ask once; raises RunError with what came instead of an answer."""
+    """Ask once; raises InputError with what came instead of an answer."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    fix = "start what should answer there, or give its address"
     try:
         with urlopen(Request(url, headers=headers), timeout=PATIENCE_S) as response:
             return bytes(response.read())
     except HTTPError as error:
-        raise RunError(f"{url} answers {error.code}, {error.reason}") from None
+        found, fix = f"{error.code} {error.reason}{_said(error.read())}", "look into its log, or give another address"
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise RunError(f"{url} cannot be reached: {reason}") from None
+        found = f"no answer ({getattr(error, 'reason', error)})"
+    raise InputError(url, found=found, expected="an answer", fix=fix)
+
+
+def _said(body: bytes) -> str:
+    """The sentence of an answer of the service that is an error; empty where it is none of its."""
+    try:
+        return f", {json.loads(body)['error']}".rstrip(".")
+    except (ValueError, KeyError, TypeError):
+        return ""

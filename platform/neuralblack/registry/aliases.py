@@ -11,6 +11,8 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"  # answers behind the champion, unheard
 MARKED = "roi"  # the best model that must be shown a marked tumour; it stands beside the champion, and is never it
 LOCK = ".lock"  # in the registry; held by whoever changes it
+# What takes a move to a service, which looks names up once, when it is started or deployed.
+SERVE_ANEW = "start it again; on a cluster neuralblack serve CONFIG --resolved OUT.yaml, then serve deploy OUT.yaml"
 
 
 def point_alias(registry: Path, alias: str, model_id: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+PATIENTS = "patients"  # the check that no other model can change
 HIGHER = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "accuracy_at_90")  # numbers of which more is better
 
 
@@ -60,7 +61,7 @@ class Judgement:
 def has_patients(rule: Rule, metrics: Mapping[str, Any]) -> Check:
     """Ask for patients enough to be judged by: two on whom two models agree prove nothing."""
     count = metrics["patients"]
-    return Check("patients", count >= rule.least_patients, f"{count} patients", f"at least {rule.least_patients}")
+    return Check(PATIENTS, count >= rule.least_patients, f"{count} patients", f"at least {rule.least_patients}")
 
 
 def beats_baselines(rule: Rule, metrics: Mapping[str, Any]) -> Check:

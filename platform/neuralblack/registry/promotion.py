@@ -8,6 +8,7 @@ registry/audit.jsonl      every move, with its reason
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from neuralblack.errors import InputError
@@ -23,7 +24,7 @@ from neuralblack.registry.aliases import (
     resolve,
 )
 from neuralblack.registry.audit import AUDIT, add_entry, earlier, read_audit
-from neuralblack.registry.gate import Judgement
+from neuralblack.registry.gate import PATIENTS, Check, Judgement
 from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
 
 log = logging.getLogger(__name__)
@@ -59,13 +60,7 @@ def promote(
     """
     source = open_model(model_path(run))
     if not judgement.passed and not judgement.forced:
-        failed = [check for check in judgement.checks if not check.passed]
-        raise InputError(
-            run,
-            found="; ".join(f"{check.name}: {check.found}" for check in failed) or "a model that nothing was asked of",
-            expected="; ".join(check.expected for check in failed) or "a judgement",
-            fix="train a better one, or --force 'REASON', which is written into the audit",
-        )
+        raise _not_passed(run, [check for check in judgement.checks if not check.passed])
     alias = alias_for(source)
     registry.mkdir(parents=True, exist_ok=True)
     with lock(registry / LOCK):
@@ -136,6 +131,20 @@ def refuse_unlike(champion: ModelFolder, challenger: ModelFolder, *, where: obje
                 expected=f"those of the champion {champion.id}, {ours}",
                 fix="a challenger that was trained on the champion's kind of dataset",
             )
+
+
+def _not_passed(run: Path, failed: Sequence[Check]) -> InputError:
+    """Say each number beside its limit, and what can change it."""
+    names = {check.name for check in failed}
+    ways = ["evaluate it on more patients (evaluate --folds)"] if PATIENTS in names else []
+    ways += ["train a better one"] if names != {PATIENTS} else []
+    return InputError(
+        run,
+        found="; ".join(f"{check.name}: {check.found}, not {check.expected}" for check in failed)
+        or "a model that nothing was asked of",
+        expected="what the gate asks of a champion",
+        fix=f"{', '.join(ways)}, or --force 'REASON', which is written into the audit",
+    )
 
 
 def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:

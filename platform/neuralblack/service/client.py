@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
-from neuralblack.errors import InputError, RunError
+from neuralblack.errors import InputError
 from neuralblack.files import is_address
 
 TRY_AGAIN = (429, 503)  # overloaded; being loaded, or too slow this time
@@ -195,8 +195,7 @@ def metrics_of(where: str, *, token: str | None, timeout_s: float = 30.0) -> str
     """Read metrics from a file, or ask at an http address: a service's, or that of a node of a Ray cluster.
 
     Raises:
-        InputError: no such file.
-        RunError: nobody answers there.
+        InputError: no such file, or nobody answers there with metrics.
     """
     if not is_address(where):
         return _content(where).decode("utf-8", "replace")
@@ -204,7 +203,12 @@ def metrics_of(where: str, *, token: str | None, timeout_s: float = 30.0) -> str
         try:
             return client.metrics()
         except ServiceError as error:
-            raise RunError(f"{where}: {error}") from None
+            raise InputError(
+                where,
+                found=str(error).rstrip(".") if error.status else f"no answer ({type(error.__cause__).__name__})",
+                expected="metrics of a service or of a node",
+                fix="start it, or give its address; where it asks for a token, NEURALBLACK_TOKEN",
+            ) from None
 
 
 def _form(fields: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
@@ -225,7 +229,7 @@ def _content(slice_: str | Path | bytes) -> bytes:
         return Path(slice_).read_bytes()
     except OSError as error:
         raise InputError(
-            slice_, found=error.strerror or "no file", expected="a slice", fix="give the path of a file"
+            slice_, found=error.strerror or "no file", expected="a readable file", fix="give the path of one"
         ) from None
 
 

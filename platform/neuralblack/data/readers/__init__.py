@@ -94,6 +94,8 @@ def file_bytes(path: Path, *, where: object) -> bytes:
         size = path.stat().st_size
         if size <= MAX_BYTES:
             return path.read_bytes()
+    except IsADirectoryError:
+        raise InputError(where, found="a folder", expected="a file", fix="name the files in it") from None
     except OSError as error:
         raise InputError(
             where,
