@@ -94,6 +94,7 @@ def test_patients_who_share_a_picture_are_one(source, images):
 
     assert whose.patients == ["A", "A", "A", "A", "C"] and whose.folds == [0] * 5
     assert whose.notes["joined_patients"] == [sorted([hashed("A"), hashed("B")])]
+    assert whose.other_names == {"A": ["B"]}
 
 
 def test_joined_patients_keep_the_fold_of_most_of_their_slices_and_the_others_are_in_none():

@@ -5,14 +5,18 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from neuralblack.data.dataset import LEARNT_ONLY
+from neuralblack.data.dataset import LEARNT_ONLY, NAMES, open_dataset
 from neuralblack.data.describe import describe_dataset
 from neuralblack.data.feedback import Feedback, Said, keyed, write_feedback
 from neuralblack.data.join_feedback import COPY, DISAGREE, KNOWN, OTHERWISE, REPLACED, join_feedback
+from neuralblack.data.mat_writer import write_mat
 from neuralblack.data.phantoms import Patient, draw_phantom
+from neuralblack.data.prepare import prepare
 from neuralblack.data.preprocessing import preprocess
 from neuralblack.data.splits import make_split
+from neuralblack.data.write_shards import write_shards
 from neuralblack.errors import InputError
+from neuralblack.files import write_manifest
 
 KEY = b"k" * 32
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -89,6 +93,54 @@ def test_what_could_leak_or_is_not_sure_is_left_out_and_listed(dataset, folder, 
     assert joined.labels[-1] == "pituitary"
     assert joined.manifest["feedback"]["left_out"] == names
     assert "1 that are copies of slices of the dataset" in [words for _, words in describe_dataset(joined)]
+
+
+@pytest.fixture
+def merged(tmp_path):
+    """A dataset of two hospitals with three people of two names each, who are one for their pictures."""
+    for place, names in (("first", "ABC"), ("second", "XYZ")):
+        (tmp_path / place).mkdir()
+        for number, patient in enumerate(names):
+            image = draw_phantom(Patient.draw("glioma", seed=number), "axial", size=96).image
+            mask = np.zeros(image.shape, bool)
+            mask[20:30, 20:30] = True
+            at = tmp_path / place / f"{number + 1}.mat"
+            write_mat(at, label=1 + number, patient=f"{patient}1", image=image, mask=mask, border=np.zeros(4))
+    return prepare([tmp_path / "first", tmp_path / "second"], tmp_path / "merged", size=64)
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["the dataset", "its shards"])
+def test_a_patient_of_two_names_is_known_by_either(merged, cache, sharded, tmp_path):
+    dataset = merged
+    if sharded:
+        write_shards(dataset, str(tmp_path / "shards"))
+        dataset = open_dataset(tmp_path / "shards")
+    folder = Folder(tmp_path / "kept", dataset)
+    names = [folder.say(head(dataset, number), patient=name) for number, name in enumerate(("A1", "X1", "Z1"))]
+    folder.say(head(dataset, 7), patient="new")
+
+    joined = join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)
+
+    assert set(merged.patients) == {"A1", "B1", "C1"} and dataset.other_names == joined.other_names
+    assert joined.manifest["feedback"]["left_out"][KNOWN] == names
+    assert len(joined) == len(merged) + 1
+    assert "X1" not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_a_dataset_that_holds_one_name_of_two_is_to_be_prepared_again_and_stays_the_same(merged, tmp_path):
+    path = tmp_path / "merged"
+    (path / NAMES).unlink()
+    kept = {name: value for name, value in merged.manifest.items() if name != "files"}
+    (path / "manifest.json").unlink()
+    write_manifest(path, kept)
+    folder = Folder(tmp_path / "kept", merged)
+    folder.say(head(merged, 0), patient="X1")
+
+    with pytest.raises(InputError, match=r"3 patients who have several names.*prepare it again"):
+        join_feedback(folder.path, open_dataset(path), tmp_path / "out", key=KEY)
+    again = prepare([tmp_path / "first", tmp_path / "second"], path, size=64)
+
+    assert again.hash == merged.hash and again.other_names == merged.other_names
 
 
 def test_two_readers_who_agree_are_one_slice(dataset, folder, tmp_path):

@@ -17,11 +17,12 @@ from neuralblack.labels import CLASSES
 TUMOURS = ("glioma", "meningioma", "pituitary")
 
 
-def dataset_of(patients, labels, folds, hash="h" * 64):
+def dataset_of(patients, labels, folds, hash="h" * 64, one=()):
+    """`one` are lists of names of the same person, of which the dataset has the first."""
     n = len(patients)
     return Dataset(
         path=Path("dataset"),
-        manifest={},
+        manifest={"duplicates": {"joined_patients": [sorted(map(hashed, names)) for names in one]}},
         hash=hash,
         spec=Preprocessing(size=64),
         images=np.zeros((n, 64, 64), np.uint8),
@@ -236,6 +237,22 @@ def test_evaluation_on_patients_a_model_learned_from_or_was_chosen_by_is_refused
         refuse_overlap(split.manifest, dataset, [*split.test, split.train[0]])
     with pytest.raises(InputError, match="12 of 12 patients that are in the model's validation part"):
         refuse_overlap(split.manifest, dataset, split.validation)
+
+
+@pytest.mark.parametrize("where", ["in the model's", "in the other"])
+def test_a_person_of_two_names_is_known_by_either(where):
+    one = [["p0", "also p0"]]
+    learnt = many()
+    learnt = dataset_of(learnt.patients, learnt.labels, learnt.folds, one=one if "model" in where else ())
+    split = make_split(learnt, train=[1, 2], validation=[3], test=[4])
+    other = dataset_of(
+        ["also p0", "new"], ["glioma", "glioma"], [1, 1], hash="o" * 64, one=() if "model" in where else one
+    )
+
+    assert '"also p0"' not in json.dumps(split.manifest)
+    assert np.array_equal(load_split(json.loads(json.dumps(split.manifest)), learnt).train, split.train)
+    with pytest.raises(InputError, match="1 of 2 patients that are in the model's train part"):
+        refuse_overlap(split.manifest, other, [0, 1])
 
 
 def test_the_same_people_in_another_dataset_are_known():

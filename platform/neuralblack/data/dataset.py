@@ -1,10 +1,12 @@
 """A prepared dataset: slices.arrow, whose pixels are mapped, not loaded, and manifest.json, which says what it is.
 
+Where patients are one because they share pictures, names.arrow has the names that slices.arrow does not.
+
 Or its shards (`data/shards.py`): the same slices under the same hash, of which each node has those that it needs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from neuralblack.labels import CLASSES
 
 KIND, FORMAT = "neuralblack dataset", 2  # 1: without the size that each slice came in
 SLICES = "slices.arrow"
+NAMES = "names.arrow"
 SAMPLE = 20_000  # slices that something is fitted to, at most: their pixels are in memory
 NO_BOX = (-1, -1, -1, -1)
 LEARNT_ONLY = -1  # in place of a fold: learnt from, whichever folds are; never validated or tested on
@@ -56,7 +59,8 @@ class Dataset:
     `images` (N, S, S) uint8; `folds` (N,) int64, 0 in no fold, or LEARNT_ONLY; `boxes` (N, 4) int64 as x0, y0, x1, y1
     in stored pixels, half-open, -1 where there is none; `shapes` (N, 2) int64, the height and width each came in;
     `classes` are those present, in the order of CLASSES. `hash` is that of slices.arrow: two datasets of one hash hold
-    the same slices, wherever they were made.
+    the same slices, wherever they were made. `other_names` has the names that files or folders gave a patient beside
+    the one in `patients`, where pictures that they share made several one.
     """
 
     path: Path | Place
@@ -73,6 +77,7 @@ class Dataset:
     boxes: NDArray[np.int64]
     shapes: NDArray[np.int64]
     classes: tuple[str, ...]
+    other_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,7 +106,8 @@ def open_dataset(path: str | Path) -> Dataset:
     check_manifest(path)
     # One record batch, so that one buffer holds all pixels.
     batch = pa.ipc.open_file(pa.memory_map(str(path / SLICES))).get_batch(0)
-    return _opened(path, manifest, spec, batch, _pixels(batch.column("image"), spec.size))
+    names = (path / NAMES).read_bytes() if NAMES in manifest["files"] else None
+    return _opened(path, manifest, spec, batch, _pixels(batch.column("image"), spec.size), names)
 
 
 def _open_shards(place: Place) -> Dataset:
@@ -115,18 +121,23 @@ def _open_shards(place: Place) -> Dataset:
         )
     manifest = found["dataset"]
     spec = _spec_of(manifest, place)
-    index = place.read(INDEX)
-    if index is None or sha256(index).hexdigest() != found["index"]:
-        raise InputError(
-            f"{place}/{INDEX}",
-            found="nothing" if index is None else "another content",
-            expected=f"SHA-256 {found['index'][:12]}, as shards.json says",
-            fix="write the shards again",
-        )
-    batch = pa.ipc.open_file(pa.BufferReader(index)).get_batch(0)
+    batch = pa.ipc.open_file(pa.BufferReader(_checked(place, INDEX, found["index"]))).get_batch(0)
+    names = _checked(place, NAMES, manifest["files"][NAMES]) if NAMES in manifest["files"] else None
     places = batch.column("place").to_numpy()
     images = ShardedImages(place, [Shard(**each) for each in found["shards"]], places, side=spec.size)
-    return _opened(place, manifest, spec, batch, images)
+    return _opened(place, manifest, spec, batch, images, names)
+
+
+def _checked(place: Place, name: str, expected: str) -> bytes:
+    content = place.read(name)
+    if content is None or sha256(content).hexdigest() != expected:
+        raise InputError(
+            f"{place}/{name}",
+            found="nothing" if content is None else "another content",
+            expected=f"SHA-256 {expected[:12]}, as shards.json says",
+            fix="write the shards again",
+        )
+    return content
 
 
 def _spec_of(manifest: dict[str, Any], where: object) -> Preprocessing:
@@ -153,7 +164,11 @@ def _opened(
     spec: Preprocessing,
     batch: pa.RecordBatch,
     images: Images,
+    names: bytes | None,
 ) -> Dataset:
+    other_names: dict[str, list[str]] = {}
+    for row in pa.ipc.open_file(pa.BufferReader(names)).read_all().to_pylist() if names else ():
+        other_names.setdefault(row["patient"], []).append(row["name"])
     labels = batch.column("label").to_pylist()
     return Dataset(
         path=path,
@@ -170,6 +185,7 @@ def _opened(
         boxes=np.array([box or NO_BOX for box in batch.column("box").to_pylist()], np.int64).reshape(-1, 4),
         shapes=np.array(batch.column("shape").to_pylist(), np.int64).reshape(-1, 2),
         classes=tuple(name for name in CLASSES if name in set(labels)),
+        other_names=other_names,
     )
 
 
@@ -187,6 +203,8 @@ def write_dataset(
     pixels: Path,
     spec: Preprocessing,
     extra: Mapping[str, object] | None = None,
+    *,
+    other_names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write slices.arrow and the manifest into `folder`, which a caller moves into place (`files.new_folder`).
 
@@ -198,6 +216,7 @@ def write_dataset(
             them twice for a moment.
         spec: the preprocessing that made them.
         extra: more for the manifest.
+        other_names: of patients, as a Dataset has them; not in slices.arrow, whose hash is the dataset's.
     """
     assert rows and len({row.id for row in rows}) == len(rows), "ids are unique"
     assert pixels.stat().st_size == len(rows) * spec.size**2, "as many pixels as rows"
@@ -218,8 +237,17 @@ def write_dataset(
     }
     batch = pa.record_batch(columns, metadata={"preprocessing": spec.model_dump_json()})
     write_batch(folder / SLICES, batch)
+    if other_names:
+        write_batch(folder / NAMES, names_batch(other_names))
     facts = {"kind": KIND, "format": FORMAT, "preprocessing": spec.model_dump(), **_counts(rows), **(extra or {})}
     write_manifest(folder, facts)
+
+
+def names_batch(other_names: Mapping[str, Sequence[str]]) -> pa.RecordBatch:
+    """List patients' other names: what NAMES holds, the same bytes for the same names."""
+    pairs = sorted((patient, name) for patient, names in other_names.items() for name in names)
+    columns = {"patient": [patient for patient, _ in pairs], "name": [name for _, name in pairs]}
+    return pa.record_batch({key: pa.array(values, pa.string()) for key, values in columns.items()})
 
 
 def write_batch(path: Path, batch: pa.RecordBatch) -> None:

@@ -61,6 +61,14 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
             expected="the one that it was joined to",
             fix="join everything anew: the folder has all that was ever said",
         )
+    joined_patients = dataset.manifest["duplicates"].get("joined_patients")
+    if joined_patients and not dataset.other_names:
+        raise InputError(
+            dataset.path,
+            found=f"{len(joined_patients)} patients who have several names, of which it holds one each",
+            expected="all names, so that each is found whatever readers call them",
+            fix="prepare it again by the same command, and write its shards elsewhere; its hash stays",
+        )
     opinions = [Opinion(path.stem, *_read(path)) for path in list_feedback(folder)]
     kept, left_out = choose(opinions, dataset, key)
     for reason, names in left_out.items():
@@ -88,14 +96,15 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
                 file.write(np.ascontiguousarray(dataset.images[at : at + PIECE]).tobytes())
             for opinion in kept:
                 file.write(opinion.pixels.tobytes())
-        write_dataset(target, [*_rows(dataset), *map(_row, kept)], target / "pixels", dataset.spec, facts)
+        rows, other_names = [*_rows(dataset), *map(_row, kept)], dataset.other_names
+        write_dataset(target, rows, target / "pixels", dataset.spec, facts, other_names=other_names)
     return open_dataset(out)
 
 
 def choose(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tuple[list[Opinion], dict[str, list[str]]]:
     """Choose what is learnt from, one opinion for each slice; the names of the others by reason."""
     left_out: dict[str, list[str]] = {reason: [] for reason in (OTHERWISE, DISAGREE, REPLACED, KNOWN, COPY)}
-    patients = {keyed(key, patient) for patient in set(dataset.patients) if has_id(patient)}
+    patients = {keyed(key, name) for name in _names(dataset)}
     slices: dict[str, dict[str, Opinion]] = {}  # hash of the pixels -> reader -> newest opinion
     for opinion in sorted(opinions, key=lambda each: (each.feedback.at, each.name)):
         if opinion.feedback.preprocessing != dataset.spec:
@@ -124,6 +133,12 @@ def choose(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tuple[l
 def _read(path: Path) -> tuple[Feedback, NDArray[np.uint8], str]:
     feedback, pixels = read_feedback(path)
     return feedback, pixels, pixels_hash(pixels)
+
+
+def _names(dataset: Dataset) -> set[str]:
+    """Collect all names that files gave the patients, whichever of them each has here."""
+    names = {name for patient in set(dataset.patients) for name in (patient, *dataset.other_names.get(patient, ()))}
+    return {name for name in names if has_id(name)}
 
 
 def _rows(dataset: Dataset) -> list[Row]:

@@ -33,11 +33,15 @@ class Known:
 
 @dataclass
 class Assignment:
-    """Patient and fold of every slice, and what the manifest says of near-duplicates (ids, patients as hashes)."""
+    """Patient and fold of every slice, and what the manifest says of near-duplicates (ids, patients as hashes).
+
+    `other_names` has the other names of each patient of several, who share pictures.
+    """
 
     patients: list[str]
     folds: list[int]
     notes: dict[str, object] = field(default_factory=dict)
+    other_names: dict[str, list[str]] = field(default_factory=dict)
 
 
 def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
@@ -63,7 +67,7 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
     """
     _known_folds(slices)  # what a fold file says is checked before patients are joined
     pairs = _pairs(slices, images)
-    slices, joined, moved = _joined(slices, pairs)
+    slices, other_names, moved = _joined(slices, pairs)
     fold_of = _known_folds(slices)
     with_id = [slice_.patient is not None for slice_ in slices]
     patients = [slice_.patient or "" for slice_ in slices]
@@ -88,16 +92,18 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
             between += [slices[index].id for index in indices]
         for index in indices:
             patients[index] = name
+    together = ([name, *others] for name, others in other_names.items())
     notes: dict[str, object] = {
         "groups": len(members),
         "largest_group": max(map(len, members.values()), default=0),
-        "joined_patients": joined,
+        "joined_patients": sorted(sorted(map(hashed, each)) for each in together),
         "took_a_patient": sorted(slices[i].id for group in resembled for i in members[group]),
         "between_folds": sorted(between),
         "under_two_labels": _under_two_labels(slices, pairs),
     }
     by_split = all(with_id) and all(slice_.fold is None for slice_ in slices)
-    return Assignment(patients, [0] * len(slices) if by_split else _folds(slices, patients, fold_of), notes)
+    folds = [0] * len(slices) if by_split else _folds(slices, patients, fold_of)
+    return Assignment(patients, folds, notes, other_names)
 
 
 def is_named(patient: str) -> bool:
@@ -138,11 +144,11 @@ def _pairs(slices: Sequence[Known], images: NDArray[np.uint8]) -> list[tuple[int
 
 def _joined(
     slices: Sequence[Known], pairs: Sequence[tuple[int, int]]
-) -> tuple[list[Known], list[list[str]], list[str]]:
+) -> tuple[list[Known], dict[str, list[str]], list[str]]:
     """Give patients whom pairs connect one name and one fold.
 
     Returns:
-        the slices, the patients of each such group as hashes, and the ids of slices that are in no fold for it.
+        the slices, the other names of each such patient, and the ids of slices that are in no fold for it.
 
     """
     names = sorted({slice_.patient for slice_ in slices if slice_.patient is not None})
@@ -163,10 +169,11 @@ def _joined(
             moved += [slice_.id] if otherwise else []
             slice_ = replace(slice_, patient=names[group], fold=0 if otherwise else slice_.fold)
         found.append(slice_)
-    members: dict[int, list[str]] = {}
+    others: dict[str, list[str]] = {}
     for name, group in zip(names, group_of, strict=True):
-        members.setdefault(group, []).append(hashed(name))
-    return found, sorted(sorted(each) for each in members.values() if len(each) > 1), moved
+        if name != names[group]:
+            others.setdefault(names[group], []).append(name)
+    return found, others, moved
 
 
 def _known_folds(slices: Sequence[Known]) -> dict[str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from neuralblack.data import duplicates
-from neuralblack.data.dataset import Dataset, Row, is_dataset, open_dataset, write_dataset
+from neuralblack.data.dataset import NAMES, Dataset, Row, is_dataset, open_dataset, write_dataset
 from neuralblack.data.ingest import Read, read_files
 from neuralblack.data.patients import Assignment, Known, assign
 from neuralblack.data.preprocessing import Preprocessing
@@ -112,6 +112,8 @@ def _as_before(out: Path, found: Sequence[Source], options: object, *, skip_bad:
         return None
     if dataset.manifest["rejected"] and not skip_bad:
         return None
+    if dataset.manifest["duplicates"].get("joined_patients") and NAMES not in dataset.manifest["files"]:
+        return None  # made before these names were kept; nothing else of it changes
     same = all(_same(file, known["files"][name]) for name, file in files.items())
     return dataset if same else None
 
@@ -186,7 +188,8 @@ def _write(
     hashes = {read.file.id: read.hash for read in reads}
     hashes |= {source.fold_file.id: sha256(source.fold_file.path) for source in found if source.fold_file}
     write_json(folder / SOURCES, {"options": options, "files": _listing(found, hashes)})
-    write_dataset(folder, rows, folder / PIXELS, spec, _facts(found, reads, hashes, whose))
+    facts = _facts(found, reads, hashes, whose)
+    write_dataset(folder, rows, folder / PIXELS, spec, facts, other_names=whose.other_names)
 
 
 def _listing(found: Sequence[Source], hashes: Mapping[str, str]) -> dict[str, dict[str, object]]:

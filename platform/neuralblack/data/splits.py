@@ -24,7 +24,8 @@ class Split:
 
     `classes` are those of the training part, in the order of CLASSES; rows of other classes are in no part. `manifest`
     is JSON and rebuilds the split (`load_split`); its patients are hashed. `learnt_only`, where it is there, says
-    how many slices of the training part are in no fold; `earlier` whom the weights that a run starts from have seen.
+    how many slices of the training part are in no fold; `earlier` whom the weights that a run starts from have seen;
+    `other_names` what else patients of each part are called, where pictures they share made several one.
     """
 
     train: NDArray[np.int64]
@@ -103,6 +104,8 @@ def make_split(
             **{f"{part}_of_other_classes": len(rows[part]) - len(kept[part]) for part in PARTS[1:]},
         },
     }
+    if others := {part: names for part in PARTS if (names := _other_names(dataset, kept[part]))}:
+        manifest["other_names"] = others
     learnt_only = int(np.count_nonzero(folds[kept["train"]] == LEARNT_ONLY))
     if learnt_only:
         manifest["learnt_only"] = learnt_only
@@ -152,8 +155,8 @@ def start_behind(split: Split, dataset: Dataset, earlier: Mapping[str, Any], *, 
     """
     seen = _seen(earlier)
     for part, of in (("validation", ("train",)), ("test", ("train", "validation"))):
-        asked = _whose(dataset, getattr(split, part))
-        shared = asked & set().union(*(seen[name] for name in of))
+        asked = _called(dataset, getattr(split, part))
+        shared = _known(asked, set().union(*(seen[name] for name in of)))
         if shared:
             raise InputError(
                 f"weights {weights}",
@@ -173,16 +176,16 @@ def refuse_overlap(
 ) -> None:
     """Refuse to evaluate on patients a model was trained on or chosen by; raises InputError with how many.
 
-    Patients are told by their hashed ids, so this works for another dataset of the same people too.
+    Patients are told by their hashed ids, all that each has, so this works for another dataset of the same people too.
 
     Args:
         manifest: of the model's split.
         dataset, rows: what shall be evaluated on.
     """
     seen = _seen(manifest)
-    asked = _whose(dataset, rows)
+    asked = _called(dataset, rows)
     for part in ("train", "validation"):
-        shared = asked & seen[part]
+        shared = _known(asked, seen[part])
         if shared:
             raise InputError(
                 dataset.path,
@@ -264,10 +267,28 @@ def _whose(dataset: Dataset, rows: Sequence[int] | NDArray[np.int64]) -> set[str
     return {hashed(dataset.patients[row]) for row in rows}
 
 
+def _called(dataset: Dataset, rows: Sequence[int] | NDArray[np.int64]) -> dict[str, set[str]]:
+    """Say whose rows are, hashed, and under which hashed names each is known, this one among them."""
+    together = dataset.manifest.get("duplicates", {}).get("joined_patients", ())
+    joined = {name: set(names) for names in together for name in names}
+    return {patient: joined.get(patient, {patient}) for patient in _whose(dataset, rows)}
+
+
+def _other_names(dataset: Dataset, rows: NDArray[np.int64]) -> list[str]:
+    called = _called(dataset, rows)
+    return sorted(set().union(*called.values()) - called.keys())
+
+
+def _known(called: Mapping[str, set[str]], seen: set[str]) -> list[str]:
+    return [patient for patient, names in called.items() if names & seen]
+
+
 def _seen(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
-    """List the hashed patients of each part, those of the weights that the run started from among them."""
-    earlier = manifest.get("earlier", {})
-    return {part: patients | set(earlier.get(part, ())) for part, patients in _patients(manifest).items()}
+    """List the hashed names of each part's patients, those of the weights that the run started from among them."""
+    more = (manifest.get("earlier", {}), manifest.get("other_names", {}))
+    return {
+        part: patients.union(*(each.get(part, ()) for each in more)) for part, patients in _patients(manifest).items()
+    }
 
 
 def _patients(manifest: Mapping[str, Any]) -> dict[str, set[str]]:

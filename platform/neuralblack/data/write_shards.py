@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from neuralblack.data.dataset import Dataset, write_batch
+from neuralblack.data.dataset import NAMES, Dataset, names_batch, write_batch
 from neuralblack.data.places import Place
 from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, parsed, places_of, read_manifest, scattered
 from neuralblack.errors import InputError
@@ -73,6 +73,9 @@ def write_shards(
         }
         write_batch(path, pa.record_batch(columns))
         index = _put(place, INDEX, path)
+        if NAMES in dataset.manifest["files"]:
+            write_batch(path, names_batch(dataset.other_names))
+            _put(place, NAMES, path)  # the bytes of the dataset's own, whose hash its manifest has
         facts = {
             "kind": KIND,
             "format": FORMAT,

@@ -32,7 +32,7 @@ UNFINISHED = (  # what a run that was killed while it started may have left, and
     "mlflow.json",
     "tensorboard",
 )
-LATER = ("learnt_only", "earlier")  # of a split's manifest
+LATER = ("learnt_only", "earlier", "other_names")  # of a split's manifest
 
 
 def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: object) -> None:
