@@ -200,6 +200,8 @@ def feedback(
 ) -> None:
     """Join what readers said to a dataset: slices that are learnt from, and never validated or tested on.
 
+    Left out are patients of the dataset, called as in its file or as its folder is: of any folder of that name.
+
     Set NEURALBLACK_FEEDBACK_KEY to the service's own key: with another one no patient is found.
 
     Example: neuralblack feedback feedback data/slices --out data/with-feedback

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from neuralblack.data.dataset import LEARNT_ONLY, NAMES, open_dataset
 from neuralblack.data.describe import describe_dataset
@@ -125,6 +126,23 @@ def test_a_patient_of_two_names_is_known_by_either(merged, cache, sharded, tmp_p
     assert joined.manifest["feedback"]["left_out"][KNOWN] == names
     assert len(joined) == len(merged) + 1
     assert "X1" not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_a_patient_whom_a_folder_names_is_known_by_its_last_part(tmp_path):
+    for number, place in enumerate(["glioma/p7/t1", "glioma/p7 again", "pituitary/p8", "pituitary"]):
+        at = tmp_path / "fold" / place / f"{number % 2}.png"  # the second shows the first one's picture
+        at.parent.mkdir(parents=True, exist_ok=True)
+        image = draw_phantom(Patient.draw("glioma", seed=max(1, number)), "axial", size=96).image
+        Image.fromarray((image / image.max() * 255).astype(np.uint8)).save(at)
+    dataset = prepare([tmp_path / "fold"], tmp_path / "slices", size=64)
+    folder = Folder(tmp_path / "kept", dataset)
+    known = [folder.say(head(dataset, number), patient=name) for number, name in enumerate(("p7", "p7 again", "p8"))]
+    for number, name in enumerate(("p9", "glioma", "t1", None), start=3):
+        folder.say(head(dataset, number), patient=name)
+
+    joined = join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)
+
+    assert joined.manifest["feedback"]["left_out"][KNOWN] == known and len(joined) == len(dataset) + 4
 
 
 def test_a_dataset_that_holds_one_name_of_two_is_to_be_prepared_again_and_stays_the_same(merged, tmp_path):

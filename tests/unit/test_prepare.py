@@ -492,7 +492,7 @@ def test_failure_while_writing_leaves_the_dataset_before_it_and_nothing_else(
     before = open_dataset(prepared).hash
     scan(figshare / "21.mat", seed=21)
 
-    def fails(folder, *arguments):
+    def fails(folder, *arguments, **options):
         (folder / "slices.arrow").write_bytes(b"half")
         raise raised
 

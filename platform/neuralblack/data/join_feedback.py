@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neuralblack.data.dataset import LEARNT_ONLY, NO_BOX, Dataset, Row, open_dataset, write_dataset
 from neuralblack.data.duplicates import near_duplicates
 from neuralblack.data.feedback import Feedback, keyed, list_feedback, pixels_hash, read_feedback
-from neuralblack.data.patients import GROUP, has_id
+from neuralblack.data.patients import GROUP, has_id, is_named
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 
@@ -40,8 +40,9 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
     """Write a dataset of all slices of another and of those that readers said something about.
 
     The other's slices keep their ids, folds and order, so a model trained on the new one is judged by the same slices.
-    Left out, and listed in the manifest: slices of a patient of the dataset, and copies of its slices, because either
-    could have the same patient learnt from and tested on; those on which readers disagree; those of another size.
+    Left out, and listed in the manifest: slices of a patient of the dataset, called as in its file or as its folder is,
+    and copies of its slices, because either could have the same patient learnt from and tested on; those on which
+    readers disagree; those of another size.
 
     Args:
         folder: what the service kept.
@@ -136,9 +137,12 @@ def _read(path: Path) -> tuple[Feedback, NDArray[np.uint8], str]:
 
 
 def _names(dataset: Dataset) -> set[str]:
-    """Collect all names that files gave the patients, whichever of them each has here."""
+    """Collect all names that readers may know the patients by: ids in files, and names of patients' folders.
+
+    Readers don't name source and class, so folders of one name are one here: too many are left out, and nobody too few.
+    """
     names = {name for patient in set(dataset.patients) for name in (patient, *dataset.other_names.get(patient, ()))}
-    return {name for name in names if has_id(name)}
+    return {name if has_id(name) else name.rpartition("/")[2] for name in names if is_named(name)}
 
 
 def _rows(dataset: Dataset) -> list[Row]:
