@@ -143,6 +143,19 @@ def test_a_folder_that_would_be_left_out_without_a_word_is_refused(to, words, tm
         survey(tmp_path / "scans", Preprocessing(size=64))
 
 
+def test_of_a_folder_the_files_are_taken_that_prepare_takes(tmp_path):
+    (tmp_path / "deep").mkdir()
+    dicom = bytes(128) + b"DICM"
+    files = {"1.nii.gz": b"", "2.NII": b"", "deep/IM0001": dicom, "1.2.840.113619.2.55.3": dicom, "3.png": b""}
+    others = {"DICOMDIR": dicom, "README": b"no slice", "scan.bak": dicom, "notes.gz": b""}
+    for name, content in (files | others).items():
+        (tmp_path / name).write_bytes(content)
+
+    what = survey(tmp_path, Preprocessing(size=64))
+
+    assert sorted(files) == sorted(name for name, _ in what.files) and what.left_out == len(others)
+
+
 def test_a_broken_file_is_a_row_that_says_what_is_wrong_and_the_others_are_answered(model, tmp_path):
     folder = tmp_path / "scans"
     (folder / "deep").mkdir(parents=True)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from neuralblack.data.crops import box_at
 from neuralblack.data.dataset import SLICES, Dataset, is_dataset, open_dataset
 from neuralblack.data.preprocessing import Preprocessing
-from neuralblack.data.readers import READERS, file_bytes
+from neuralblack.data.readers import READERS, file_bytes, reader_for
 from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.data.shards import ShardedImages, scattered
 from neuralblack.data.slices import Prepared
@@ -111,8 +111,8 @@ def survey(path: str | Path, spec: Preprocessing, *, column: str | None = None) 
             path, found=found, expected="a folder of slices, or a table: " + ", ".join(TABLES), fix="check the path"
         )
     names = sorted(file.relative_to(path) for file in files_below(path))
-    slices = [str(name) for name in names if name.suffix.lower() in READERS]
     tables = [str(name) for name in names if name.suffix.lower() in TABLES]
+    slices = [str(name) for name in names if name.suffix.lower() not in TABLES and reader_for(path / name)]
     if slices and tables:
         raise InputError(
             path,

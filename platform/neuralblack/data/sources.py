@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from neuralblack.data.readers import BY_BYTES, MAT, READERS, Reader, suffix_of
+from neuralblack.data.readers import MAT, READERS, reader_for
 from neuralblack.data.readers.figshare import read_cvind
 from neuralblack.data.walk import files_below
 from neuralblack.errors import InputError
 from neuralblack.labels import FOLDER_NAMES, from_folder
 
 FOLD_FILE = "cvind.mat"
-DICOM_INDEX = "DICOMDIR"  # a DICOM file that lists others and holds no picture (PS3.10, 8.6)
-MARK_BYTES = 4096  # from a file's start; in these each format has its mark
 FOLDER = "folder-"  # opens the name of a patient whom a folder says
 
 
@@ -105,7 +103,7 @@ def _source(folder: Path, name: str) -> Source:
     ignored: list[str] = []
     for path in sorted(files_below(folder), key=lambda path: natural(path.relative_to(folder).as_posix())):
         relative = path.relative_to(folder).as_posix()
-        reader = READERS.get(suffix_of(path)) or _reader_by_bytes(path)
+        reader = reader_for(path)
         if reader is None:
             ignored.append(relative)
         elif reader is not MAT:
@@ -139,21 +137,6 @@ def _source(folder: Path, name: str) -> Source:
         expected=f".mat files, or class folders of images ({', '.join(READERS)})",
         fix="check the folder; unpack archives first",
     )
-
-
-def _reader_by_bytes(path: Path) -> Reader | None:
-    """Find the reader of a file whose name says no format, like IM0001 or a DICOM UID; None where it is no scan's."""
-    suffix = suffix_of(path)
-    if (suffix and not suffix[1:].isdigit()) or path.name.upper() == DICOM_INDEX or not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            start = file.read(MARK_BYTES)
-    except OSError as error:
-        raise InputError(
-            path, found=error.strerror, expected="a readable file", fix="mend it, or give it the suffix of its format"
-        ) from error
-    return next((reader for reader in BY_BYTES if reader.recognises(start)), None)
 
 
 def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ...]:

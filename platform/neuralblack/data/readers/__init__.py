@@ -8,6 +8,8 @@ from neuralblack.data.readers import dicom, figshare, images, nifti
 from neuralblack.data.slices import Slice
 from neuralblack.errors import InputError
 
+DICOM_INDEX = "DICOMDIR"  # a DICOM file that lists others and holds no picture (PS3.10, 8.6)
+MARK_BYTES = 4096  # from a file's start; in these each format has its mark
 MAX_BYTES = 128 * 2**20  # a slice of 2048 x 2048 doubles with its mask has 36 MiB
 
 
@@ -65,6 +67,27 @@ def suffix_of(path: Path) -> str:
     """
     double = "".join(path.suffixes[-2:]).lower()
     return double if double in READERS else path.suffix.lower()
+
+
+def reader_for(path: Path) -> Reader | None:
+    """Find the reader of a file in a folder; None where it is no scan's.
+
+    The suffix says it, or the bytes where the name says no format, like IM0001 or a DICOM UID. Raises InputError where
+    those cannot be read.
+    """
+    suffix = suffix_of(path)
+    if suffix in READERS:
+        return READERS[suffix]
+    if (suffix and not suffix[1:].isdigit()) or path.name.upper() == DICOM_INDEX or not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            start = file.read(MARK_BYTES)
+    except OSError as error:
+        raise InputError(
+            path, found=error.strerror, expected="a readable file", fix="mend it, or give it the suffix of its format"
+        ) from error
+    return next((reader for reader in BY_BYTES if reader.recognises(start)), None)
 
 
 def recognised(data: bytes) -> bool:
