@@ -392,6 +392,19 @@ def test_file_without_a_number_beside_a_fold_file_and_two_fold_files_are_refused
     assert "2 fold files" in stop([figshare], tmp_path / "out")
 
 
+def test_two_files_of_one_number_beside_a_fold_file_are_refused(tmp_path, figshare):
+    for name in ("3.mat", "010.mat"):
+        scan(figshare / name, seed=30)
+
+    message = stop([figshare], tmp_path / "out")
+
+    assert "first half/3.mat: found the number 3, as in " in message
+    assert "Fix: keep one file for each number" in message
+
+    (figshare / "cvind.mat").unlink()
+    assert len(prepare([figshare], tmp_path / "out", size=64)) == 8
+
+
 def test_a_place_where_no_folder_can_be_made_is_refused_before_anything_is_read(tmp_path, figshare):
     (tmp_path / "a file").touch()
 

@@ -44,11 +44,21 @@ class Source:
     def folds(self) -> dict[str, int] | None:
         """Return the author's fold of every file by id, 0 in no fold; None where the source has no fold file.
 
-        `<n>.mat` has entry n of cvind, counted from 1. Raises InputError where a name has no number or cvind is wrong.
+        `<n>.mat` has entry n of cvind, counted from 1. Raises InputError where a name has no number, two have the same,
+        or cvind is wrong.
         """
         if self.fold_file is None:
             return None
         numbers = {file.id: _number(file) for file in self.files}
+        of_number: dict[int, File] = {}
+        for file in self.files:
+            if (first := of_number.setdefault(numbers[file.id], file)) is not file:
+                raise InputError(
+                    file.path,
+                    found=f"the number {numbers[file.id]}, as in {first.path}",
+                    expected=f"one file for each number, whose fold {FOLD_FILE} says",
+                    fix="keep one file for each number, or give the others as another source",
+                )
         folds = read_cvind(self.fold_file.path, max(numbers.values()))
         return {identity: int(folds[number - 1]) for identity, number in numbers.items()}
 
