@@ -109,7 +109,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     check_new_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with no_space_is_said(path), _passing_lock(path.with_name(f".{path.name}.writing.lock")):
+    with no_space_is_said(path), passing_lock(path.with_name(f".{path.name}.writing.lock")):
         clear_leftovers(path)
         try:
             temporary.mkdir()
@@ -191,7 +191,7 @@ def check_manifest(folder: Path) -> str:
 
 
 @contextmanager
-def no_space_is_said(path: Path) -> Iterator[None]:
+def no_space_is_said(path: Path, *, fix: str = "free some space or choose another disk") -> Iterator[None]:
     """Turn "no space left" into an InputError; safetensors reports it as an error of its own with the same words."""
     try:
         yield
@@ -202,12 +202,12 @@ def no_space_is_said(path: Path) -> Iterator[None]:
             path,
             found="no space left on the disk",
             expected="room to write",
-            fix="free some space or choose another disk",
+            fix=fix,
         ) from None
 
 
 @contextmanager
-def _passing_lock(path: Path) -> Iterator[None]:
+def passing_lock(path: Path) -> Iterator[None]:
     """Hold a lock file that is gone afterwards."""
     while True:
         with lock(path) as descriptor:

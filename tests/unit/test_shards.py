@@ -4,6 +4,7 @@ import errno
 import logging
 import runpy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,35 @@ def test_a_full_disk_is_said_and_nothing_of_a_shard_is_left_on_it(dataset, tmp_p
     assert list((tmp_path / "shards").iterdir()) == []
     write_shards(dataset, str(tmp_path / "shards"), slices=16)
     assert open_dataset(str(tmp_path / "shards")).hash == dataset.hash
+
+
+@pytest.mark.parametrize("out", ["shards", "s3://slices/all"], ids=["folder", "S3"])
+def test_a_full_disk_before_a_shard_is_whole_is_said_with_its_place(out, dataset, bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def write(path, batch):
+        path.write_bytes(bytes(1000))
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    monkeypatch.setattr("neuralblack.data.write_shards.write_batch", write)
+    with pytest.raises(InputError, match="found no space left on the disk") as error:
+        write_shards(dataset, out, slices=16)
+
+    assert ("temporary" in error.value.where) == ("TMPDIR" in error.value.fix) == ("s3" in out)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_who_writes_shards_where_others_do_waits_for_them(dataset, cache, tmp_path):
+    def write(_):
+        write_shards(dataset, str(tmp_path / "shards"), slices=1)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+
+    assert np.array_equal(open_dataset(tmp_path / "shards").images[:], dataset.images)
+    assert not [path for path in (tmp_path / "shards").iterdir() if path.name.startswith(".")]
 
 
 def test_the_same_command_mends_what_is_missing_or_damaged(dataset, cache, tmp_path):

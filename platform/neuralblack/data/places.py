@@ -3,7 +3,10 @@
 import hashlib
 import os
 import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,10 @@ import pyarrow as pa
 import pyarrow.fs
 
 from neuralblack.errors import InputError
-from neuralblack.files import is_address, no_space_is_said, replacing
+from neuralblack.files import is_address, no_space_is_said, passing_lock, replacing
 
 BLOCK = 1 << 22  # bytes that are copied at a time
+LOCK = ".writing.lock"  # in a folder, while somebody writes there
 
 
 @dataclass
@@ -93,10 +97,35 @@ class Place:
         except (pa.ArrowException, OSError) as error:
             raise self._wrong(f"{self}/{name}", error) from None
 
-    def clear(self) -> None:
-        """Remove what a killed writer left of files in a folder; S3 shows none. No other writer may be at work."""
-        for left in self.folder.glob(f".*.{'[0-9a-f]' * 8}") if self.folder else ():
-            left.unlink()
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """Have a path for files that are `put` here, one after another; it is gone afterwards.
+
+        In a folder it lies beside them, others who write there wait, and what a killed writer left is removed. Else it
+        lies in the folder for temporary files, and nobody waits.
+
+        Raises:
+            InputError: the folder cannot be written to, or a disk is full.
+
+        """
+        if self.folder is None:
+            elsewhere = "free some space, or export TMPDIR=FOLDER on another disk"
+            temporary = Path(tempfile.gettempdir())
+            with no_space_is_said(temporary, fix=elsewhere), tempfile.TemporaryDirectory() as place:
+                yield Path(place) / "file"
+            return
+        with ExitStack() as held:
+            held.enter_context(no_space_is_said(self.folder))
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(passing_lock(self.folder / LOCK))
+            except OSError as error:
+                raise self._wrong(str(self), error) from None
+            for left in self.folder.glob(f".*.{'[0-9a-f]' * 8}"):
+                left.unlink()
+            path = self.folder / f".file.{uuid.uuid4().hex[:8]}"
+            held.callback(path.unlink, missing_ok=True)
+            yield path
 
     def _blocks(self, name: str) -> Iterator[bytes]:
         """Read a file block by block; raises FileNotFoundError where there is none."""
