@@ -106,6 +106,14 @@ def test_a_full_disk_before_a_shard_is_whole_is_said_with_its_place(out, dataset
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_shards_are_not_written_into_a_dataset(dataset):
+    before = sorted(dataset.path.iterdir())
+
+    with pytest.raises(InputError, match=r"found a prepared dataset.* nothing of it was touched"):
+        write_shards(dataset, str(dataset.path))
+    assert sorted(dataset.path.iterdir()) == before
+
+
 def test_who_writes_shards_where_others_do_waits_for_them(dataset, cache, tmp_path):
     def write(_):
         write_shards(dataset, str(tmp_path / "shards"), slices=1)

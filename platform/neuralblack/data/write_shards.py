@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from neuralblack.data.dataset import NAMES, Dataset, names_batch, write_batch
+from neuralblack.data.dataset import NAMES, Dataset, is_dataset, names_batch, write_batch
 from neuralblack.data.places import Place
 from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, parsed, places_of, read_manifest, scattered
 from neuralblack.errors import InputError
@@ -32,10 +32,17 @@ def write_shards(
         progress: called with slices written and all slices.
 
     Raises:
-        InputError: shards of another dataset are there, nothing can be written there, or a disk is full.
+        InputError: shards of another dataset are there, or a dataset; nothing can be written there, or a disk is full.
 
     """
     place = Place(out)
+    if place.folder and is_dataset(place.folder):
+        raise InputError(
+            out,
+            found="a prepared dataset",
+            expected="an empty place, or shards of this dataset",
+            fix="choose another place; nothing of it was touched",
+        )
     with place.writing() as path:
         _write(dataset, place, path, slices, progress)
 
