@@ -98,14 +98,20 @@ def check_new_folder(path: Path) -> None:
         raise InputError(place, found=found, expected=f"a folder to write {path.name} in", fix="choose another place")
 
 
+def behind_link(path: Path) -> Path:
+    """Follow a link to a folder, so that what is written lies where the link points, perhaps on another disk."""
+    return path.resolve() if path.is_symlink() and path.is_dir() else path
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder beside `path` and move it there when the block ends; an error leaves what was there before.
 
     A kill leaves it too, or for the moment between two renames as `.NAME.xxxxxxxx.old`, which the next writer puts
     back before its block starts. Writers of the same path wait for each other, so nobody clears what another one fills.
-    Raises InputError where no folder can be made there.
+    A link to a folder stays, and what it points to is filled. Raises InputError where no folder can be made there.
     """
+    path = behind_link(path)
     check_new_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")

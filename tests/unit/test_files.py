@@ -102,6 +102,17 @@ def test_what_is_no_folder_is_replaced_and_leaves_nothing(tmp_path, put):
     assert names(tmp_path) == ["out"]
 
 
+def test_a_link_to_a_folder_stays_and_what_it_points_to_is_filled(tmp_path):
+    (tmp_path / "disk" / "room").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "room")
+
+    write(tmp_path / "out", "old")
+    write(tmp_path / "out", "new")
+
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "room" / "text").read_text() == "new"
+    assert names(tmp_path) == ["disk", "out"] and names(tmp_path / "disk") == ["room"]
+
+
 def write_often(path, text):
     for _ in range(30):
         write(path, text)

@@ -481,6 +481,17 @@ def test_any_change_makes_the_dataset_anew(prepared, figshare, change):
     assert not hidden(prepared.parent)
 
 
+def test_a_dataset_behind_a_link_is_renewed_where_it_lies(tmp_path, prepared, figshare):
+    before = open_dataset(prepared).hash
+    (tmp_path / "link").symlink_to(prepared)
+    scan(figshare / "21.mat", seed=21)
+
+    after = prepare([figshare], tmp_path / "link", size=64).hash
+
+    assert (tmp_path / "link").is_symlink() and open_dataset(prepared).hash == after != before
+    assert not hidden(tmp_path)
+
+
 def test_damaged_dataset_is_made_anew(prepared, figshare):
     before = open_dataset(prepared).hash
     with (prepared / "slices.arrow").open("r+b") as file:

@@ -19,7 +19,16 @@ from neuralblack.data.patients import Assignment, Known, assign
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.sources import File, Source, find_sources
 from neuralblack.errors import InputError
-from neuralblack.files import check_new_folder, clear_leftovers, lock, new_folder, read_json, sha256, write_json
+from neuralblack.files import (
+    behind_link,
+    check_new_folder,
+    clear_leftovers,
+    lock,
+    new_folder,
+    read_json,
+    sha256,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +64,7 @@ def prepare(
         InputError: any file is bad (each is named), a source or its fold file is, or `out` is something else.
         RunError: a worker process died.
     """
-    out = Path.cwd() / out  # not resolved: a link stays where it is
+    out = behind_link(Path.cwd() / out)
     spec = _spec(size)
     found = find_sources(sources)
     _check_out(out, sources)
