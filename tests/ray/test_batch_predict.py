@@ -156,6 +156,13 @@ def test_of_a_folder_the_files_are_taken_that_prepare_takes(tmp_path):
     assert sorted(files) == sorted(name for name, _ in what.files) and what.left_out == len(others)
 
 
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(png(1))
+
+    with pytest.raises(InputError, match=r"caf.*found a name that is not UTF-8"):
+        survey(tmp_path, Preprocessing(size=64))
+
+
 def test_a_broken_file_is_a_row_that_says_what_is_wrong_and_the_others_are_answered(model, tmp_path):
     folder = tmp_path / "scans"
     (folder / "deep").mkdir(parents=True)

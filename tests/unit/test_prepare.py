@@ -501,6 +501,15 @@ def test_damaged_dataset_is_made_anew(prepared, figshare):
     assert prepare([figshare], prepared, size=64).hash == before
 
 
+def test_a_dataset_whose_manifest_is_cut_off_is_not_written_over_and_the_way_out_is_named(prepared, figshare):
+    (prepared / "manifest.json").write_text('{"kind": "neur')
+
+    message = stop([figshare], prepared, size=64)
+
+    assert "manifest.json: found no readable JSON" in message and f"rm -r {prepared} and the same command" in message
+    assert (prepared / "slices.arrow").exists()
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [

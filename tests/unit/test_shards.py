@@ -27,6 +27,7 @@ CONFIG = TrainConfig(
     model="tiny", weights="none", schedule="all", lr=0.02, epochs=2, batch_size=7, batch_norm="eval", precision="fp32"
 )
 JOBS = Path(__file__).parents[2] / "jobs"
+KEYS_MISSING = b'{"kind": "neuralblack shards", "format": 2}'
 OF = 7  # slices of a shard: nine of them for the dataset's 60
 
 
@@ -125,11 +126,12 @@ def test_who_writes_shards_where_others_do_waits_for_them(dataset, cache, tmp_pa
     assert not [path for path in (tmp_path / "shards").iterdir() if path.name.startswith(".")]
 
 
-def test_the_same_command_mends_what_is_missing_or_damaged(dataset, cache, tmp_path):
+@pytest.mark.parametrize("manifest", [b'{"kind": "neur', KEYS_MISSING], ids=["cut off", "keys missing"])
+def test_the_same_command_mends_what_is_missing_or_damaged(manifest, dataset, cache, tmp_path):
     write_shards(dataset, str(tmp_path), slices=OF)
     (tmp_path / "00001.arrow").write_bytes(b"?")
     (tmp_path / "00002.arrow").unlink()
-    (tmp_path / MANIFEST).write_text('{"kind": "neur')
+    (tmp_path / MANIFEST).write_bytes(manifest)
 
     write_shards(dataset, str(tmp_path), slices=OF)
 
@@ -238,6 +240,10 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_shard_is_refused_by_its_n
         ),
         (
             lambda client: client.put_object(Bucket="slices", Key="all/shards.json", Body=b"{"),
+            "found no readable manifest",
+        ),
+        (
+            lambda client: client.put_object(Bucket="slices", Key="all/shards.json", Body=KEYS_MISSING),
             "found no readable manifest",
         ),
         (lambda client: client.delete_object(Bucket="slices", Key="all/00001.arrow"), "00001.arrow: found"),

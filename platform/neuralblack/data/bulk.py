@@ -19,7 +19,7 @@ from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.data.shards import ShardedImages, scattered
 from neuralblack.data.slices import Prepared
 from neuralblack.data.tables import TABLES, holds_bytes, rows_of, schema_and_rows
-from neuralblack.data.walk import files_below
+from neuralblack.data.walk import check_name, files_below
 from neuralblack.errors import InputError
 from neuralblack.files import digest, is_address
 
@@ -113,6 +113,8 @@ def survey(path: str | Path, spec: Preprocessing, *, column: str | None = None) 
     names = sorted(file.relative_to(path) for file in files_below(path))
     tables = [str(name) for name in names if name.suffix.lower() in TABLES]
     slices = [str(name) for name in names if name.suffix.lower() not in TABLES and reader_for(path / name)]
+    for name in (*slices, *tables):
+        check_name(name)
     if slices and tables:
         raise InputError(
             path,

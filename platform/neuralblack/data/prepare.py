@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,12 @@ def _spec(size: int) -> Preprocessing:
 
 def _check_out(out: Path, sources: Sequence[Path]) -> None:
     """Refuse to write over what is not ours, or among the scans."""
-    if out.exists() and not (out.is_dir() and (is_dataset(out) or not any(out.iterdir()))):
+    try:
+        renewed = is_dataset(out)
+    except InputError as error:
+        fix = f"if it was a dataset, rm -r {quote(str(out))} and the same command again; nothing of it was touched"
+        raise InputError(error.where, found=error.found, expected=error.expected, fix=fix) from None
+    if out.exists() and not (out.is_dir() and (renewed or not any(out.iterdir()))):
         raise InputError(
             out,
             found="files that are no dataset",

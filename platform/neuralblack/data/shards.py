@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 KIND, FORMAT = "neuralblack shards", 2  # 1: the index had no places
 MANIFEST, INDEX = "shards.json", "index.arrow"
+SHARD_KEYS = {field.name for field in fields(Shard)}
 FETCHING = 4  # shards that a process fetches at a time
 
 
@@ -180,9 +182,24 @@ def read_manifest(place: Place) -> dict[str, Any] | None:
 
 
 def parsed(content: bytes) -> dict[str, Any] | None:
-    """Read a manifest of whatever format; None for what is none."""
+    """Read a manifest of whatever format; None for what is none, or lacks what one of a known format has."""
     try:
         manifest = json.loads(content)
     except ValueError:
         return None
-    return manifest if isinstance(manifest, dict) and {"kind", "format"} <= manifest.keys() else None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int) or "kind" not in manifest:
+        return None
+    known = manifest["kind"] == KIND and manifest["format"] <= FORMAT
+    return manifest if not known or _has_all(manifest) else None
+
+
+def _has_all(manifest: dict[str, Any]) -> bool:
+    dataset, shards = manifest.get("dataset"), manifest.get("shards")
+    return (
+        isinstance(dataset, dict)
+        and isinstance(dataset.get("files"), dict)
+        and isinstance(manifest.get("slices"), int)
+        and isinstance(manifest.get("index"), str)
+        and isinstance(shards, list)
+        and all(isinstance(shard, dict) and shard.keys() == SHARD_KEYS for shard in shards)
+    )

@@ -8,7 +8,7 @@ from typing import Literal
 
 from neuralblack.data.readers import MAT, READERS, reader_for
 from neuralblack.data.readers.figshare import read_cvind
-from neuralblack.data.walk import files_below
+from neuralblack.data.walk import check_name, files_below
 from neuralblack.errors import InputError
 from neuralblack.labels import FOLDER_NAMES, from_folder
 
@@ -183,12 +183,7 @@ def natural(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
 
 
 def _file(path: Path, identity: str) -> File:
-    try:
-        identity.encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            repr(identity), found="a name that is not UTF-8", expected="readable file names", fix="rename the file"
-        ) from None
+    check_name(identity)
     try:
         status = path.stat()
     except OSError as error:

@@ -32,6 +32,16 @@ def files_below(root: Path) -> Iterator[Path]:
                 yield path
 
 
+def check_name(name: str) -> None:
+    """Raise InputError where a file's name is not UTF-8: no manifest and no table can hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            repr(name), found="a name that is not UTF-8", expected="readable file names", fix="rename the file"
+        ) from None
+
+
 def _refuse(error: OSError) -> None:
     raise InputError(
         error.filename,
