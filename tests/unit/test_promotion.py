@@ -186,6 +186,89 @@ def test_a_champion_that_was_changed_by_hand_is_found(runs, tmp_path):
         check_audit(tmp_path)
 
 
+def _last_line_gone(registry):
+    path = registry / AUDIT
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def _all_gone(registry):
+    (registry / AUDIT).unlink()
+
+
+@pytest.mark.parametrize("cut", [_last_line_gone, _all_gone])
+def test_an_audit_whose_end_is_missing_is_found_and_nothing_moves_until_it_is_back(runs, tmp_path, cut):
+    for run, _ in runs[:2]:
+        promote(run, tmp_path, FORCED)
+    whole, champion = (tmp_path / AUDIT).read_bytes(), alias_now(tmp_path, CHAMPION)
+    cut(tmp_path)
+
+    for attempt in (check_audit, roll_back, lambda registry: promote(runs[2][0], registry, FORCED)):
+        with pytest.raises(InputError, match=f"the champion {champion}|no audit"):
+            attempt(tmp_path)
+    with pytest.raises(InputError, match=f"the champion {champion}"):
+        name_challenger(runs[2][0], tmp_path)
+    assert alias_now(tmp_path, CHAMPION) == champion and alias_now(tmp_path, CHALLENGER) is None
+    assert len(list((tmp_path / "models").iterdir())) == 2
+
+    (tmp_path / AUDIT).write_bytes(whole)
+    promote(runs[2][0], tmp_path, FORCED)
+    assert len(check_audit(tmp_path)) == 3
+
+
+def test_an_audit_that_went_on_after_its_end_was_removed_is_found(runs, tmp_path):
+    first, second, third = (promote(run, tmp_path, FORCED).id for run, _ in runs)
+    entries = read_audit(tmp_path)
+    (tmp_path / AUDIT).unlink()
+    add_entry(tmp_path, entries[0])
+    add_entry(tmp_path, entries[2])
+
+    with pytest.raises(InputError, match=rf"jsonl:2: found a move of the champion from {second}; .* from {first}"):
+        check_audit(tmp_path)
+
+    (tmp_path / AUDIT).unlink()
+    add_entry(tmp_path, entries[2])
+    with pytest.raises(InputError, match=f"the champion {second} without the line that made it that"):
+        check_audit(tmp_path)
+    assert alias_now(tmp_path, CHAMPION) == third
+
+
+def test_a_move_that_was_cut_off_before_the_name_moved_hinders_nothing(runs, tmp_path, monkeypatch):
+    first, second, third = (promote(run, tmp_path, FORCED).id for run, _ in runs)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    def cut_off(move, *arguments):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("neuralblack.registry.promotion.point_alias", killed)
+            move(*arguments)
+
+    cut_off(roll_back, tmp_path)
+    assert alias_now(tmp_path, CHAMPION) == third
+    with pytest.raises(InputError, match="a promotion that was cut off: promote its run again"):
+        check_audit(tmp_path)
+    assert roll_back(tmp_path) == (third, second)
+
+    cut_off(promote, runs[2][0], tmp_path, FORCED)
+    cut_off(promote, runs[0][0], tmp_path, FORCED)
+    assert roll_back(tmp_path) == (second, first)
+
+    cut_off(promote, runs[1][0], tmp_path, FORCED)
+    promote(runs[1][0], tmp_path, FORCED)
+    assert check_audit(tmp_path)[-1]["after"] == alias_now(tmp_path, CHAMPION) == second
+
+
+def test_a_champion_from_before_there_were_audits_is_no_fault(runs, tmp_path):
+    before = tmp_path / "registry" / "models" / "tiny-0123456789ab"
+    before.mkdir(parents=True)
+    (before / "card.json").write_text('{"model": "tiny"}')
+    point_alias(tmp_path / "registry", CHAMPION, before.name)
+
+    promote(runs[0][0], tmp_path / "registry", FORCED)
+
+    assert [entry["before"] for entry in check_audit(tmp_path / "registry")] == [before.name]
+
+
 def test_a_file_is_no_registry(runs, tmp_path):
     (tmp_path / "file").write_text("mine")
 

@@ -1,8 +1,10 @@
 """Who made which model the champion, when and why: audit.jsonl, each line with the hash of the one before.
 
-A line is added before anything moves. A changed, removed or exchanged line breaks the chain, which every reader checks,
-unless it is the last, of which only the model is compared with what the name means. Whoever may write the whole file
-can write a new chain: an operator who fears that keeps the last line's hash elsewhere.
+A line is added before anything moves, so the last one of a name may be of a move that was cut off and never came into
+force: the next begins with the same model. A changed, removed or exchanged line breaks the chain, which every reader
+checks, unless it is the last, of which only the model is compared with what the name means. Where the end was removed,
+the next move would begin with a model that the lines before don't lead to: it is refused, and so is a file with one.
+Whoever may write the whole file can write a new chain: an operator who fears that keeps the last line's hash elsewhere.
 """
 
 import hashlib
@@ -23,9 +25,12 @@ Entry = Mapping[str, Any]
 
 
 def read_audit(registry: Path) -> list[Entry]:
-    """Read all lines, oldest first; raises InputError naming the first that does not follow the one before."""
+    """Read all lines, oldest first; raises InputError naming the first that does not follow the one before.
+
+    The first move of a name may begin with a model: earlier versions promoted without an audit.
+    """
     path = registry / AUDIT
-    previous, entries = FIRST, []
+    previous, entries, last = FIRST, list[Entry](), dict[str, Entry]()
     for number, line in enumerate(_lines(path), 1):
         try:
             entry = json.loads(line)
@@ -41,7 +46,16 @@ def read_audit(registry: Path) -> list[Entry]:
                 expected="the file as it was written, each line with the hash of the one before",
                 fix="compare it with a backup; nothing is promoted until it is whole",
             )
+        before = last.get(entry["alias"])
+        if before and not leads_to(before, entry["before"]):
+            raise InputError(
+                f"{path}:{number}",
+                found=f"a move of the {entry['alias']} from {entry['before']}",
+                expected=f"one from {before['after']}, as the move before says",
+                fix="compare it with a backup, lines are missing; nothing is promoted until it is whole",
+            )
         entries.append(entry)
+        last[entry["alias"]] = entry
         previous = _hash(line)
     return entries
 
@@ -58,6 +72,23 @@ def add_entry(registry: Path, entry: Entry) -> None:
     }
     line = json.dumps(facts, ensure_ascii=False, allow_nan=False).encode()
     write_bytes(registry / AUDIT, b"".join(each + b"\n" for each in [*lines, line]))  # a crash leaves no half line
+
+
+def leads_to(entry: Entry, model: str | None) -> bool:
+    """Tell whether a name can mean a model after its last line: the new one, or the old one where it was cut off."""
+    return model in (entry["after"], entry["before"])
+
+
+def in_force(entries: Sequence[Entry], alias: str, now: str | None) -> list[Entry]:
+    """Leave out a name's moves that were cut off: the next one, or the name now, is where they began.
+
+    >>> lines = [{"alias": "c", "before": before, "after": after} for before, after in ((None, "a"), ("a", "b"))]
+    >>> [entry["after"] for entry in in_force(lines, "c", "b")], [entry["after"] for entry in in_force(lines, "c", "a")]
+    (['a', 'b'], ['a'])
+    """
+    ours = [entry for entry in entries if entry["alias"] == alias]
+    went_on = [*(entry["before"] for entry in ours), now][1:]
+    return [entry for entry, model in zip(ours, went_on, strict=True) if entry["after"] == model]
 
 
 def earlier(entries: Sequence[Entry], alias: str) -> str | None:

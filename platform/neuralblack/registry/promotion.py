@@ -12,18 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuralblack.errors import InputError
-from neuralblack.files import check_manifest, lock, new_folder
+from neuralblack.files import check_manifest, lock, new_folder, read_json
 from neuralblack.registry.aliases import (
     CHALLENGER,
     CHAMPION,
     LOCK,
+    MARKED,
     alias_for,
     alias_now,
     point_alias,
     read_alias,
     resolve,
 )
-from neuralblack.registry.audit import AUDIT, add_entry, earlier, read_audit
+from neuralblack.registry.audit import AUDIT, Entry, add_entry, earlier, in_force, leads_to, read_audit
 from neuralblack.registry.gate import PATIENTS, Check, Judgement
 from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
 
@@ -55,7 +56,8 @@ def promote(
         evaluation: of the model, kept beside it.
 
     Raises:
-        InputError: the gate did not pass and was not forced, another promotion was faster, or something is damaged.
+        InputError: the gate did not pass and was not forced, another promotion was faster, or something is damaged,
+            the audit included.
 
     """
     source = open_model(model_path(run))
@@ -72,6 +74,8 @@ def promote(
                 expected=f"{expected or 'none'}, beside which this model was judged",
                 fix="promote again: it is then judged beside the new one",
             )
+        if before != source.id:
+            _check_ends(registry)
         model = _take_in(source, registry)
         if evaluation:
             with new_folder(registry / "evaluations" / source.id) as folder:
@@ -112,6 +116,8 @@ def name_challenger(run: Path, registry: Path) -> ModelFolder:
             raise InputError(run, found=f"the champion, {source.id}", expected="another model", fix="name another run")
         refuse_unlike(champion, source, where=run)
         before = alias_now(registry, CHALLENGER)
+        if before != source.id:
+            _check_ends(registry)
         model = _take_in(source, registry)
         if before != source.id:
             _move(registry, CHALLENGER, before, source.id, action="challenge")
@@ -159,7 +165,9 @@ def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
     """
     _need_audit(registry)
     with lock(registry / LOCK):
-        before, after = alias_now(registry, alias), earlier(read_audit(registry), alias)
+        _check_ends(registry)
+        before = alias_now(registry, alias)
+        after = earlier(in_force(read_audit(registry), alias, before), alias)
         if before is None or after is None:
             raise InputError(
                 registry, found=f"no {alias} before {before}", expected="two promotions", fix="promote another run"
@@ -172,6 +180,7 @@ def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
 def check_audit(registry: Path) -> list[dict[str, object]]:
     """Read the audit, and compare its end with what the names mean; raises InputError where they differ."""
     _need_audit(registry)
+    _check_ends(registry)
     entries = [dict(entry) for entry in read_audit(registry)]
     for alias, entry in {str(entry["alias"]): entry for entry in entries}.items():
         now = alias_now(registry, alias)
@@ -183,6 +192,41 @@ def check_audit(registry: Path) -> list[dict[str, object]]:
                 fix="a promotion that was cut off: promote its run again; else somebody changed the name by hand",
             )
     return entries
+
+
+def _check_ends(registry: Path) -> None:
+    """Raise InputError where the audit is not whole, or a name means what its end cannot have led to.
+
+    What a move that was cut off would leave is no fault. Nor is a champion without a line before it whose model may be
+    from before there were audits: its card lacks what cards of all versions since say. Which of the two it is, nobody
+    can tell.
+    """
+    first, last = dict[str, str | None](), dict[str, Entry]()
+    for entry in read_audit(registry):
+        first.setdefault(entry["alias"], entry["before"])
+        last[entry["alias"]] = entry
+    for alias in sorted({CHAMPION, CHALLENGER, MARKED, *last}):
+        now = alias_now(registry, alias)
+        if alias in last and not leads_to(last[alias], now):
+            raise InputError(
+                registry,
+                found=f"the {alias} {now}, while the audit ends with {last[alias]['after']}",
+                expected="every move in the audit",
+                fix=f"put {AUDIT} back from a backup, or the name, if somebody changed it by hand",
+            )
+        begins = first.get(alias, now)
+        if begins and not (alias == CHAMPION and _may_lack_audit(registry / "models" / begins)):
+            raise InputError(
+                registry,
+                found=f"the {alias} {begins} without the line that made it that",
+                expected=f"every move in {AUDIT}",
+                fix="put it back from a backup, or promote into another registry",
+            )
+
+
+def _may_lack_audit(model: Path) -> bool:
+    """Tell whether a model can have been promoted before there was an audit; cards say `network_input` since."""
+    return not (model / "card.json").exists() or "network_input" not in read_json(model / "card.json")
 
 
 def _need_audit(registry: Path) -> None:
