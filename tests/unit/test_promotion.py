@@ -331,6 +331,15 @@ def test_an_evaluation_of_another_model_or_none_is_refused_and_force_goes_past_a
     assert check_audit(tmp_path)[0]["forced"] == "nobody else is there"
 
 
+def test_force_keeps_no_evaluation_of_another_model(runs, tmp_path):
+    (run, _), (_, other), _ = runs
+
+    with pytest.raises(InputError, match="found an evaluation of tiny-"):
+        challenge(run, tmp_path / "registry", evaluation=other, force="why")
+
+    assert not (tmp_path / "registry").exists()
+
+
 def test_a_model_that_was_refitted_on_everybody_does_not_pass(runs, dataset, tmp_path):
     first = train_here(SHORT, data=dataset.path, run=tmp_path / "first", calibrate=calibrate)
     everybody = SHORT.model_copy(update={"train_folds": (2, 3, 4, 5), "validation_folds": ()})

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from neuralblack.config import with_overrides
 from neuralblack.errors import InputError
@@ -33,13 +34,16 @@ def challenge(
         evaluation: what `evaluate` wrote of this model; may be missing only where the gate is forced.
         champions: of the champion, on the same slices; none given: what it was promoted with.
         overrides: FIELD=VALUE of `Rule`.
-        force: the reason to go past the gate.
+        force: the reason to go past the gate; not past an evaluation that is not this model's, for it would be kept.
 
     Raises:
-        InputError: the gate did not pass and was not forced, or it cannot be asked.
+        InputError: the gate did not pass and was not forced, it cannot be asked, or the evaluation is of another model
+            or none.
 
     """
     rule, source = with_overrides(Rule(), overrides), open_model(model_path(run))
+    if evaluation is not None:
+        _metrics_of(source.hash, evaluation)
     champion = alias_now(registry, alias_for(source))
     rival = None if champion == source.id else champion
     if rival and champions is None:
@@ -95,14 +99,7 @@ def judge(
         InputError: an evaluation is not there, of another model, or of other slices than the champion's.
 
     """
-    metrics = read_metrics(evaluation)
-    if metrics["model"]["hash"] != model_hash:
-        raise InputError(
-            evaluation,
-            found=f"an evaluation of {metrics['model']['name']}",
-            expected=f"one of the model with the hash {model_hash[:12]}",
-            fix="evaluate this run: neuralblack evaluate RUN DATASET --out REPORT",
-        )
+    metrics = _metrics_of(model_hash, evaluation)
     checks = [
         has_patients(rule, metrics),
         beats_baselines(rule, metrics),
@@ -130,6 +127,20 @@ def judge(
         ours, theirs = paired(evaluation, champions)
         checks.append(not_worse(rule, differences((ours, theirs))[rule.metric], than=champion))
     return Judgement(rule, checks)
+
+
+def _metrics_of(model_hash: str, evaluation: Path) -> dict[str, Any]:
+    """Read what `evaluate` wrote of a model; raises InputError where it wrote it of another one."""
+    metrics = read_metrics(evaluation)
+    found = metrics["model"]
+    if found.get("hash") != model_hash:
+        raise InputError(
+            evaluation,
+            found=f"an evaluation of {found.get('name', 'a model without a name')}",
+            expected=f"one of the model with the hash {model_hash[:12]}",
+            fix="evaluate this run: neuralblack evaluate RUN DATASET --out REPORT",
+        )
+    return metrics
 
 
 def _golden(build: Callable[[], object]) -> Check:
