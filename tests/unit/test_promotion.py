@@ -331,11 +331,15 @@ def test_an_evaluation_of_another_model_or_none_is_refused_and_force_goes_past_a
     assert check_audit(tmp_path)[0]["forced"] == "nobody else is there"
 
 
-def test_force_keeps_no_evaluation_of_another_model(runs, tmp_path):
+def test_force_keeps_no_evaluation_of_another_model_and_none_that_is_not_there(runs, tmp_path):
     (run, _), (_, other), _ = runs
 
     with pytest.raises(InputError, match="found an evaluation of tiny-"):
         challenge(run, tmp_path / "registry", evaluation=other, force="why")
+    with pytest.raises(InputError, match=r"nope: found no metrics\.json"):
+        challenge(run, tmp_path / "registry", evaluation=tmp_path / "nope", force="why")
+    with pytest.raises(InputError, match="nope: found no folder"):
+        promote(run, tmp_path / "registry", FORCED, evaluation=tmp_path / "nope")
 
     assert not (tmp_path / "registry").exists()
 

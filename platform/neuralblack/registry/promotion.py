@@ -63,6 +63,10 @@ def promote(
     source = open_model(model_path(run))
     if not judgement.passed and not judgement.forced:
         raise _not_passed(run, [check for check in judgement.checks if not check.passed])
+    if evaluation and not evaluation.is_dir():
+        raise InputError(
+            evaluation, found="no folder", expected="what `neuralblack evaluate` wrote", fix="evaluate the model first"
+        )
     alias = alias_for(source)
     registry.mkdir(parents=True, exist_ok=True)
     with lock(registry / LOCK):
