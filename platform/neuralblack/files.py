@@ -158,6 +158,29 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_UN)  # closing would not do while a forked child has the handle too
 
 
+def is_held(path: Path) -> bool:
+    """Tell whether somebody holds a lock file; the file is only read, and who only looks is not seen by others who do.
+
+    Whoever wants to hold it in that moment without waiting is refused: they should try again (see `hold_run`).
+    Raises InputError where the file cannot be read.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(
+            path, found=f"no readable file ({type(error).__name__})", expected="a lock file", fix="ask whose it is"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return False
+
+
 def write_manifest(folder: Path, extra: Mapping[str, object] | None = None) -> str:
     """Write the SHA-256 of every file in `folder`, last of all; return the manifest's own hash."""
     files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,5 +1,6 @@
 """A table of runs: what is in their folders, and nothing else."""
 
+import fcntl
 import subprocess
 
 import pytest
@@ -50,6 +51,26 @@ def test_a_run_is_running_while_somebody_holds_it_and_finished_with_its_model(fo
 
     assert states == {"a": "running", "b": "finished", "c": "stopped"}
     assert {run["name"]: run["state"] for run in runs_under([folder])}["a"] == "stopped"
+
+
+@pytest.fixture
+def looker(folder):
+    """Somebody who is just looking whether `a` is worked on: a function that ends the look."""
+    (folder / "a" / ".running").touch()
+    with (folder / "a" / ".running").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield lambda: fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def test_somebody_who_looks_at_a_run_is_not_seen_as_one_who_works_on_it(folder, looker):
+    assert {run["name"]: run["state"] for run in runs_under([folder])}["a"] == "stopped"
+
+
+def test_a_look_at_a_run_does_not_keep_it_from_starting(folder, looker, monkeypatch):
+    monkeypatch.setattr("neuralblack.registry.run_folder.time.sleep", lambda _: looker())
+
+    with hold_run(folder / "a"):
+        assert {run["name"]: run["state"] for run in runs_under([folder])}["a"] == "running"
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

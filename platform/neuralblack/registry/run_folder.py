@@ -12,6 +12,7 @@ RUN/.running      held by the process that works on it (see `hold_run`)
 """
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ UNFINISHED = (  # what a run that was killed while it started may have left, and
     "tensorboard",
 )
 LATER = ("learnt_only", "earlier", "other_names")  # of a split's manifest
+LOOK_S = 1.0  # who lists runs holds each for a moment, and is not somebody who works on it
 
 
 def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: object) -> None:
@@ -90,15 +92,21 @@ def hold_run(run: Path) -> Iterator[None]:
     """
     _make(run)
     with ExitStack() as stack:
-        try:
-            stack.enter_context(lock(run / ".running", wait=False))
-        except BlockingIOError:
-            raise InputError(
-                run,
-                found="a process that works on it now",
-                expected="one at a time",
-                fix="wait for it, or choose another folder",
-            ) from None
+        waited_s = 0.0
+        while True:
+            try:
+                stack.enter_context(lock(run / ".running", wait=False))
+                break
+            except BlockingIOError:
+                if waited_s >= LOOK_S:
+                    raise InputError(
+                        run,
+                        found="a process that works on it now",
+                        expected="one at a time",
+                        fix="wait for it, or choose another folder",
+                    ) from None
+            time.sleep(LOOK_S / 20)
+            waited_s += LOOK_S / 20
         yield
 
 

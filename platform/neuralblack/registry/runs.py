@@ -6,7 +6,7 @@ from typing import Any
 
 from neuralblack.config import TrainConfig, checked
 from neuralblack.errors import InputError
-from neuralblack.files import lock
+from neuralblack.files import is_held
 from neuralblack.registry.run_folder import history_of, read_run, started_at
 
 ALWAYS = ("model", "schedule", "lr")  # fields that are shown even where all runs have the same
@@ -71,10 +71,4 @@ def _is_many(run: Path) -> bool:
 def _state(run: Path) -> str:
     if (run / "model").exists():
         return "finished"
-    if not (run / ".running").exists():
-        return "stopped"
-    try:
-        with lock(run / ".running", wait=False):
-            return "stopped"
-    except BlockingIOError:
-        return "running"
+    return "running" if is_held(run / ".running") else "stopped"
