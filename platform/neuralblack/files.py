@@ -149,8 +149,20 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
     """Hold a lock file, and yield its descriptor; others wait, or get a BlockingIOError where they don't want to.
 
     The kernel frees it when the process ends, however it ends. Another handle in the same process waits too.
+    Raises InputError where the folder may only be read.
     """
-    with path.open("a") as file:
+    try:
+        file = path.open("a")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise InputError(
+            path.parent,
+            found="a folder that cannot be written to",
+            expected="one that may be changed",
+            fix="choose another place, or ask whose it is",
+        ) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             yield file.fileno()

@@ -1,5 +1,6 @@
 """A folder is the old one or the new one, whatever happens to whoever writes it."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuralblack.errors import InputError
-from neuralblack.files import check_manifest, clear_leftovers, lock, new_folder
+from neuralblack.files import check_manifest, clear_leftovers, is_held, lock, new_folder
 
 
 def write(path, text):
@@ -136,6 +137,30 @@ def test_a_held_lock_is_refused_to_who_does_not_wait_and_free_afterwards(tmp_pat
         pass
     with lock(tmp_path / "lock", wait=False):
         pass
+
+
+def only_read(monkeypatch):
+    """Let files be opened for reading alone, as on a disk that may only be read; root is refused nowhere."""
+    opened = Path.open
+
+    def reading(self, mode="r", *arguments, **more):
+        if set(mode) & set("wax+"):
+            raise OSError(errno.EROFS, "Read-only file system", str(self))
+        return opened(self, mode, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", reading)
+
+
+def test_a_lock_in_a_folder_that_may_only_be_read_names_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "lock").touch()
+    only_read(monkeypatch)
+
+    with (
+        pytest.raises(InputError, match=f"{tmp_path}: found a folder that cannot be written to"),
+        lock(tmp_path / "lock"),
+    ):
+        pass
+    assert not is_held(tmp_path / "lock") and not is_held(tmp_path / "nowhere")
 
 
 def test_a_manifest_whose_hashes_are_numbers_is_refused(tmp_path):

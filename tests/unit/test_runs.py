@@ -4,6 +4,7 @@ import fcntl
 import subprocess
 
 import pytest
+from tests.unit.test_files import only_read
 
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
@@ -71,6 +72,13 @@ def test_a_look_at_a_run_does_not_keep_it_from_starting(folder, looker, monkeypa
 
     with hold_run(folder / "a"):
         assert {run["name"]: run["state"] for run in runs_under([folder])}["a"] == "running"
+
+
+def test_runs_that_may_only_be_read_are_listed(folder, monkeypatch):
+    (folder / "a" / ".running").touch()
+    only_read(monkeypatch)
+
+    assert len(runs_under([folder])) == 3
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
