@@ -9,6 +9,7 @@ from tests.unit.test_files import only_read
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
 from neuralblack.files import read_json
+from neuralblack.registry.describe import describe
 from neuralblack.registry.environment import commit_of
 from neuralblack.registry.run_folder import hold_run, record_epoch, start_run
 from neuralblack.registry.runs import differences, runs_under
@@ -79,6 +80,21 @@ def test_runs_that_may_only_be_read_are_listed(folder, monkeypatch):
     only_read(monkeypatch)
 
     assert len(runs_under([folder])) == 3
+
+
+@pytest.mark.parametrize("text", ['{"id": 1}', "[]", '{"facts": {}, "started": ""}', "{"])
+def test_a_run_json_of_another_program_is_left_out_and_the_others_are_listed(folder, caplog, text):
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "run.json").write_text(text)
+
+    assert [run["name"] for run in runs_under([folder])] == ["b", "a", "c"]
+    assert [record.getMessage().split(": found")[0] for record in caplog.records] == [
+        f"left out: {folder / 'foreign' / 'run.json'}"
+    ]
+    with pytest.raises(InputError, match="found no run"):
+        runs_under([folder / "foreign"])
+    with pytest.raises(InputError, match=r"run\.json"):
+        describe(folder / "foreign")
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):

@@ -61,7 +61,7 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
     _make(run)
     with lock(run / ".lock"):
         if (run / "run.json").exists():
-            before = read_json(run / "run.json")["facts"]
+            before = read_run(run)
             # Fields that came later than the run: it was trained as their defaults say.
             before["config"] = TrainConfig().model_dump(mode="json") | before["config"]
             changed, parts = _changes(before, facts), read_json(run / "split.json")
@@ -125,14 +125,27 @@ def history_of(run: Path) -> list[dict[str, Any]]:
 
 
 def read_run(run: Path) -> dict[str, Any]:
-    """Read what a run was asked for."""
-    facts: dict[str, Any] = read_json(run / "run.json")["facts"]
+    """Read what a run was asked for; raises InputError where another program wrote the file."""
+    facts: dict[str, Any] = _run_json(run)["facts"]
     return facts
 
 
 def started_at(run: Path) -> str:
-    """Say when a run was started first, in UTC, as ISO 8601."""
-    return str(read_json(run / "run.json")["started"])
+    """Say when a run was started first, in UTC, as ISO 8601; raises InputError as `read_run` does."""
+    return str(_run_json(run)["started"])
+
+
+def _run_json(run: Path) -> dict[str, Any]:
+    values = read_json(run / "run.json")
+    facts = values.get("facts") if isinstance(values, dict) else None
+    if not isinstance(facts, dict) or not {"config", "classes", "dataset"} <= set(facts) or "started" not in values:
+        raise InputError(
+            run / "run.json",
+            found="a file of another program",
+            expected="the run.json of a run",
+            fix="neuralblack train DATASET RUN",
+        )
+    return dict(values)
 
 
 def _make(run: Path) -> None:

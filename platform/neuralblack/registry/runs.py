@@ -1,5 +1,6 @@
 """The runs under some folders, side by side."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from neuralblack.errors import InputError
 from neuralblack.files import is_held
 from neuralblack.registry.run_folder import history_of, read_run, started_at
 
+log = logging.getLogger(__name__)
+
 ALWAYS = ("model", "schedule", "lr")  # fields that are shown even where all runs have the same
 SCORE = "macro_f1"
 Run = dict[str, Any]
@@ -16,6 +19,8 @@ Run = dict[str, Any]
 
 def runs_under(folders: Iterable[Path]) -> list[Run]:
     """Read every run in some folders and below them, those of searches and cross-validations left to their own tables.
+
+    A folder whose run.json another program wrote, or cannot be read, is left out, with a line in the log.
 
     Returns:
         For each: name, path, state (running, finished or stopped), started, epochs done and planned, of the best epoch
@@ -27,7 +32,13 @@ def runs_under(folders: Iterable[Path]) -> list[Run]:
     found: dict[Path, Run] = {}
     for folder in folders:
         paths = [path.parent for path in sorted(folder.rglob("run.json")) if folder.is_dir()]
-        inside = [path for path in paths if not any(parent in paths for parent in path.parents) and not _is_many(path)]
+        inside = dict[Path, Run]()
+        for path in paths:
+            try:
+                if not any(parent in paths for parent in path.parents) and not _is_many(path):
+                    inside[path.resolve()] = _read(path)
+            except InputError as error:
+                log.warning("left out: %s", error)
         if not inside:
             raise InputError(
                 folder,
@@ -35,7 +46,7 @@ def runs_under(folders: Iterable[Path]) -> list[Run]:
                 expected="a run, or a folder of runs",
                 fix="neuralblack train DATASET RUN",
             )
-        found |= {path.resolve(): _read(path) for path in inside}
+        found |= inside
     return sorted(found.values(), key=lambda run: (run[SCORE] is None, -(run[SCORE] or 0), run["name"]))
 
 
