@@ -186,6 +186,25 @@ def test_a_champion_that_was_changed_by_hand_is_found(runs, tmp_path):
         check_audit(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"by": None}, r"audit\.jsonl:1 by: found None"),
+        ({"action": "roll back"}, r"audit\.jsonl:1: found a roll-back of the champion to a; expected a model that it"),
+        ({"action": "roll over"}, r"audit\.jsonl:1 action: found 'roll over'; expected input should be 'promote', "),
+        ({"after": 1}, r"audit\.jsonl:1 after: found 1"),
+        ({"checks": [{}]}, r"audit\.jsonl:1 checks\.0\.name: found"),
+    ],
+)
+def test_a_line_of_the_audit_that_cannot_be_is_named_with_its_field(tmp_path, change, words):
+    add_entry(tmp_path, {"action": "promote", "alias": CHAMPION, "before": None, "after": "a"} | change)
+    point_alias(tmp_path, CHAMPION, "a")
+
+    for attempt in (check_audit, roll_back):
+        with pytest.raises(InputError, match=words):
+            attempt(tmp_path)
+
+
 def _last_line_gone(registry):
     path = registry / AUDIT
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))

@@ -10,18 +10,44 @@ Whoever may write the whole file can write a new chain: an operator who fears th
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel
+
+from neuralblack.config import checked
 from neuralblack.errors import InputError
 from neuralblack.files import write_bytes
 
 AUDIT = "audit.jsonl"
 FIRST = "0" * 64  # stands before the first line
 
+ROLL_BACK = "roll back"
+
 Entry = Mapping[str, Any]
+
+
+class OneCheck(BaseModel):
+    """A question of the gate, as far as it is shown."""
+
+    name: str
+    passed: bool
+
+
+class Line(BaseModel):
+    """What every line has, and what is shown of it; `gate.Judgement` adds more."""
+
+    time: str
+    by: str
+    action: Literal["promote", "challenge", "roll back"]
+    alias: str
+    before: str | None
+    after: str
+    forced: str | None = None
+    checks: list[OneCheck] = []
 
 
 def read_audit(registry: Path) -> list[Entry]:
@@ -31,12 +57,11 @@ def read_audit(registry: Path) -> list[Entry]:
     """
     path = registry / AUDIT
     previous, entries, last = FIRST, list[Entry](), dict[str, Entry]()
+    meant = defaultdict[str, set[str | None]](set)  # by a name, before its moves
     for number, line in enumerate(_lines(path), 1):
         try:
             entry = json.loads(line)
-            whole = (
-                entry["previous"] == previous and isinstance(entry["alias"], str) and isinstance(entry["after"], str)
-            )
+            whole = entry["previous"] == previous
         except (ValueError, KeyError, TypeError):
             whole = False
         if not whole:
@@ -46,6 +71,7 @@ def read_audit(registry: Path) -> list[Entry]:
                 expected="the file as it was written, each line with the hash of the one before",
                 fix="compare it with a backup; nothing is promoted until it is whole",
             )
+        checked(Line, entry, where=f"{path}:{number}")
         before = last.get(entry["alias"])
         if before and not leads_to(before, entry["before"]):
             raise InputError(
@@ -54,7 +80,15 @@ def read_audit(registry: Path) -> list[Entry]:
                 expected=f"one from {before['after']}, as the move before says",
                 fix="compare it with a backup, lines are missing; nothing is promoted until it is whole",
             )
+        if entry["action"] == ROLL_BACK and entry["after"] not in meant[entry["alias"]]:
+            raise InputError(
+                f"{path}:{number}",
+                found=f"a roll-back of the {entry['alias']} to {entry['after']}",
+                expected="a model that it meant before",
+                fix="compare it with a backup; nothing is promoted until it is whole",
+            )
         entries.append(entry)
+        meant[entry["alias"]].add(entry["before"])
         last[entry["alias"]] = entry
         previous = _hash(line)
     return entries
@@ -103,8 +137,8 @@ def earlier(entries: Sequence[Entry], alias: str) -> str | None:
     for entry in entries:
         if entry["alias"] != alias:
             continue
-        if entry["action"] == "roll back":
-            behind.pop()
+        if entry["action"] == ROLL_BACK:
+            del behind[-1:]
         else:
             behind.append(entry["before"])
     return behind[-1] if behind else None

@@ -24,7 +24,7 @@ from neuralblack.registry.aliases import (
     read_alias,
     resolve,
 )
-from neuralblack.registry.audit import AUDIT, Entry, add_entry, earlier, in_force, leads_to, read_audit
+from neuralblack.registry.audit import AUDIT, ROLL_BACK, Entry, add_entry, earlier, in_force, leads_to, read_audit
 from neuralblack.registry.gate import PATIENTS, Check, Judgement
 from neuralblack.registry.model_folder import ModelFolder, model_path, open_model
 
@@ -177,7 +177,7 @@ def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
                 registry, found=f"no {alias} before {before}", expected="two promotions", fix="promote another run"
             )
         resolve(registry, after)
-        _move(registry, alias, before, after, action="roll back")
+        _move(registry, alias, before, after, action=ROLL_BACK)
     return before, after
 
 
