@@ -27,8 +27,9 @@ def row_of(
         before, after: its probabilities before and behind its temperature; None where there is no such thing.
 
     Returns:
-        patients: for each, in one order for all rows, its class, how many slices were given which class, and its
-        verdict. gaps: for each bin of a calibration error the sum of right (1 or 0) minus probability.
+        patients: for each, in one order for all rows, its class, how many slices were given which class, its verdict,
+        and its number; one with slices of two classes is there twice, with one number. gaps: for each bin of a
+        calibration error the sum of right (1 or 0) minus probability.
 
     """
     patients: dict[tuple[str, int], list[int]] = {}
@@ -37,12 +38,13 @@ def row_of(
     for patient, label, answer in zip(said.patients, said.labels.tolist(), given, strict=True):
         patients.setdefault((patient, label), [0] * count)[answer] += 1
     verdicts = dict(zip(patients, said.by_patient().probabilities.argmax(1).tolist(), strict=True))  # in one order
+    numbers = {patient: number for number, patient in enumerate(sorted(set(said.patients)))}
     return {
         "name": name,
         "block": block,
         "learnt": learnt,
         "minutes": None if minutes is None else round(minutes, 2),
-        "patients": [[key[1], counts, verdicts[key]] for key, counts in sorted(patients.items())],
+        "patients": [[key[1], counts, verdicts[key], numbers[key[0]]] for key, counts in sorted(patients.items())],
         "gaps": {"before": _gaps(before), "after": _gaps(after)},
     }
 

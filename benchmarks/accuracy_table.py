@@ -54,7 +54,7 @@ class Pooled:
         gaps = [row["gaps"][when] for row in self._rows]
         if None in gaps:
             return None
-        slices = sum(sum(counts) for row in self._rows for _, counts, _ in row["patients"])
+        slices = sum(sum(counts) for row in self._rows for _, counts, *_ in row["patients"])
         return error_of(np.array(gaps), slices)
 
     def beyond(self, other: "Pooled") -> list[float] | None:
@@ -174,25 +174,30 @@ def _winners(parts: Sequence[Part]) -> str:
 def _slices(part: Part, row: Mapping[str, Any]) -> Slices:
     """Make a slice of each count again: of its patient, and sure of the class that was given."""
     labels, given, patients = [], [], []
-    for index, (label, counts, _) in enumerate(row["patients"]):
+    for (label, counts, *_), patient in zip(row["patients"], _patients(part, row), strict=True):
         for answer, count in enumerate(counts):
             labels += [label] * count
             given += [answer] * count
-            patients += [_patient(part, index)] * count
+            patients += [patient] * count
     return _votes(part, labels, given, patients)
 
 
 def _verdicts(part: Part, row: Mapping[str, Any]) -> Slices:
     labels, given = [each[0] for each in row["patients"]], [each[2] for each in row["patients"]]
-    return _votes(part, labels, given, [_patient(part, index) for index in range(len(labels))])
+    return _votes(part, labels, given, _patients(part, row))
 
 
 def _votes(part: Part, labels: Sequence[int], given: Sequence[int], patients: Sequence[str]) -> Slices:
     return Slices(np.array(labels, np.int64), np.eye(len(part["classes"]))[np.array(given, np.int64)], patients)
 
 
-def _patient(part: Part, index: int) -> str:
-    return f"{part['fold']}/{index:05}"
+def _patients(part: Part, row: Mapping[str, Any]) -> list[str]:
+    """Name the patient of each verdict, so that one with slices of two classes is drawn with both.
+
+    Parts measured before 2026-12-01 kept no numbers: there each verdict is taken for a patient's only one.
+    """
+    numbers = [each[3] if len(each) > 3 else index for index, each in enumerate(row["patients"])]
+    return [f"{part['fold']}/{number:05}" for number in numbers]
 
 
 def _cell(value: float | None, bounds: Sequence[float] | None = None) -> str | None:

@@ -35,6 +35,7 @@ from tests.tiny import phantom_dataset
 from neuralblack.config import TrainConfig, with_overrides
 from neuralblack.data.prepare import prepare
 from neuralblack.errors import InputError, RunError
+from neuralblack.evaluation.bootstrap import intervals
 from neuralblack.evaluation.patients import Slices
 from neuralblack.files import write_json
 from neuralblack.inference.reference import calibrate
@@ -88,6 +89,21 @@ def test_a_table_counts_what_the_answers_of_all_folds_were():
         errors = [each.tempered(power).summary(CLASSES)["ece"] for each in (first, second)]
         assert pooled.ece(when) == pytest.approx(np.mean(errors), abs=1e-5)
     assert pooled.patients["accuracy"] == pytest.approx(both.by_patient().summary(CLASSES)["accuracy"])
+
+
+def test_a_patient_with_slices_of_two_classes_has_a_verdict_for_each_and_is_drawn_as_one():
+    def bounds(slices):
+        return pytest.approx(intervals(slices, classes=CLASSES)["accuracy"])
+
+    both = said()
+    both.labels[1] = 2  # of the first patient's three slices, which are of class 0
+    pooled = Pooled([part(row("ours", both))], SECOND, "ours")
+
+    (slices,) = pooled.slices
+    assert len(set(slices.patients)) == len(set(both.patients)) == 12
+    assert pooled.patients["count"] == len(both.by_patient().labels) == 13
+    assert pooled.answers["intervals"]["accuracy"] == bounds(both)
+    assert pooled.patients["intervals"]["accuracy"] == bounds(both.by_patient())
 
 
 def test_seeds_are_averaged_and_not_pooled():
