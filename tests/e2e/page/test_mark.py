@@ -117,7 +117,22 @@ def test_several_files_are_taken_each_by_itself_and_each_gets_its_box(page, tmp_
         assert page.inner_text("#name") == f"{number}.png" and page.is_visible("#mark")
 
 
-def test_a_study_that_waited_for_the_token_is_to_be_chosen_again(open_page, tmp_path):
+def test_several_files_before_the_models_facts_wait_for_them_and_are_taken_each_by_itself(context, address, tmp_path):
+    page, let_go = before_facts(context, address)
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    page.set_input_files("#file", [slice_file(tmp_path / f"{number}.png", UNMARKED) for number in (1, 2)])
+    page.wait_for_selector("#answer:has-text('Waiting for the model')")
+    assert sent == []
+    let_go()
+    page.wait_for_selector("#progress-words:text-is('2 of 2 slices read.')")
+
+    assert page.locator("#entries .file").all_inner_texts() == ["1.png", "2.png"]
+    assert page.locator("#entries .index").all_inner_texts() == ["1", "2"]
+    page.wait_for_selector("#mark:not([hidden])")
+
+
+def test_several_files_that_waited_for_the_token_are_taken_each_by_itself_behind_it(open_page, tmp_path):
     files = [slice_file(tmp_path / f"{number}.png", UNMARKED) for number in (1, 2)]
     with page_service(mark=lambda slice_, box: slice_, token=TOKEN) as url:
         page = open_page(url)
@@ -126,9 +141,9 @@ def test_a_study_that_waited_for_the_token_is_to_be_chosen_again(open_page, tmp_
         page.wait_for_selector("#entries .own:text-is('No answer yet')")
         page.fill("#token", TOKEN)
         page.press("#token", "Enter")
-        page.wait_for_selector("#problem:has-text('Choose them again: each is taken by itself.')")
-        page.set_input_files("#file", files)
-        page.wait_for_selector("#mark")
+        page.wait_for_selector("#progress-words:text-is('2 of 2 slices read.')")
+        assert page.locator("#entries .file").all_inner_texts() == ["1.png", "2.png"]
+        page.wait_for_selector("#mark:not([hidden])")
 
 
 def test_a_judgement_that_fails_leaves_the_answer_before_and_the_slice_while_others_come(page, tmp_path):

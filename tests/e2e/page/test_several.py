@@ -2,7 +2,7 @@
 
 import pytest
 from tests.e2e.page.fake_service import GLIOMA, MENINGIOMA, REFUSED, TOKEN, broken_file, page_service, slice_file
-from tests.e2e.page.looks import choose, drop, hold, percent
+from tests.e2e.page.looks import before_facts, choose, drop, hold, percent
 
 pytestmark = pytest.mark.e2e
 
@@ -126,6 +126,16 @@ def test_a_study_can_be_stopped_too(page, files):
 
     assert lines(page) == [["Study of 12 slices", "Stopped"]]
     assert page.is_hidden("#busy")
+
+
+def test_several_files_before_the_models_facts_are_a_study_with_them(context, address, files):
+    page, let_go = before_facts(context, address)
+    page.set_input_files("#file", files[4:7])
+    page.wait_for_selector("#answer:has-text('Waiting for the model')")
+    let_go()
+    page.wait_for_selector("#slices li")
+
+    assert [line[0] for line in lines(page)] == ["Study of 3 slices"]
 
 
 def test_slices_that_a_server_lost_get_their_answers_with_one_click_and_the_others_are_not_asked_again(apart, files):

@@ -3,15 +3,16 @@
 import { emptyBars } from "./answers.js";
 import { describeCard } from "./card.js";
 import { facts, findModel, forgetInterrupted } from "./door.js";
+import { plural } from "./elements.js";
 import { describeExamples, onExample } from "./examples.js";
 import { describeFeedback, forgetFeedback } from "./feedback.js";
 import { onCancel } from "./progress.js";
 import { classifyEach } from "./several.js";
 import "./shortcuts.js";
-import { Problem } from "./server.js";
+import { Problem, ask } from "./server.js";
 import { begin, classify } from "./slice.js";
 import { classifyStudy } from "./study.js";
-import { hideProblem, isIdle, leave, run, stop } from "./turn.js";
+import { hideProblem, isIdle, leave, run, stop, waiting } from "./turn.js";
 import { MOST, addEntry, isShowing, onVisit, showAgain } from "./visit.js";
 
 let isKnown = false; // whether the model is: an answer may come before its facts
@@ -25,8 +26,18 @@ function choose(files) {
   const sorted = [...files].sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
   if (sorted.length > 1 && together.checked && !facts?.needs_box) {
     const entry = addEntry(`Study of ${sorted.length} slices`);
-    return run((signal) => classifyStudy(sorted, entry, signal), [entry]);
+    return run(async (signal) => {
+      if (facts === null) begin(plural(sorted.length, "slice"), "Waiting for the model…");
+      const { needs_box: apart } = facts ?? await ask("model", { signal, waiting });
+      if (!apart) return classifyStudy(sorted, entry, signal);
+      entry.remove();
+      return chooseEach(sorted);
+    }, [entry]);
   }
+  return chooseEach(sorted);
+}
+
+function chooseEach(sorted) {
   if (sorted.length > MOST)
     return run(async () => { throw new Problem(`These are ${sorted.length} files; at most ${MOST} at once. Choose fewer.`); });
   const asked = sorted.map((chosen) => ({ chosen, entry: addEntry(chosen.name) }));

@@ -15,8 +15,6 @@ export function checkSlice(chosen, words = "This file") {
 }
 
 export function checkStudy(files) {
-  if (facts?.needs_box) // which was not known when they were chosen
-    throw new Problem("This model needs a box on each slice. Choose them again: each is taken by itself.");
   const most = facts?.max_slices ?? MOST_SLICES;
   if (files.length > most)
     throw new Problem(`These are ${files.length} files; a study has at most ${most} slices. Choose fewer.`);

@@ -56,6 +56,11 @@ export function addEntry(name) {
     fail(words, why = "") {
       if (open === null) settle(words, why, true);
     },
+    // It is asked about in another way; it must be the newest.
+    remove() {
+      item.remove();
+      count--;
+    },
     show,
     isAnswered: () => open !== null,
   };
