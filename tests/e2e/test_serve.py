@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from tests.e2e.processes import descendants, folders_of, listening, logged, replicas_of, resident_bytes
+from tests.e2e.processes import descendants, folders_of, listening, logged, replicas_of, resident_bytes, words_of
 from tests.service import READER_TOKEN
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
@@ -234,6 +234,20 @@ def test_a_second_service_beside_the_first_answers_and_leaves_nothing_behind_but
     with pytest.raises(httpx.TransportError):
         httpx.get(second.url, timeout=5)
     assert ask(service, slices[3])
+
+
+def test_a_service_that_is_ended_while_ray_starts_leaves_nothing_behind(starting, config, registry):
+    begun = starting(config, registry)
+    deadline = time.monotonic() + 60
+    while not any("gcs_server" in words_of(pid)[0] for pid in descendants(begun.process.pid)):
+        assert begun.process.poll() is None and time.monotonic() < deadline, begun.lines
+        time.sleep(0.02)
+    (folder,) = folders_of(begun.process.pid)
+
+    assert begun.stop() == 0
+
+    assert processes_of(folder) == [] and not folder.exists()
+    assert begun.lines == []
 
 
 def test_a_corrupt_model_is_refused_by_the_files_name_before_anything_starts(starting, config, corrupt):

@@ -74,7 +74,10 @@ def serve_here(
         os.environ.update(QUIET | settings)
         check_schema(resolved, where=config)
         try:
-            _start_ray(folder)
+            try:
+                _start_ray(folder)
+            except SystemExit:  # how Ray ends a process that gets SIGTERM meanwhile
+                return
             _hear_signals(stop)  # Ray has put its own handler there, which aborts
             _deploy(resolved)
             address = f"http://{host or LOOPBACK}:{http['port']}"
@@ -223,17 +226,18 @@ def _shut_down(folder: Path) -> None:
     import ray
     from ray import serve
 
-    if ray.is_initialized():
+    if whole := ray.is_initialized():
         try:
             serve.shutdown()
         except Exception as error:  # whatever Serve says, its processes must go
             log.warning("Serve did not stop in order: %s", type(error).__name__)
-        ray.shutdown()
-    deadline = time.monotonic() + 15
+    ray.shutdown()
+    deadline = time.monotonic() + (15 if whole else 1)  # what was half started has nobody who ends it
     while (left := processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
     for pid in left:
-        log.warning("process %d did not end by itself", pid)
+        if whole:
+            log.warning("process %d did not end by itself", pid)
         os.kill(pid, signal.SIGKILL)
 
 
