@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from tests.e2e.page.conftest import CHROMIUM
-from tests.e2e.page.fake_service import ANSWERS, REFUSED, Prediction, broken_file
+from tests.e2e.page.fake_service import ANSWERS, REFUSED, UNMARKED, Prediction, broken_file
 from tests.e2e.page.states import Addresses, Files, services, states
 
 from neuralblack.data.phantoms import Patient, draw_phantom
@@ -80,7 +80,8 @@ def write_files(folder: Path, model: StandIn) -> Files:
         study.append(write(f"coronal {number}.png", answer, *draw("meningioma", "coronal", seed=4, offset=offset)))
     noise = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE), np.uint8)
     refused = write("holiday.png", Prediction("refused", reasons=ANSWERS[REFUSED].reasons[1:]), noise, noise > 0)
-    return Files(one, study, refused, broken_file(folder / "half.png"))
+    unmarked = write("axial 12.png", ANSWERS[UNMARKED], *draw("pituitary", "axial", seed=6))
+    return Files(one, study, refused, unmarked, broken_file(folder / "half.png"))
 
 
 def take(browser: Browser, at: Addresses, files: Files, out: Path, kind: str) -> None:

@@ -15,30 +15,34 @@ if TYPE_CHECKING:  # the tests that need it are skipped where it is not installe
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the app answers everybody, keeps feedback besides, and wants a token."""
+    """Where the app answers everybody, keeps feedback besides, wants a token, and judges marked tumours."""
 
     plain: str
     collecting: str
     closed: str
+    marking: str
 
 
 @dataclass(frozen=True)
 class Files:
-    """What is chosen: a slice that has an answer, at least three of one study, one that has none, and no slice."""
+    """What is chosen: a slice with an answer, three or more of a study, one with none, one unmarked, and no slice."""
 
     slice: Path
     study: list[Path]
     refused: Path
+    unmarked: Path
     broken: Path
 
 
 @contextmanager
 def services(folder: Path, *, size: int = SIZE, **options: object) -> Iterator[Addresses]:
-    """Serve the three apps, with `options` of `build_app`; feedback on slices of `size` pixels is kept in a folder."""
+    """Serve the apps, with `options` of `build_app`; feedback on slices of `size` pixels is kept in a folder."""
     with ExitStack() as stack:
         plain = stack.enter_context(page_service(**options))
         collecting = stack.enter_context(collecting_service(folder, size=size, **options))
-        yield Addresses(plain, collecting, stack.enter_context(page_service(token=TOKEN, **options)))
+        closed = stack.enter_context(page_service(token=TOKEN, **options))
+        marking = stack.enter_context(page_service(mark=lambda slice_, box: slice_, **options))
+        yield Addresses(plain, collecting, closed, marking)
 
 
 def states(page: "Page", at: Addresses, files: Files) -> Iterator[str]:
@@ -81,6 +85,14 @@ def states(page: "Page", at: Addresses, files: Files) -> Iterator[str]:
     page.click("#feedback button")
     page.wait_for_selector("#reader-field:not([hidden])")
     yield "feedback"
+    page.goto(at.marking)
+    page.wait_for_selector(".state.ready")
+    choose(page, files.unmarked)
+    side = page.evaluate("document.getElementById('slice').naturalWidth")
+    for edge, share in (("left", 0.48), ("top", 0.34), ("right", 0.6), ("bottom", 0.46)):
+        page.fill(f"#mark-{edge}", str(round(share * side)))
+    page.wait_for_selector("#marked:not([hidden])")
+    yield "mark"
     page.goto(at.closed)
     page.wait_for_selector("#door:not([hidden])")
     page.fill("#token", "two words")

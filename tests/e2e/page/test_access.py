@@ -3,7 +3,7 @@
 from importlib import resources
 
 import pytest
-from tests.e2e.page.fake_service import MENINGIOMA, REFUSED, broken_file, slice_file
+from tests.e2e.page.fake_service import MENINGIOMA, REFUSED, UNMARKED, broken_file, slice_file
 from tests.e2e.page.states import Files, services, states
 
 from neuralblack.service.pages import PAGE
@@ -61,7 +61,7 @@ def every_state(tmp_path_factory):
     scan = slice_file(folder / "a rather long name of a file that somebody exported from a viewer.png")
     cat, other, broken = (folder / name for name in ("cat.png", "other.png", "broken.png"))
     study = [scan, slice_file(cat, REFUSED), slice_file(other, MENINGIOMA), broken_file(broken)]
-    files = Files(scan, study, cat, broken)
+    files = Files(scan, study, cat, slice_file(folder / "unmarked.png", UNMARKED), broken)
     (folder / "kept").mkdir()
     with services(folder / "kept") as addresses:
         yield lambda page: states(page, addresses, files)

@@ -15,6 +15,6 @@ def test_every_state_has_a_picture(browser, tmp_path):
         take(browser, addresses, write_files(tmp_path, model), out, "-dark")
 
     names = {"empty", "slice", "heat-map", "page", "card", "refusal", "study", "under-way", "several", "error"}
-    names |= {"feedback", "token"}
+    names |= {"feedback", "mark", "token"}
     assert {path.stem for path in out.iterdir()} == {f"{name}-dark" for name in names}
     assert (out / "page-dark.png").stat().st_size < 200_000
