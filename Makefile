@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@if "$(PYTHON)" -c 'import ensurepip' 2> /dev/null; then "$(PYTHON)" -m venv "$(VENV)"; else \
 	  "$(PYTHON)" -m venv --without-pip "$(VENV)" && "$(PYTHON)" -m pip --python "$(BIN)/python" install -qq pip; \
 	fi || { echo "make: could not make $(VENV). Fix: on Debian and Ubuntu, apt-get install python3.11-venv; elsewhere a Python 3.11 with venv and pip >= 22.3" >&2; exit 2; }
-	@PIP_NO_COMPILE=1 "$(BIN)/python" -m pip install -qq -c "$(CONSTRAINTS)" -e '.[$(EXTRAS)]'
+	@"$(BIN)/python" -m pip install -qq --no-compile -c "$(CONSTRAINTS)" -e '.[$(EXTRAS)]'
 	@touch "$@"
 
 demo: $(STAMP) ## The whole way on made-up scans: prepare, search, train, evaluate, serve (KEEP=1 leaves the page up)

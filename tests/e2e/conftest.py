@@ -31,6 +31,7 @@ from neuralblack.training.runs import train_here
 
 CONFIGS = Path(__file__).parents[2] / "serve_configs"
 SIZE = 64  # pixels: what is tested is around the network, not in it
+LINES_KEPT_BACK = 20  # of a log, before they are written; as it comes, Serve keeps a thousand
 START_S, STOP_S = 180, 90  # deadlines on a machine that does other things as well
 COMMAND = """
 import sys
@@ -91,7 +92,7 @@ def start_service(config, registry, *, before="", port=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": str(LINES_KEPT_BACK)},
     )
     service = Service(process, f"http://127.0.0.1:{port}")
     threading.Thread(target=service.follow, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Clients that ask one after the other without a pause, and keep what each request came to."""
+"""Clients that ask one after the other, and keep what each request came to."""
 
 import http.client
 import threading
@@ -20,6 +20,7 @@ class Load:
     clients: int = 8
     token: str | None = None
     patience_s: float = 240
+    pause_s: float = 0.0  # of each client behind an answer: what starts meanwhile needs the processors too
     results: list[tuple[int | str, str]] = field(default_factory=list)  # status or error, and the model's hash or body
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -71,3 +72,4 @@ class Load:
             if connection and index % 3 == 0:
                 connection.close()
                 connection = None
+            self._stop.wait(self.pause_s)

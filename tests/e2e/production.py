@@ -73,6 +73,7 @@ def started_cluster(*, token):
         settings = environment(folder, ports=free_block(), max_pending=128)
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | settings
         env |= {"NEURALBLACK_TOKEN": token, "OMP_NUM_THREADS": "1"}
+        env["RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT"] = "1"  # a bad model is tried three times, not nine
         with ray_head(folder, env) as head:
             cluster = Cluster(head, env, f"http://127.0.0.1:{free_ports(1)[0]}", folder)
             cluster.await_that(lambda: cluster.api("GET").is_success)

@@ -118,6 +118,7 @@ def test_submitted_training_reports_its_epochs_and_leaves_its_run(submit, datase
     assert open_model(run / "model").path == run / "model"
 
 
+@pytest.mark.soak
 def test_a_submitted_bulk_run_answers_for_every_file_with_the_model_of_that_run(submit, dataset):
     scans, out = dataset.parent / "raw" / "images", dataset.parent / "answers"
     model = dataset.parent / "runs" / "first"

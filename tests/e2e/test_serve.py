@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from tests.e2e.conftest import LINES_KEPT_BACK
 from tests.e2e.processes import descendants, folders_of, listening, logged, replicas_of, resident_bytes, words_of
 from tests.service import READER_TOKEN
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
@@ -216,7 +217,7 @@ def test_a_second_service_beside_the_first_answers_and_leaves_nothing_behind_but
         assert time.monotonic() < deadline, "the challenger has not answered"
         time.sleep(0.1)
     assert summarise_shadow(tmp_path / "shadow" / resolve(registry, "challenger").id)["agreeing"] == 1.0
-    for _ in range(1100):  # Serve keeps up to a thousand lines back before it writes them: push ours out
+    for _ in range(2 * LINES_KEPT_BACK):  # push ours out
         httpx.get(f"{second.url}/health")
     written = {path: path.read_bytes() for root in (folder, tmp_path) for path in root.rglob("*") if path.is_file()}
     (kept,) = list_feedback(tmp_path / "kept")  # one, although it came twice
@@ -257,6 +258,7 @@ def test_a_corrupt_model_is_refused_by_the_files_name_before_anything_starts(sta
     assert "weights.safetensors: found" in "".join(refused.lines[-1:])
 
 
+@pytest.mark.soak
 def test_a_model_that_breaks_later_fails_the_deployment_by_the_files_name(starting, config, registry, corrupt):
     """The replica checks every hash again: the check at the start is not the only one."""
     whole = corrupt.with_name("whole")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from tests.e2e.conftest import LINES_KEPT_BACK
 from tests.e2e.load import Load
 from tests.e2e.processes import folders_of, haproxies_of, replicas_of
 from tests.medical_files import dicom_bytes
@@ -199,8 +200,7 @@ def test_no_name_and_no_pixel_of_an_upload_is_in_anything_that_the_service_wrote
         for method in ("GET", "POST", "PUT"):
             client.request(method, f"/{SENTINEL}/{SENTINEL}?name={SENTINEL}", **everywhere)
         client.post(f"/predict?explain={SENTINEL}", content=named_png())
-        # Serve keeps up to a thousand lines back before it writes them: push ours out.
-        for _ in range(1100):
+        for _ in range(2 * LINES_KEPT_BACK):  # push ours out
             client.get("/health")
 
     written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -234,22 +234,6 @@ def holding(pids, size, *, within_s=20):
     return None
 
 
-def test_a_new_model_under_load_costs_no_request_and_takes_over(cluster, deployed, registries, bodies):
-    old, new = (resolve(registries[name], "champion").hash for name in ("old", "new"))
-    deployed()
-    cluster.await_that(lambda: cluster.answering() == old)
-    with Load(cluster.url, bodies, token=TOKEN) as load:
-        load.await_results(20)
-        deployed(registry=registries["new"])
-        cluster.await_that(lambda: cluster.application["status"] == "RUNNING" and new in load.results[-1][1])
-        load.await_results(20)
-
-    print(f"a new model: {len(load.results)} requests: {dict(load.statuses)}")
-    assert lost(load) == []
-    assert {json.loads(said)["model"]["hash"] for _, said in load.results} == {old, new}
-    assert {json.loads(said)["model"]["hash"] for _, said in load.results[-8:]} == {new}
-
-
 def flip(registry, folder):
     """A copy of a registry with one bit of its weights flipped."""
     shutil.copytree(registry, folder)
@@ -281,7 +265,7 @@ def test_a_bad_model_never_takes_traffic_and_the_old_one_stays(
         "answers": {"model": untrue.id, "hash": untrue.hash, "registry": str(registries["untrue"])},
     }
 
-    with Load(cluster.url, bodies[:1], clients=2, token=TOKEN) as load:
+    with Load(cluster.url, bodies[:1], clients=2, token=TOKEN, pause_s=0.1) as load:
         deployed(lambda args: args.update(changes[wrong]))
         cluster.await_that(lambda: cluster.application["status"] == "DEPLOY_FAILED")
         load.await_results(20)
@@ -291,6 +275,22 @@ def test_a_bad_model_never_takes_traffic_and_the_old_one_stays(
     assert said in json.dumps(cluster.application)
     deployed()
     cluster.await_that(lambda: cluster.application["status"] == "RUNNING" and len(cluster.running()) == 3)
+
+
+def test_a_new_model_under_load_costs_no_request_and_takes_over(cluster, deployed, registries, bodies):
+    old, new = (resolve(registries[name], "champion").hash for name in ("old", "new"))
+    deployed()
+    cluster.await_that(lambda: cluster.answering() == old)
+    with Load(cluster.url, bodies, token=TOKEN, pause_s=0.1) as load:
+        load.await_results(20)
+        deployed(registry=registries["new"])
+        cluster.await_that(lambda: cluster.application["status"] == "RUNNING" and new in load.results[-1][1])
+        load.await_results(20)
+
+    print(f"a new model: {len(load.results)} requests: {dict(load.statuses)}")
+    assert lost(load) == []
+    assert {json.loads(said)["model"]["hash"] for _, said in load.results} == {old, new}
+    assert {json.loads(said)["model"]["hash"] for _, said in load.results[-8:]} == {new}
 
 
 def test_only_who_has_the_token_is_answered_and_it_is_on_no_command_line_and_in_no_file(cluster, deployed, bodies):

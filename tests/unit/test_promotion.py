@@ -191,7 +191,7 @@ def test_a_champion_that_was_changed_by_hand_is_found(runs, tmp_path):
     [
         ({"by": None}, r"audit\.jsonl:1 by: found None"),
         ({"action": "roll back"}, r"audit\.jsonl:1: found a roll-back of the champion to a; expected a model that it"),
-        ({"action": "roll over"}, r"audit\.jsonl:1 action: found 'roll over'; expected input should be 'promote', "),
+        ({"action": "roll over"}, r"audit\.jsonl:1 action: found 'roll over'; expected a value 'promote', "),
         ({"after": 1}, r"audit\.jsonl:1 after: found 1"),
         ({"checks": [{}]}, r"audit\.jsonl:1 checks\.0\.name: found"),
     ],
