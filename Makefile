@@ -8,8 +8,9 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 EXTRAS := timm,openvino,medical,track,optuna,bench,dev
 BIN := $(VENV)/bin
-# The stamp is written behind the last step of an installation, so half an installation is done again. Byte code is
-# written where a module is first imported: for all 24,000 files it took as long as the rest of the installation.
+# The stamp is written behind the last step of an installation, so half an installation is done again. Byte code is made
+# by all processors, which pip does by one; left to the first import it is never kept where PYTHONDONTWRITEBYTECODE is set.
+# What it cannot compile is for another Python (one of torch's files), and is passed over, as pip does.
 STAMP := $(VENV)/.installed
 # What tests and the demo start by name (python in a job, ray, neuralblack) comes from the environment.
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
@@ -28,6 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  "$(PYTHON)" -m venv --without-pip "$(VENV)" && "$(PYTHON)" -m pip --python "$(BIN)/python" install -qq pip; \
 	fi || { echo "make: could not make $(VENV). Fix: on Debian and Ubuntu, apt-get install python3.11-venv; elsewhere a Python 3.11 with venv and pip >= 22.3" >&2; exit 2; }
 	@"$(BIN)/python" -m pip install -qq --no-compile -c "$(CONSTRAINTS)" -e '.[$(EXTRAS)]'
+	@"$(BIN)/python" -m compileall -qq -j 0 "$(VENV)/lib" || true
 	@touch "$@"
 
 demo: $(STAMP) ## The whole way on made-up scans: prepare, search, train, evaluate, serve (KEEP=1 leaves the page up)
