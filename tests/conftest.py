@@ -6,16 +6,12 @@ from tests.tiny import MODELS, add_tiny_network, phantom_dataset
 
 from neuralblack.data.dataset import Dataset
 
-STARTS_RAY = {  # how a path begins -> who shares its Rays, one after another; others of the page have fakes
-    "tests/e2e/page/test_served.py": "services",
-    "tests/e2e/test_": "services",
-    "tests/ray/": "ray",
-}
+STARTS_RAY = ("tests/ray/", "tests/e2e/test_", "tests/e2e/page/test_served.py")  # others of the page have fakes
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """For `pytest -n 2`: what shares a Ray stays on one worker, in its order, and of the rest each file on one.
+    """For `pytest -n 2`: what starts a Ray stays on one worker, in its order, and of the rest each file on one.
 
     Not by `--dist loadgroup` and marks: xdist 3.8 hands them on in a name that pytest 9.2 no longer reads.
     """
@@ -24,7 +20,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByRay(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0]
-            return next((group for begin, group in STARTS_RAY.items() if file.startswith(begin)), file)
+            return "ray" if file.startswith(STARTS_RAY) else file
 
     return ByRay(config, log)
 

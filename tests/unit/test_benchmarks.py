@@ -186,8 +186,12 @@ def test_a_mark_finds_a_grandchild_whose_parent_is_gone():
         environment = os.environ | {processes.MARK: "of-a-test"}
         subprocess.run([sys.executable, "-c", script], stdin=read, env=environment, check=True)
 
-        (pid,) = processes.marked("of-a-test")
+        deadline = time.monotonic() + 30
+        while not (found := processes.marked("of-a-test")):  # it may have no environment yet
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
+        (pid,) = found
         assert processes.memory_mib(pid)[0] > 1
     finally:
         os.close(write)
