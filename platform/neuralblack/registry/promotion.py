@@ -169,9 +169,8 @@ def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
     """
     _need_audit(registry)
     with lock(registry / LOCK):
-        _check_ends(registry)
-        before = alias_now(registry, alias)
-        after = earlier(in_force(read_audit(registry), alias, before), alias)
+        entries, before = _check_ends(registry), alias_now(registry, alias)
+        after = earlier(in_force(entries, alias, before), alias)
         if before is None or after is None:
             raise InputError(
                 registry, found=f"no {alias} before {before}", expected="two promotions", fix="promote another run"
@@ -184,8 +183,7 @@ def roll_back(registry: Path, *, alias: str = CHAMPION) -> tuple[str, str]:
 def check_audit(registry: Path) -> list[dict[str, object]]:
     """Read the audit, and compare its end with what the names mean; raises InputError where they differ."""
     _need_audit(registry)
-    _check_ends(registry)
-    entries = [dict(entry) for entry in read_audit(registry)]
+    entries = [dict(entry) for entry in _check_ends(registry)]
     for alias, entry in {str(entry["alias"]): entry for entry in entries}.items():
         now = alias_now(registry, alias)
         if now != entry["after"]:
@@ -198,15 +196,16 @@ def check_audit(registry: Path) -> list[dict[str, object]]:
     return entries
 
 
-def _check_ends(registry: Path) -> None:
-    """Raise InputError where the audit is not whole, or a name means what its end cannot have led to.
+def _check_ends(registry: Path) -> list[Entry]:
+    """Read the audit; raise InputError where the audit is not whole, or a name means what its end cannot have led to.
 
     What a move that was cut off would leave is no fault. Nor is a champion without a line before it whose model may be
     from before there were audits: its card lacks what cards of all versions since say. Which of the two it is, nobody
     can tell.
     """
     first, last = dict[str, str | None](), dict[str, Entry]()
-    for entry in read_audit(registry):
+    entries = read_audit(registry)
+    for entry in entries:
         first.setdefault(entry["alias"], entry["before"])
         last[entry["alias"]] = entry
     for alias in sorted({CHAMPION, CHALLENGER, MARKED, *last}):
@@ -226,6 +225,7 @@ def _check_ends(registry: Path) -> None:
                 expected=f"every move in {AUDIT}",
                 fix="put it back from a backup, or promote into another registry",
             )
+    return entries
 
 
 def _may_lack_audit(model: Path) -> bool:
