@@ -40,6 +40,18 @@ def joined(dataset, tmp_path):
     return join_feedback(folder.path, dataset, tmp_path / "joined", key=KEY)
 
 
+def again(joined, registry, folder, *overrides):
+    """Train the champion on for one epoch, into `second` and `report` of a folder."""
+    return retrain(
+        data=joined.path,
+        run=folder / "second",
+        registry=registry,
+        report=folder / "report",
+        overrides=["epochs=1", *overrides],
+        workers=0,
+    )
+
+
 def test_it_starts_at_the_champions_weights_and_is_judged_by_the_same_slices(dataset, registry, joined, tmp_path):
     champion = open_model(tmp_path / "first" / "model")
     config = recipe_of(champion, ["epochs=1", "lr=1e-6"])
@@ -49,14 +61,7 @@ def test_it_starts_at_the_champions_weights_and_is_judged_by_the_same_slices(dat
         for name, value in load_file(champion.path / "weights.safetensors").items()
     )
 
-    model, result = retrain(
-        data=joined.path,
-        run=tmp_path / "second",
-        registry=registry,
-        report=tmp_path / "report",
-        overrides=["epochs=1", "lr=1e-6"],
-        workers=0,
-    )
+    model, result = again(joined, registry, tmp_path, "lr=1e-6")
 
     assert model.hash == read_metrics(tmp_path / "report")["model"]["hash"] != champion.hash
     assert model.split["parts"]["train"]["slices"] == champion.split["parts"]["train"]["slices"] + 4
@@ -74,14 +79,7 @@ def test_the_run_is_checked_once(registry, joined, tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(runs, "open_dataset", lambda data: opened.append(data) or open_dataset(data))
 
-    retrain(
-        data=joined.path,
-        run=tmp_path / "second",
-        registry=registry,
-        report=tmp_path / "report",
-        overrides=["epochs=1"],
-        workers=0,
-    )
+    again(joined, registry, tmp_path)
 
     assert len(opened) == 1
 
@@ -89,14 +87,7 @@ def test_the_run_is_checked_once(registry, joined, tmp_path, monkeypatch):
 def test_the_gate_decides_about_it_beside_the_champion(dataset, registry, joined, tmp_path):
     with pytest.raises(InputError):
         retrain(data=joined.path, run=tmp_path / "r", registry=tmp_path / "none", report=tmp_path / "x", workers=0)
-    model, _ = retrain(
-        data=joined.path,
-        run=tmp_path / "second",
-        registry=registry,
-        report=tmp_path / "report",
-        overrides=["epochs=1"],
-        workers=0,
-    )
+    model, _ = again(joined, registry, tmp_path)
 
     with pytest.raises(InputError, match="no evaluation of the champion"):
         challenge(tmp_path / "second", registry, evaluation=tmp_path / "report")
