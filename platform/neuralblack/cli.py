@@ -293,7 +293,9 @@ def tune(
     track: Track = [],
     set_: Set = [],
 ) -> None:
-    """Search learning rate and unfreeze schedule with Ray Tune and ASHA; another space goes into jobs/tune.py.
+    """Search learning rates, unfreeze schedule, loss, views and more with Ray Tune and ASHA.
+
+    What is drawn is DEFAULT_SPACE of cluster/space.py, but for what --set gives; another space goes into jobs/tune.py.
 
     Example: neuralblack tune data/slices runs/search --trials 16 --set epochs=8
     """

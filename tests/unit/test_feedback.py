@@ -14,7 +14,7 @@ from neuralblack.data.feedback import erase_patient, key_from, keyed, list_feedb
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.service.auth import readers_from
-from neuralblack.service.feedback import open_feedback
+from neuralblack.service.feedback import need_secrets, open_feedback
 
 TOKEN = "correct-horse-battery-staple"
 KEY = "0f" * 16
@@ -361,6 +361,13 @@ def test_a_folder_that_cannot_be_written_to_is_said_at_the_start(tmp_path):
 
 def test_the_key_comes_from_the_environment():
     assert key_from({"NEURALBLACK_FEEDBACK_KEY": f" {KEY}\n"}) == KEY.encode()
+
+
+def test_only_a_service_is_told_to_make_a_new_key():
+    with pytest.raises(InputError, match="openssl rand"):
+        need_secrets({"NEURALBLACK_READERS": f"anna={TOKEN}"})
+    with pytest.raises(InputError, match="that the service was started with"):
+        key_from({})
 
 
 def test_a_patient_is_forgotten_and_the_others_stay(tmp_path):

@@ -115,7 +115,8 @@ def test_the_champion_is_judged_elsewhere_by_its_name(predictor, dataset, elsewh
         assert found["model"]["hash"] == predictor.hash and found["copies"]["left_out"] == elsewhere.ids[-2:]
         assert found["slices"] == len(elsewhere) - 2 and PROBE in found["baselines"]
         assert {path.name for path in out.iterdir()} == {"report.html", "README.md", METRICS, "predictions.parquet"}
-    assert "no challenger" in str(evaluate("challenger").exception)
+    missing = str(evaluate("challenger").exception)
+    assert "no challenger" in missing and "neuralblack challenger RUN" in missing
 
 
 def test_what_needs_the_runs_own_dataset_says_so(predictor, dataset, elsewhere, tmp_path):

@@ -36,7 +36,8 @@ LEAST_KEY = 32  # characters: 128 bits in hex digits
 UNFINISHED = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")  # what `write_feedback` writes before it has its name
 NOT_WHOLE = "not whole"  # in a patient's place
 STALE_S = 3600.0  # nobody writes one file for so long
-FIX = f"export {KEY}=$(openssl rand -hex 32), and keep it apart from the slices"
+NEW_KEY = f"export {KEY}=$(openssl rand -hex 32), and keep it apart from the slices"
+SAME_KEY = "export the one that the service was started with: by another no patient is found"
 
 
 class Said(BaseModel, frozen=True, extra="forbid"):
@@ -60,7 +61,7 @@ class Feedback(BaseModel, frozen=True, extra="forbid"):
     preprocessing: Preprocessing
 
 
-def key_from(environ: Mapping[str, str]) -> bytes:
+def key_from(environ: Mapping[str, str], *, fix: str = SAME_KEY) -> bytes:
     """Read the key of patients' hashes; raises InputError where there is none, or a short one."""
     key = environ.get(KEY, "").strip()
     if len(key) < LEAST_KEY:
@@ -68,7 +69,7 @@ def key_from(environ: Mapping[str, str]) -> bytes:
             f"environment {KEY}",
             found=f"a key of {len(key)} characters" if key else "no key",
             expected=f"at least {LEAST_KEY} characters that nobody can guess",
-            fix=FIX,
+            fix=fix,
         )
     return key.encode()
 

@@ -13,6 +13,10 @@ MARKED = "roi"  # the best model that must be shown a marked tumour; it stands b
 LOCK = ".lock"  # in the registry; held by whoever changes it
 # What takes a move to a service, which looks names up once, when it is started or deployed.
 SERVE_ANEW = "start it again; on a cluster neuralblack serve CONFIG --resolved OUT.yaml, then serve deploy OUT.yaml"
+MADE_BY = {  # what makes a name mean something
+    CHALLENGER: "neuralblack challenger RUN --registry DIR",
+    MARKED: "neuralblack promote RUN --registry DIR, of a run with --set input=roi",
+}
 
 
 def point_alias(registry: Path, alias: str, model_id: str) -> None:
@@ -42,9 +46,8 @@ def read_alias(registry: Path, alias: str) -> str:
     """Read which model an alias means now; raises InputError where there is none."""
     found = alias_now(registry, alias)
     if found is None:
-        raise InputError(
-            registry, found=f"no {alias}", expected="a registry with one", fix="neuralblack promote RUN --registry DIR"
-        )
+        fix = MADE_BY.get(alias, "neuralblack promote RUN --registry DIR")
+        raise InputError(registry, found=f"no {alias}", expected="a registry with one", fix=fix)
     return found
 
 

@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from neuralblack.data.feedback import Feedback, Said, key_from, keyed, sweep, write_feedback
+from neuralblack.data.feedback import NEW_KEY, Feedback, Said, key_from, keyed, sweep, write_feedback
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.service.answers import Prediction, pixels_of
@@ -138,7 +138,7 @@ def need_secrets(environ: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
             expected="a token for each who may say what a slice is, as args feedback is there",
             fix=f'export {READERS}="anna=$(openssl rand -hex 32)", or leave `feedback` out',
         )
-    return readers, key_from(environ)
+    return readers, key_from(environ, fix=NEW_KEY)
 
 
 def key_of(request: Request) -> str:
