@@ -25,6 +25,11 @@ def pytest_xdist_make_scheduler(config, log):
     return ByRay(config, log)
 
 
+def pytest_collection_modifyitems(items):
+    """What starts a Ray comes first, so that the longest of all that one worker does begins at once."""
+    items.sort(key=lambda item: not item.nodeid.startswith(STARTS_RAY))
+
+
 def pytest_itemcollected(item):
     """Keep the route that schemathesis puts into a test's name: pytest 9.2 leaves it out of reports."""
     if route := getattr(item, "operation_label", None):

@@ -9,14 +9,17 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from tests.e2e.processes import free_ports
+from tests.e2e.processes import folders_of, free_ports
+from tests.service import READER_TOKEN
 from tests.tiny import phantom_dataset
 
+from neuralblack.cluster.serve_here import processes_of
 from neuralblack.config import TrainConfig
 from neuralblack.data.mat_writer import write_mat
 from neuralblack.data.phantoms import Patient, draw_phantom
@@ -33,6 +36,10 @@ CONFIGS = Path(__file__).parents[2] / "serve_configs"
 SIZE = 64  # pixels: what is tested is around the network, not in it
 LINES_KEPT_BACK = 20  # of a log, before they are written; as it comes, Serve keeps a thousand
 START_S, STOP_S = 180, 90  # deadlines on a machine that does other things as well
+SECRETS = f"""
+import os
+os.environ |= {{"NEURALBLACK_READERS": "anna={READER_TOKEN}", "NEURALBLACK_FEEDBACK_KEY": "{"0f" * 32}"}}
+"""
 COMMAND = """
 import sys
 from pathlib import Path
@@ -73,6 +80,12 @@ class Service:
     @property
     def is_ready(self):
         return f"ready {self.url}" in self.lines
+
+    @property
+    def folder(self):
+        """Its own folder: Ray's and Serve's logs, HAProxy's files."""
+        (folder,) = {each for each in folders_of(self.process.pid) if (each / "haproxy.sh").exists()}
+        return folder
 
     def stop(self, number=signal.SIGTERM):
         """Ask it to end; its exit status."""
@@ -152,9 +165,28 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def service(starting, config, registry):
-    """One service for all tests that only ask it something."""
-    return starting(config, registry).await_ready()
+def kept(tmp_path_factory):
+    """What the service keeps: readers' feedback below `feedback`, the challenger's answers below `shadow`."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="session")
+def service(starting, config, registry, kept):
+    """One service for all tests that only ask it something, with feedback switched on, and a challenger behind it.
+
+    When they are through it must end as asked, and leave nothing behind but what it keeps.
+    """
+    content = yaml.safe_load(config.read_text())
+    folders = {"feedback": str(kept / "feedback"), "shadow_records": str(kept / "shadow")}
+    content["applications"][0]["args"] |= {"shadow": "challenger", **folders}
+    (kept / "collecting.yaml").write_text(yaml.safe_dump(content))
+    service = starting(kept / "collecting.yaml", registry, before=SECRETS).await_ready()
+    folder = service.folder
+    yield service
+    assert service.stop() == 0
+    assert processes_of(folder) == [] and not folder.exists()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(service.url, timeout=5)
 
 
 @pytest.fixture(scope="session")

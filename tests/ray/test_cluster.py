@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+import ray
 import torch
 
 from neuralblack.cluster.crossval import cross_validate
@@ -20,8 +23,9 @@ from neuralblack.cluster.space import check_space
 from neuralblack.cluster.train import fit_workers, train_on_cluster
 from neuralblack.cluster.tune import tune_on_cluster
 from neuralblack.config import TrainConfig
+from neuralblack.data.dataset import SLICES, open_dataset, write_batch
 from neuralblack.errors import InputError, RunError
-from neuralblack.files import read_json, sha256
+from neuralblack.files import read_json, sha256, write_manifest
 from neuralblack.models.table import MODELS
 from neuralblack.registry.model_folder import open_model
 from neuralblack.registry.run_folder import history_of, start_run
@@ -30,6 +34,7 @@ from neuralblack.training.runs import check_run
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
+CPUS = 3  # logical ones; Ray has as many workers ready
 
 CONFIG = TrainConfig(
     model="tiny",
@@ -45,13 +50,11 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A Ray of our own with four logical CPUs, whose workers know the network `tiny`."""
-    import ray
-
+    """A Ray of our own, whose workers know the network `tiny`."""
     hook = {"worker_process_setup_hook": "tests.tiny.add_tiny_network"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # where the workers find `tests`
-        with ray_session(dashboard=True, num_cpus=4, runtime_env=hook):
+        with ray_session(dashboard=True, num_cpus=CPUS, runtime_env=hook):
             yield ray
 
 
@@ -63,8 +66,8 @@ def eventually(condition, *, within_s: float, what: str) -> None:
         time.sleep(0.05)
 
 
-def all_cpus_are_free(ray) -> bool:
-    return ray.available_resources().get("CPU", 0) == 4
+def all_cpus_are_free() -> bool:
+    return ray.available_resources().get("CPU", 0) == CPUS
 
 
 def worker_processes(called: str = "RayTrainWorker") -> list[int]:
@@ -169,7 +172,6 @@ def test_the_same_command_goes_on_before_a_flipped_bit_and_is_refused_where_no_c
 
 
 def test_a_search_leaves_a_table_a_model_and_all_cpus_free(cluster, dataset, tiny, tmp_path):
-    import ray
     from ray import tune
 
     space = {"lr": tune.loguniform(1e-3, 1e-1), "schedule": tune.choice(["head-only", "all"])}
@@ -182,7 +184,7 @@ def test_a_search_leaves_a_table_a_model_and_all_cpus_free(cluster, dataset, tin
     assert model.card["validation"]["macro_f1"] == rows[0]["macro_f1"]
     assert {name: model.card["config"][name] for name in space} == rows[0]["params"]
     assert model.history == rows[0]["history"]
-    eventually(lambda: all_cpus_are_free(ray), within_s=30, what="freeing all CPUs")
+    eventually(all_cpus_are_free, within_s=30, what="freeing all CPUs")
     again, table = tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", space=space, trials=4)
     assert (again.hash, table) == (model.hash, rows)
     with pytest.raises(InputError, match="search"):
@@ -278,7 +280,6 @@ def test_a_search_that_learns_from_its_trials_numbers_them_and_leaves_a_page(clu
 
 @pytest.mark.soak
 def test_a_search_over_trials_of_two_workers_frees_the_cpus_of_stopped_ones(cluster, dataset, tiny, tmp_path):
-    import ray
     from ray import tune
 
     # Which of the two is stopped, and which is chosen of two as good ones, hangs on the first weights' last bits.
@@ -291,17 +292,17 @@ def test_a_search_over_trials_of_two_workers_frees_the_cpus_of_stopped_ones(clus
     assert sorted(row["stopped"] for row in rows) == [False, True]
     assert [row["error"] for row in rows] == [None, None]
     assert model.card["validation"]["macro_f1"] == rows[0]["macro_f1"]
-    eventually(lambda: all_cpus_are_free(ray), within_s=30, what="freeing all CPUs")
+    eventually(all_cpus_are_free, within_s=30, what="freeing all CPUs")
 
 
 def test_more_than_the_cluster_can_ever_have_is_refused_at_once(cluster, dataset, tiny, tmp_path):
     with pytest.raises(InputError, match=r"found 0 GPU at most in this cluster; expected 2 GPU"):
         train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=2, gpus=True)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match=r"found 4 CPU at most in this cluster; expected 9 CPU"):
+    with pytest.raises(InputError, match=rf"found {CPUS} CPU at most in this cluster; expected 9 CPU"):
         train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=9)
-    with pytest.raises(InputError, match=r"found 4 CPU at most in this cluster; expected 4\.01 CPU"):
-        tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "search", workers=4)
+    with pytest.raises(InputError, match=rf"found {CPUS} CPU at most in this cluster; expected {CPUS}\.01 CPU"):
+        tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "search", workers=CPUS)
 
 
 @pytest.fixture
@@ -346,7 +347,31 @@ def test_nodes_of_a_cluster_that_does_not_say_how_many_it_can_have_are_waited_fo
     assert asked == [[{"CPU": 1, "GPU": 1}] * 2, []]
 
 
-def test_what_fails_in_a_worker_is_one_line(cluster, dataset, tiny, tmp_path):
+def test_a_node_that_comes_ends_the_wait(cluster, asked, monkeypatch):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 3 if asked else 2})
+
+    await_resources({"CPU": 1}, 3, wait_s=60)
+
+    assert asked == [[{"CPU": 1}] * 3, []]
+
+
+def test_a_mistake_that_a_worker_finds_is_one_line(cluster, monkeypatch, tmp_path):
+    error = InputError("split.json", found="no readable JSON", expected="JSON", fix="start again")
+    found = pickle.loads(pickle.dumps(error))  # as it comes from a worker
+
+    class Trainer:
+        def __init__(self, *_, **__):
+            pass
+
+        def fit(self):
+            raise ray.train.WorkerGroupError("Training failed", {0: found})
+
+    monkeypatch.setattr("neuralblack.cluster.train.TorchTrainer", Trainer)
+    with pytest.raises(InputError, match=r"^split\.json: found no readable JSON"):
+        fit_workers(CONFIG, data="data", run=tmp_path, workers=1, each={"CPU": 1.0, "GPU": 0.0}, max_failures=0)
+
+
+def test_a_worker_that_is_killed_more_often_than_allowed_is_one_line(cluster, dataset, tiny, tmp_path):
     run, each = tmp_path / "run", {"CPU": 1.0, "GPU": 0.0}
     config = CONFIG.model_copy(update={"epochs": 10_000})
     _, split = check_run(config, data=dataset.path)
@@ -361,9 +386,6 @@ def test_what_fails_in_a_worker_is_one_line(cluster, dataset, tiny, tmp_path):
     with pytest.raises(RunError, match=r"^training stopped: rank 0: its process died \(killed, or out of memory\)$"):
         fit_workers(config, data=dataset.path, run=run, workers=1, each=each, max_failures=0)
     killer.join()
-    (run / "split.json").write_text("{")
-    with pytest.raises(InputError, match=r"split\.json: found no readable JSON"):
-        fit_workers(config, data=dataset.path, run=run, workers=1, each=each, max_failures=0)
 
 
 @pytest.mark.soak
@@ -431,8 +453,21 @@ def test_a_space_with_a_value_that_a_run_would_refuse_is_refused(tiny, name, val
     assert words in str(error.value)
 
 
-def test_a_cross_validation_tests_every_fold_and_does_only_what_is_missing(cluster, dataset, tiny, tmp_path):
-    config = CONFIG.model_copy(update={"epochs": 1})
+@pytest.fixture
+def three_folds(dataset, tmp_path):
+    """The dataset with three folds in place of five, the least that a cross-validation takes."""
+    folder = tmp_path / "three"
+    folder.mkdir()
+    with pa.OSFile(str(dataset.path / SLICES)) as file:
+        batch = pa.ipc.open_file(file).get_batch(0)
+        folds = pa.array((dataset.folds - 1) % 3 + 1)
+        write_batch(folder / SLICES, batch.set_column(batch.schema.get_field_index("fold"), "fold", folds))
+    write_manifest(folder, {key: value for key, value in dataset.manifest.items() if key != "files"})
+    return open_dataset(folder)
+
+
+def test_a_cross_validation_tests_every_fold_and_does_only_what_is_missing(cluster, three_folds, tiny, tmp_path):
+    config, dataset = CONFIG.model_copy(update={"epochs": 1}), three_folds
     table = cross_validate(config, data=dataset.path, run=tmp_path / "run", refit=False)
 
     assert [run["fold"] for run in table["runs"]] == sorted(set(dataset.folds.tolist()))
@@ -448,11 +483,11 @@ def test_a_cross_validation_tests_every_fold_and_does_only_what_is_missing(clust
     assert whole["refitted"]["runs"][0]["log_loss"] != table["runs"][0]["log_loss"]
     first, again = (open_model(tmp_path / "run" / name / "model") for name in ("fold1-seed0", "refit-fold1-seed0"))
     parts = again.split["parts"]
-    assert parts["train"]["folds"] == [2, 3, 4, 5] and not parts["validation"]["slices"]
+    assert parts["train"]["folds"] == [2, 3] and not parts["validation"]["slices"]
     assert again.calibration["temperature"] == first.calibration["temperature"] and "gate" not in again.calibration
     assert kept.stat().st_mtime_ns == before
     shutil.rmtree(tmp_path / "run" / "fold2-seed0")
     (tmp_path / "run" / "fold2-seed0").mkdir()
     (tmp_path / "run" / "fold2-seed0" / "other").touch()
-    with pytest.raises(RunError, match=r"1 of 5 runs failed; the first, fold2-seed0: .*other files"):
+    with pytest.raises(RunError, match=r"1 of 3 runs failed; the first, fold2-seed0: .*other files"):
         cross_validate(config, data=dataset.path, run=tmp_path / "run")

@@ -85,6 +85,7 @@ def in_background(work, *, until, then):
         assert problems == []
 
 
+@pytest.mark.soak
 def test_a_node_that_comes_to_a_cluster_of_unknown_size_ends_the_wait(two_nodes, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # no configuration of `ray up`, as under KubeRay
     monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
