@@ -138,7 +138,8 @@ def registry(tmp_path_factory):
     data = phantom_dataset(folder, size=256).path
     config = TrainConfig(model="efficientnet_lite0", weights="none", size=SIZE, schedule="head-only", epochs=1, seed=3)
     champion = train_here(config, data=data, run=folder / "run")
-    evaluate_held_out(Predictor.load(champion.path), data, folder / "report", with_baselines=False)
+    predictor = Predictor.load(champion.path, engine="eager-fp32")
+    evaluate_held_out(predictor, data, folder / "report", with_baselines=False)
     promote(champion.path, folder / "registry", Judgement(forced="a test"), evaluation=folder / "report")
     save_model(
         folder / "challenger",

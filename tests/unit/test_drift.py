@@ -215,7 +215,7 @@ def test_behind_the_app_every_slice_is_counted_once():
 def test_a_finished_run_knows_what_to_expect_and_its_service_listens(dataset, tiny, tmp_path):
     short = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=16, precision="fp32")
     train_here(short, data=dataset.path, run=tmp_path / "run", calibrate=calibrate)
-    predictor = Predictor.load(tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run", engine="eager-fp32")
 
     reference = predictor.folder.calibration["drift"]
     parts = predictor.folder.split["parts"]

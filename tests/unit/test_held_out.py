@@ -27,7 +27,7 @@ PROBE = "linear probe on random features"
 @pytest.fixture
 def predictor(dataset, tiny, tmp_path):
     train_here(SHORT, data=dataset.path, run=tmp_path / "run")
-    return Predictor.load(tmp_path / "run")
+    return Predictor.load(tmp_path / "run", engine="eager-fp32")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_the_champion_is_judged_elsewhere_by_its_name(predictor, dataset, elsewh
 
     def evaluate(name):
         words = ["evaluate", name, elsewhere.path, "--out", out, "--registry", registry, "--trained-on", dataset.path]
-        return CliRunner().invoke(app, [str(word) for word in [*words, "--skip-copies"]])
+        return CliRunner().invoke(app, [str(word) for word in [*words, "--skip-copies", "--engine", "eager-fp32"]])
 
     for name in ("champion", predictor.folder.id):
         assert evaluate(name).exit_code == 0

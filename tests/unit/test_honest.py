@@ -143,7 +143,7 @@ def test_the_command_line_says_that_a_file_is_refused_and_why(run, dataset, tmp_
     plain, refused = predict()
     _, line = map(json.loads, predict("--json"))
 
-    assert plain.split("\t")[1] in Predictor.load(run).classes
+    assert plain.split("\t")[1] in open_model(run / "model").classes
     assert refused.endswith("red.png\trefused\tThe picture is in colour; an MRI slice is grey.")
     assert (
         line["status"] == "refused" and "label" not in line and line["model"]["version"] == line["model"]["hash"][:12]

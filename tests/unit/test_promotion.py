@@ -40,7 +40,7 @@ def runs(dataset, tmp_path_factory):
     for seed in range(3):
         run, report = folder / f"run{seed}", folder / f"report{seed}"
         train_here(SHORT.model_copy(update={"seed": seed}), data=dataset.path, run=run)
-        evaluate_held_out(Predictor.load(run), dataset.path, report)
+        evaluate_held_out(Predictor.load(run, engine="eager-fp32"), dataset.path, report)
         found.append((run, report))
     yield found
     del MODELS["tiny"]
@@ -367,7 +367,8 @@ def test_a_model_that_was_refitted_on_everybody_does_not_pass(runs, dataset, tmp
     first = train_here(SHORT, data=dataset.path, run=tmp_path / "first", calibrate=calibrate)
     everybody = SHORT.model_copy(update={"train_folds": (2, 3, 4, 5), "validation_folds": ()})
     train_here(everybody, data=dataset.path, run=tmp_path / "run", calibrate=lambda *_: (borrow(first), {}))
-    evaluate_held_out(Predictor.load(tmp_path / "run"), dataset.path, tmp_path / "report")
+    predictor = Predictor.load(tmp_path / "run", engine="eager-fp32")
+    evaluate_held_out(predictor, dataset.path, tmp_path / "report")
 
     with pytest.raises(InputError, match="refusal: limits of nothing"):
         challenge(tmp_path / "run", tmp_path / "registry", evaluation=tmp_path / "report")

@@ -25,6 +25,12 @@ from neuralblack.training.runs import train_here
 FIRST = TrainConfig(model="tiny", weights="none", epochs=2, batch_size=16, precision="fp32", schedule="all")
 
 
+@pytest.fixture(autouse=True)
+def pytorch(monkeypatch):
+    """Let `auto` evaluate with PyTorch: OpenVINO compiles for seconds, and nothing here is about the engine."""
+    monkeypatch.setattr("neuralblack.inference.engines.installed", lambda: False)
+
+
 @pytest.fixture
 def registry(dataset, tiny, tmp_path):
     train_here(FIRST, data=dataset.path, run=tmp_path / "first")
@@ -115,7 +121,7 @@ def test_what_starts_at_its_weights_counts_its_patients_as_seen(dataset, registr
     second = train_here(started, data=dataset.path, run=tmp_path / "second")
 
     with pytest.raises(InputError, match="in the model's train part"):
-        evaluate_held_out(Predictor(second), dataset.path, tmp_path / "report", folds=[4])
+        evaluate_held_out(Predictor(second, engine="eager-fp32"), dataset.path, tmp_path / "report", folds=[4])
     third = started.model_copy(update={"weights": str(second.path / "weights.safetensors"), "validation_folds": [4]})
     with pytest.raises(InputError, match="has seen 7 of the 7 patients of the validation part"):
         train_here(third, data=dataset.path, run=tmp_path / "third")
