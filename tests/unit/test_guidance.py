@@ -228,7 +228,7 @@ def test_a_guided_run_that_was_stopped_ends_with_the_weights_of_the_unbroken_one
 
 def test_two_workers_learn_by_guidance_what_one_learns_and_hold_equal_weights(dataset, tiny):
     config = GUIDED.model_copy(update={"epochs": 3, "lr": 0.1})
-    (first, first_weights), (second, second_weights) = on_workers(2, dataset.path, config)
+    ((first, first_weights), (second, second_weights)), *_ = on_workers(2, dataset.path, [config])
     alone, _ = short_run(dataset.path, config, OneProcess())
 
     assert first == second and first[1]["guidance"] > 0

@@ -55,29 +55,31 @@ def short_run(data: Path, config: TrainConfig, group: OneProcess, *, start=None,
     return epochs, states[-1]
 
 
-def _worker(rank: int, size: int, rendezvous: str, data: Path, config: TrainConfig, results) -> None:
+def _worker(rank: int, size: int, rendezvous: str, data: Path, configs: list[TrainConfig], results) -> None:
     add_tiny_network()
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
-    epochs, state = short_run(data, config, Workers(rank, size))
-    results.put((rank, epochs, {key: value.numpy() for key, value in state["model"].items()}))
+    for number, config in enumerate(configs):
+        epochs, state = short_run(data, config, Workers(rank, size))
+        results.put((number, rank, epochs, {key: value.numpy() for key, value in state["model"].items()}))
     torch.distributed.destroy_process_group()
 
 
-def on_workers(size: int, data: Path, config: TrainConfig):
-    """Run `short_run` in `size` processes that form a gloo group; their results by rank."""
+def on_workers(size: int, data: Path, configs: list[TrainConfig]):
+    """Run each with `short_run` in the same `size` processes, a gloo group; for each config, the results by rank."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            context.Process(target=_worker, args=(rank, size, f"{folder}/meet", data, config, results))
+            context.Process(target=_worker, args=(rank, size, f"{folder}/meet", data, configs, results))
             for rank in range(size)
         ]
         for process in processes:
             process.start()
-        found = sorted((results.get(timeout=120) for _ in processes), key=lambda result: result[0])
+        given = [results.get(timeout=120) for _ in range(size * len(configs))]
         for process in processes:
             process.join(30)
-    return [(epochs, weights) for _, epochs, weights in found]
+    by_rank = sorted(given, key=lambda result: result[1])
+    return [[(epochs, weights) for number, _, epochs, weights in by_rank if number == at] for at in range(len(configs))]
 
 
 @pytest.fixture
@@ -96,21 +98,18 @@ def test_batch_norm_statistics_are_not_sent_before_every_step(gloo):
     assert wrapped.modules_buffers
 
 
-@pytest.mark.parametrize("batch_norm", ["eval", "local"])
-def test_two_workers_learn_what_one_learns_and_hold_equal_weights(dataset, tiny, batch_norm):
-    config = CONFIG.model_copy(update={"batch_norm": batch_norm})
+def test_two_workers_learn_what_one_learns_and_hold_equal_weights(dataset, tiny):
+    configs = [CONFIG.model_copy(update={"batch_norm": batch_norm}) for batch_norm in ("eval", "local")]
 
-    (first, first_weights), (second, second_weights) = on_workers(2, dataset.path, config)
-
-    assert first == second
-    learnt = [key for key in first_weights if "running" not in key and "num_batches" not in key]
-    assert all((first_weights[key] == second_weights[key]).all() for key in learnt)
-    if batch_norm == "eval":  # local statistics are those of each worker's own part, so the runs differ
-        alone, _ = short_run(dataset.path, config, OneProcess())
-        for name in ("train_loss", "train_accuracy", "loss", "accuracy", "macro_f1"):
-            assert [row[name] for row in first] == pytest.approx([row[name] for row in alone], rel=1e-5), name
-    else:
-        assert all((first_weights[key] == second_weights[key]).all() for key in first_weights)
+    for config, ((first, first_weights), (second, second_weights)) in zip(
+        configs, on_workers(2, dataset.path, configs), strict=True
+    ):
+        assert first == second, config.batch_norm
+        assert all((first_weights[key] == second_weights[key]).all() for key in first_weights), config.batch_norm
+        if config.batch_norm == "eval":  # local statistics are those of each worker's own part, so the runs differ
+            alone, _ = short_run(dataset.path, config, OneProcess())
+            for name in ("train_loss", "train_accuracy", "loss", "accuracy", "macro_f1"):
+                assert [row[name] for row in first] == pytest.approx([row[name] for row in alone], rel=1e-5), name
 
 
 def test_a_step_sends_its_rows_labels_and_weights_once_each(dataset, tiny, monkeypatch):
