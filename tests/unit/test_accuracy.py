@@ -221,7 +221,7 @@ def trained_here(commands, out):
 
 def test_a_command_that_fails_stops_the_part_and_leaves_its_words(tmp_path):
     with pytest.raises(RunError, match=r"runs failed: the last lines of .*runs.log"):
-        accuracy_part.run_commands({"runs": ["train", str(tmp_path / "nothing"), str(tmp_path / "run")]}, tmp_path)
+        accuracy_part.run_commands({"runs": ["export", str(tmp_path / "nothing"), str(tmp_path / "out")]}, tmp_path)
 
     assert "expected a folder written by neuralblack prepare" in (tmp_path / "runs.log").read_text()
 
