@@ -55,14 +55,6 @@ def test_platform_folder_is_a_source_root_and_never_a_package():
     assert platform.system()
 
 
-def test_folders_are_layers():
-    linter = Path(sys.executable).with_name("lint-imports")
-
-    done = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_every_folder_of_the_package_goes_into_the_wheel():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["neuralblack"]
     for path in committed():
