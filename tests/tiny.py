@@ -4,13 +4,18 @@ from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset
 from neuralblack.data.phantoms import write_phantoms
 from neuralblack.data.prepare import prepare
+from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.labels import CLASSES
 from neuralblack.models.network import Network
-from neuralblack.models.table import MODELS
+from neuralblack.models.table import MODELS, build_model
+from neuralblack.registry.model_folder import save_model
 from neuralblack.training import checkpoints
 
 
@@ -50,3 +55,13 @@ def phantom_dataset(folder: Path, *, patients: int = 20, slices: int = 1, size: 
     return prepare(
         [folder / "scans" / "figshare", folder / "scans" / "images"], folder / "slices", size=size, workers=1
     )
+
+
+def save_untrained(path: Path, *, shown: str = "slice", **spec: float) -> Path:
+    """Save an untrained model of `tiny`, which is in MODELS; `spec` says how its slices are prepared."""
+    torch.manual_seed(len(spec))
+    config = TrainConfig(model="tiny", weights="none", input=shown)
+    card = {"classes": list(CLASSES), "config": config.model_dump(mode="json")}
+    state = build_model("tiny", classes=len(CLASSES)).state_dict()
+    save_model(path, state, card=card, spec=Preprocessing(size=64, **spec), split={}, history=[])
+    return path

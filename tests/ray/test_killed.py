@@ -1,68 +1,15 @@
-"""kill -9 at any moment: the same command ends with the weights of a run that nobody disturbed."""
+"""kill -9 at any moment, many times or with workers of Ray: the long versions of tests/unit/test_killed.py."""
 
 import os
-import random
-import re
 import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
 
 import pytest
 from tests.e2e.processes import descendants, words_of
-from tests.ray.test_cluster import CONFIG, ROOT, eventually, weights_of
+from tests.ray.test_cluster import eventually
+from tests.unit.test_killed import assert_kills_cost_nothing, newest
 
-from neuralblack.registry.run_folder import history_of
-from neuralblack.training.runs import train_here
-
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.soak]
 STARTS = "device and number format"  # what a worker says first
-
-TRAIN = """
-import logging
-import sys
-from pathlib import Path
-from tests.tiny import add_tiny_network_and_save_every_epoch
-from neuralblack.cluster.session import ray_session
-from neuralblack.cluster.train import train_on_cluster
-from neuralblack.config import TrainConfig
-
-logging.basicConfig(level=logging.INFO, format="%(message)s")
-add_tiny_network_and_save_every_epoch()
-config, data, run, workers = TrainConfig.model_validate_json(sys.argv[1]), *map(Path, sys.argv[2:4]), int(sys.argv[4])
-if not workers:
-    train_on_cluster(config, data=data, run=run, workers=0)
-else:
-    hook = {"worker_process_setup_hook": "tests.tiny.add_tiny_network_and_save_every_epoch"}
-    with ray_session(num_cpus=2, runtime_env=hook):
-        train_on_cluster(config, data=data, run=run, workers=workers)
-"""
-
-
-def started(config, dataset, run, workers):
-    """Train in a process of its own, whose children belong to its group."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "platform")))
-    command = [sys.executable, "-c", TRAIN, config.model_dump_json(), dataset.path, run, str(workers)]
-    with (run.parent / "said.txt").open("a") as said:
-        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=said, stderr=said, start_new_session=True)
-
-
-def newest(run):
-    """The number of the newest epoch in a run's folder; -1 where there is none."""
-    return max((int(path.stem) for path in (run / "epochs").glob("*.json")), default=-1)
-
-
-def kill_behind(epoch, process, run, *, moment_s):
-    """Kill a process and all of its own a moment behind an epoch, perhaps in the midst of a checkpoint."""
-    eventually(lambda: newest(run) >= epoch or process.poll() is not None, within_s=120, what=f"epoch {epoch}")
-    time.sleep(moment_s)
-    assert process.poll() is None, (run.parent / "said.txt").read_text()
-    for pid in descendants(process.pid):  # Ray's worker is of another group, and would go on for another second
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
 
 
 def kill_a_worker(process, epoch, run):
@@ -75,33 +22,8 @@ def kill_a_worker(process, epoch, run):
     eventually(lambda: said.read_text().count(STARTS) > starts, within_s=120, what="another worker")
 
 
-@pytest.mark.parametrize(
-    ("workers", "kills"),
-    [
-        (0, 2),
-        pytest.param(1, 1, marks=pytest.mark.soak),
-        pytest.param(0, 20, marks=pytest.mark.soak),
-        pytest.param(1, 20, marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.parametrize(("workers", "kills"), [(1, 1), (0, 20), (1, 20)])
 def test_a_driver_killed_at_random_moments_costs_no_epoch_and_no_bit(workers, kills, dataset, tiny, tmp_path):
-    run, whole = tmp_path / "broken", tmp_path / "whole"
-    config = CONFIG.model_copy(update={"epochs": 8 * kills + 12})
-    train_here(config, data=dataset.path, run=whole)
-    reached, moments = [], random.Random(kills)
+    disturb = kill_a_worker if workers else None
 
-    for _ in range(kills):
-        process = started(config, dataset, run, workers)
-        if workers:
-            kill_a_worker(process, newest(run) + 2, run)
-        kill_behind(newest(run) + 3, process, run, moment_s=moments.uniform(0, 0.1))  # as long as an epoch takes
-        reached.append(newest(run))
-    process = started(config, dataset, run, workers)
-    assert process.wait(300) == 0, (tmp_path / "said.txt").read_text()
-
-    said = (tmp_path / "said.txt").read_text()
-    went_on = [int(number) for number in re.findall(r"going on behind epoch (\d+)", said)]
-    print(f"{workers} workers, {kills} kills: newest epochs {reached}, went on behind {went_on}")
-    assert [row["epoch"] for row in history_of(run)] == list(range(config.epochs))
-    assert history_of(run) == history_of(whole)
-    assert weights_of(run) == weights_of(whole)
+    assert_kills_cost_nothing(dataset, tmp_path, workers=workers, kills=kills, disturb=disturb)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.ray.test_batch_predict import save_untrained
 from tests.ray.test_cluster import CONFIG, ROOT, eventually, weights_of
+from tests.tiny import save_untrained
 
 from neuralblack.cluster.batch_predict import classify_all
 from neuralblack.cluster.session import await_resources

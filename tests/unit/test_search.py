@@ -30,6 +30,24 @@ def test_the_default_space_holds_nothing_that_a_run_would_refuse():
     assert all(TrainConfig.model_validate(params) for params in drawn(DEFAULT_SPACE, TrainConfig(), draws=20, seed=0))
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("rate", [1.0], "no such field"),
+        ("lr", [0.1, 0.0], "found 0.0; expected a value greater than 0"),
+        ("schedule", ["bottom-up"], "one of head-only, probe-then-all, top-down, top-down-slowly, all"),
+        ("schedule", [{0: 0}], "no stage learns"),
+        ("validation_folds", [(1,), (2,)], "what all trials must share"),
+        ("weights", ["/nowhere.pth"], "no such file"),
+    ],
+)
+def test_a_space_with_a_value_that_a_run_would_refuse_is_refused(name, values, words):
+    with pytest.raises(InputError) as error:
+        check_space(TrainConfig(weights="none"), {name: tune.choice(values)})
+
+    assert words in str(error.value)
+
+
 def test_draws_are_the_same_for_the_same_seed_and_trials_of_the_same_views_stand_together():
     first, second = (drawn(DEFAULT_SPACE, TrainConfig(), draws=12, seed=3) for _ in range(2))
 
