@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,14 @@ class Plan:
     modes: tuple[str, ...] = ("eager", "graph", "compile")
     compiled: tuple[int, ...] = (256,)  # batches that are compiled: each takes half a minute and more
     slices: int = SLICES
+    size: int = 224  # pixels a side that the network sees
     matrix: int = 8_192
     copied: int = 2**30
 
 
-SMOKE = Plan(seconds=0.1, training=(2,), inference=(1, 2), modes=("eager",), slices=8, matrix=256, copied=2**20)
+SMOKE = Plan(
+    seconds=0.1, training=(2,), inference=(1, 2), modes=("eager",), slices=8, size=64, matrix=256, copied=2**20
+)
 
 
 @dataclass
@@ -115,7 +118,7 @@ class Trainer:
 
     def __init__(self, bench: Bench, batch: int, *, depth: int, mode: str) -> None:
         self._bench, self._batch = bench, batch
-        self.config = TrainConfig(weights="none", batch_size=batch, batch_norm="eval")
+        self.config = TrainConfig(weights="none", size=bench.plan.size, batch_size=batch, batch_norm="eval")
         images = np.random.default_rng(0).integers(0, 256, (bench.plan.slices, SIDE, SIDE), np.uint8)
         rows = np.arange(bench.plan.slices)
         self._batches = Batches(
@@ -208,7 +211,7 @@ def attempt(bench: Bench, what: str, batch: int, *, mode: str, depth: int = ALL)
 @torch.inference_mode()
 def inference(bench: Bench) -> None:
     """Measure the forward pass, BatchNorm folded, and compare it with fp32."""
-    network = network_of("resnet50")
+    network = replace(network_of("resnet50"), size=bench.plan.size)
     model = build_model("resnet50", classes=CLASSES, seed=1).eval().to(bench.device)
     pixels = torch.randint(0, 256, (max(bench.plan.inference), SIDE, SIDE), dtype=torch.uint8, device=bench.device)
     spread = model(to_input(pixels[:16], network)).std(0).mean()
@@ -261,8 +264,8 @@ def report(bench: Bench, unit: str) -> str:
         "# One GPU: measured",
         "",
         f"`python -m benchmarks.gpu`, {unit}, torch {torch.__version__}, Python {sys.version.split()[0]}; "
-        f"{bench.execution.reason}. ResNet-50 at 224 with random weights on {bench.plan.slices:,} random slices of "
-        f"{SIDE} x {SIDE}, the dataset resident on the device, every view drawn there.",
+        f"{bench.execution.reason}. ResNet-50 at {bench.plan.size} with random weights on {bench.plan.slices:,} random "
+        f"slices of {SIDE} x {SIDE}, the dataset resident on the device, every view drawn there.",
         "",
         "| what | measured |",
         "|---|---|",

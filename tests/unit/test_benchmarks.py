@@ -13,13 +13,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from benchmarks import aims, clients, contenders, extras, intervals, processes, rounds, serve, soak, wrk
+import typer
+from benchmarks import aims, clients, contenders, extras, intervals, materials, processes, rounds, serve, soak, wrk
 from benchmarks.counter import Counted, read_counter
 from benchmarks.empty import EmptyEngine
 from benchmarks.machine import describe_machine
 from benchmarks.materials import PICTURES, champion, untrained_registry, write_pictures
 from benchmarks.report import markdown
 from benchmarks.rounds import Cell, Records
+from typer.testing import CliRunner
 
 from neuralblack.errors import InputError
 from neuralblack.inference.engines import build_engine
@@ -227,9 +229,11 @@ def test_batches_are_counted_for_another_process_to_read(tmp_path):
     assert outputs[1].logits.shape == (3, len(folder.classes))
 
 
-def test_random_weights_are_quantised_for_their_speed(tmp_path):
+@pytest.mark.parametrize("name", ["tiny", pytest.param("lite0", marks=pytest.mark.soak)])
+def test_random_weights_are_quantised_for_their_speed(name, tiny, tmp_path, monkeypatch):
     pytest.importorskip("nncf", reason="the extra `openvino` is not installed")
-    folder = champion(untrained_registry(tmp_path, model="lite0", int8=True))
+    monkeypatch.setitem(materials.MODELS, tiny, tiny)
+    folder = champion(untrained_registry(tmp_path, model=name, int8=True))
 
     assert build_engine(folder, name="openvino-int8").name == "openvino-int8"
 
@@ -315,7 +319,16 @@ def test_services_that_cannot_hold_so_many_clients_are_left_out():
 
 @pytest.mark.parametrize("name", ["serve", "autoscale", "evaluate", "drift"])
 def test_every_command_explains_itself(name):
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+    app = typer.Typer()
+    app.command()(importlib.import_module(f"benchmarks.{name}").main)
+
+    said = CliRunner().invoke(app, ["--help"])
+
+    assert said.exit_code == 0 and "--out" in said.stdout
+
+
+def test_a_command_is_run_as_a_module():
+    command = [sys.executable, "-m", "benchmarks.serve", "--help"]
 
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
