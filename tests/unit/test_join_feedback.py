@@ -96,6 +96,54 @@ def test_what_could_leak_or_is_not_sure_is_left_out_and_listed(dataset, folder, 
     assert "1 that are copies of slices of the dataset" in [words for _, words in describe_dataset(joined)]
 
 
+@pytest.mark.parametrize("reader", ["anna", "ben"])
+@pytest.mark.parametrize("patient", [None, "p1 of another house"])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_picture_of_a_known_patient_is_left_out_whoever_else_sent_it(
+    mirrored, patient, reader, dataset, folder, tmp_path
+):
+    named = next(patient for patient in dataset.patients if not patient.startswith("group-"))
+    picture = head(dataset, 1)
+    names = [
+        folder.say(picture[:, ::-1] if mirrored else picture, reader=reader, patient=patient),
+        folder.say(picture, patient=named),
+        folder.say(picture, reader="carl"),
+    ]
+    folder.say(head(dataset, 0))
+
+    joined = join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)
+
+    assert joined.manifest["feedback"]["left_out"][KNOWN] == names and len(joined) == len(dataset) + 1
+
+
+@pytest.mark.parametrize("known_by", [COPY, KNOWN])
+def test_who_is_known_by_one_slice_is_known_by_all_that_are_called_so(known_by, dataset, folder, tmp_path):
+    named = next(patient for patient in dataset.patients if not patient.startswith("group-"))
+    other = folder.say(head(dataset, 1), patient="their other name")
+    if known_by == COPY:
+        folder.say(dataset.images[0], patient="their other name")
+    else:
+        folder.say(head(dataset, 2), patient="their other name")
+        folder.say(head(dataset, 2), reader="ben", patient=named)
+    folder.say(head(dataset, 0), patient="new")
+
+    joined = join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)
+
+    assert other in joined.manifest["feedback"]["left_out"][KNOWN] and len(joined) == len(dataset) + 1
+
+
+def test_a_picture_that_was_prepared_otherwise_says_whose_it_is(dataset, folder, tmp_path):
+    named = next(patient for patient in dataset.patients if not patient.startswith("group-"))
+    otherwise = dataset.spec.model_copy(update={"clip_percent": 1.0})
+    folder.say(head(dataset, 1), patient=named, spec=otherwise)
+    again = folder.say(head(dataset, 1))
+    folder.say(head(dataset, 0))
+
+    joined = join_feedback(folder.path, dataset, tmp_path / "out", key=KEY)
+
+    assert joined.manifest["feedback"]["left_out"][KNOWN] == [again]
+
+
 @pytest.fixture
 def merged(tmp_path):
     """A dataset of two hospitals with three people of two names each, who are one for their pictures."""

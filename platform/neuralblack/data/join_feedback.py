@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralblack.data.dataset import LEARNT_ONLY, NO_BOX, Dataset, Row, open_dataset, write_dataset
-from neuralblack.data.duplicates import near_duplicates
+from neuralblack.data.duplicates import groups, near_duplicates
 from neuralblack.data.feedback import Feedback, keyed, list_feedback, pixels_hash, read_feedback
 from neuralblack.data.patients import GROUP, has_id, is_named
 from neuralblack.errors import InputError
@@ -41,8 +41,8 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
 
     The other's slices keep their ids, folds and order, so a model trained on the new one is judged by the same slices.
     Left out, and listed in the manifest: slices of a patient of the dataset, called as in its file or as its folder is,
-    and copies of its slices, because either could have the same patient learnt from and tested on; those on which
-    readers disagree; those of another size.
+    and copies of its slices, because either could have the same patient learnt from and tested on, whoever sent such a
+    picture and however that one named the patient; those on which readers disagree; those of another size.
 
     Args:
         folder: what the service kept.
@@ -105,12 +105,15 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
 def choose(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tuple[list[Opinion], dict[str, list[str]]]:
     """Choose what is learnt from, one opinion for each slice; the names of the others by reason."""
     left_out: dict[str, list[str]] = {reason: [] for reason in (OTHERWISE, DISAGREE, REPLACED, KNOWN, COPY)}
-    patients = {keyed(key, name) for name in _names(dataset)}
+    opinions = sorted(opinions, key=lambda each: (each.feedback.at, each.name))
+    copies, known = _of_dataset(opinions, dataset, key)
     slices: dict[str, dict[str, Opinion]] = {}  # hash of the pixels -> reader -> newest opinion
-    for opinion in sorted(opinions, key=lambda each: (each.feedback.at, each.name)):
+    for index, opinion in enumerate(opinions):
         if opinion.feedback.preprocessing != dataset.spec:
             left_out[OTHERWISE].append(opinion.name)
-        elif opinion.feedback.patient in patients:
+        elif index in copies:
+            left_out[COPY].append(opinion.name)
+        elif index in known:
             left_out[KNOWN].append(opinion.name)
         else:
             of_slice = slices.setdefault(opinion.hash, {})
@@ -125,10 +128,28 @@ def choose(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tuple[l
         else:
             left_out[REPLACED] += [each.name for each in others]
             agreed.append(newest)
-    known = near_duplicates((dataset.images[row] for row in range(len(dataset))), (each.pixels for each in agreed))
-    copies = {int(index) for index in known[:, 1]}
-    left_out[COPY] = [agreed[index].name for index in sorted(copies)]
-    return [each for index, each in enumerate(agreed) if index not in copies], left_out
+    return agreed, left_out
+
+
+def _of_dataset(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tuple[set[int], set[int]]:
+    """Find which opinions are of copies of the dataset's slices, and which of its patients, those copies included.
+
+    Of one patient are slices that are called so, and near-duplicates, whoever sent them: who is known by one slice is
+    known by all. Opinions that are prepared otherwise say so, too.
+    """
+    pixels = [each.pixels for each in opinions]
+    copied = near_duplicates((dataset.images[row] for row in range(len(dataset))), pixels)
+    copies = {int(index) for index in copied[:, 1]}
+    named = {keyed(key, name) for name in _names(dataset)}
+    first: dict[str, int] = {}  # patient -> the first opinion of them
+    called = [
+        (first.setdefault(each.feedback.patient, index), index)
+        for index, each in enumerate(opinions)
+        if each.feedback.patient
+    ]
+    person = groups(len(opinions), [*called, *near_duplicates(pixels)])
+    known = {person[i] for i, each in enumerate(opinions) if i in copies or each.feedback.patient in named}
+    return copies, {index for index in range(len(opinions)) if person[index] in known}
 
 
 def _read(path: Path) -> tuple[Feedback, NDArray[np.uint8], str]:
