@@ -222,7 +222,7 @@ def forget(
     folder: Annotated[Path, typer.Argument(help="What the service kept: `args: feedback` of its configuration.")],
     patient: Annotated[str, typer.Option(prompt=True, help="As readers named it; asked for where it is not given.")],
 ) -> None:
-    """Remove all that readers said of a patient from what the service kept.
+    """Remove all that readers said of a patient from what the service kept, and the same pictures under other names.
 
     Set NEURALBLACK_FEEDBACK_KEY to the service's own key: with another one no patient is found.
 
@@ -232,10 +232,13 @@ def forget(
 
     from neuralblack.data.feedback import erase_patient, key_from
 
-    count = erase_patient(folder, patient, key=key_from(environ))
-    if count:
+    erased = erase_patient(folder, patient, key=key_from(environ))
+    if erased.named:
         kept = "datasets that they were joined to before, and models of those, are as they were"
-        typer.echo(f"{count} slices removed; {kept}")
+        typer.echo(f"{erased.named + erased.same} slices removed; {kept}")
+        if erased.same:
+            rest = "what else came under such a name is still there: where it is the patient's, forget that name, too"
+            typer.echo(f"{erased.same} of them came under another name or none, as the same pictures; {rest}")
     else:
         typer.echo("no slices of this patient were found: it is named otherwise, or the key is not the service's")
 

@@ -1,6 +1,7 @@
 """What a reader says of a slice: who may, what is kept of it, and that it is kept once."""
 
 import errno
+import io
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.service import MODEL, NO, READER_TOKEN, SLICE, Service, assert_problem, feedback_folder, png
+from typer.testing import CliRunner
 
+from neuralblack.cli import app
 from neuralblack.data.feedback import erase_patient, key_from, keyed, list_feedback, read_feedback
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
@@ -33,6 +37,18 @@ def say(to, *, label="glioma", patient="p1", key="key-0001", content=None, token
         data={"label": label, "patient": patient} | fields,
         headers={"Authorization": f"Bearer {token}", "Idempotency-Key": key},
     )
+
+
+async def opened(data):
+    """A decoder that tells pictures apart."""
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def grey(value):
+    """A picture of its own."""
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), value).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_what_a_reader_says_is_on_the_disk_with_the_slice_as_the_model_saw_it(tmp_path):
@@ -265,14 +281,14 @@ class KilledError(BaseException):
     """Stands for a SIGKILL: nothing behind it is cleared up."""
 
 
-def left_by_a_killed_replica(folder, patient):
+def left_by_a_killed_replica(folder, patient, content=None):
     """Have a replica killed between a file's last byte and its name; returns what is there then."""
     before = set(folder.iterdir())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "link", killed)
         patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
         with pytest.raises(KilledError):
-            say(service(folder), patient=patient, key=f"key-of-{patient}")
+            say(service(folder, decode=opened), patient=patient, key=f"key-of-{patient}", content=content)
     [left] = set(folder.iterdir()) - before
     return left
 
@@ -283,11 +299,11 @@ def killed(*_):
 
 def test_what_a_killed_replica_left_of_a_patient_is_forgotten_too(tmp_path):
     left_by_a_killed_replica(tmp_path, "p1")
-    other = left_by_a_killed_replica(tmp_path, "p2")
+    other = left_by_a_killed_replica(tmp_path, "p2", grey(2))
     half = tmp_path / f".{'a' * 32}.{'b' * 8}"
     half.write_bytes(other.read_bytes()[:300])
 
-    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 1
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == (1, 0)
     assert list(tmp_path.iterdir()) == [other], "half a file is nobody's for certain, so it goes"
 
 
@@ -296,7 +312,7 @@ def test_a_slice_that_has_both_its_names_is_one(tmp_path):
     [path] = list_feedback(tmp_path)
     os.link(path, tmp_path / f".{path.stem}.{'b' * 8}")
 
-    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 1
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == (1, 0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -304,7 +320,7 @@ def test_who_is_forgotten_while_a_slice_is_written_is_not_kept_and_the_reader_he
     link = os.link
 
     def forgotten_before(source, target):
-        assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 1
+        assert erase_patient(tmp_path, "p1", key=b"k" * 32) == (1, 0)
         link(source, target)
 
     monkeypatch.setattr(os, "link", forgotten_before)
@@ -326,7 +342,7 @@ def test_what_gets_its_name_while_its_patient_is_forgotten_is_forgotten(tmp_path
 
     monkeypatch.setattr(Path, "unlink", named_before)
 
-    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 1
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == (1, 0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -371,13 +387,45 @@ def test_only_a_service_is_told_to_make_a_new_key():
 
 
 def test_a_patient_is_forgotten_and_the_others_stay(tmp_path):
-    to = service(tmp_path)
+    to = service(tmp_path, decode=opened)
     for index, patient in enumerate(("p1", "p2", " p1 ")):
-        assert say(to, patient=patient, key=f"key-000{index}").status_code == 200
+        assert say(to, patient=patient, key=f"key-000{index}", content=grey(index)).status_code == 200
 
-    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 2
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == (2, 0)
     assert [read_feedback(path)[0].patient for path in list_feedback(tmp_path)] == [keyed(b"k" * 32, "p2")]
-    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == 0
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == (0, 0)
+
+
+def test_the_pictures_of_a_patient_are_forgotten_whatever_name_they_came_under_and_it_is_said(tmp_path, monkeypatch):
+    to = service(tmp_path, decode=opened)
+    for index, (patient, value) in enumerate([("p1", 1), ("", 1), ("p2", 1), ("p2", 2), ("", 3)]):
+        assert say(to, patient=patient, key=f"key-000{index}", content=grey(value)).status_code == 200
+    left_by_a_killed_replica(tmp_path, "p3", grey(1))
+    monkeypatch.setenv("NEURALBLACK_FEEDBACK_KEY", "k" * 32)
+
+    said = CliRunner().invoke(app, ["forget", str(tmp_path), "--patient", "p1"]).stdout
+
+    assert {int(read_feedback(path)[1][0, 0]) for path in tmp_path.iterdir()} == {2, 3}
+    assert "4 slices removed" in said and "3 of them came under another name or none" in said
+
+
+def test_who_is_killed_while_forgetting_can_do_it_again(tmp_path, monkeypatch):
+    to = service(tmp_path, decode=opened)
+    for index, patient in enumerate(("p1", "", "p2")):
+        assert say(to, patient=patient, key=f"key-000{index}", content=grey(1)).status_code == 200
+    unlink, left = Path.unlink, [2]
+
+    def killed_at_the_third(self, missing_ok=False):
+        if not left[0]:
+            raise KilledError
+        left[0] -= 1
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(Path, "unlink", killed_at_the_third)
+        erase_patient(tmp_path, "p1", key=b"k" * 32)
+
+    assert erase_patient(tmp_path, "p1", key=b"k" * 32) == (1, 0) and list_feedback(tmp_path) == []
 
 
 def test_beside_a_damaged_file_nobody_is_forgotten(tmp_path):

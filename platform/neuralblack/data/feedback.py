@@ -11,13 +11,13 @@ import re
 import time
 import unicodedata
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ TEXT = "neuralblack"  # the key of the JSON in the PNG's text
 KEY = "NEURALBLACK_FEEDBACK_KEY"
 LEAST_KEY = 32  # characters: 128 bits in hex digits
 UNFINISHED = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")  # what `write_feedback` writes before it has its name
-NOT_WHOLE = "not whole"  # in a patient's place
 STALE_S = 3600.0  # nobody writes one file for so long
 NEW_KEY = f"export {KEY}=$(openssl rand -hex 32), and keep it apart from the slices"
 SAME_KEY = "export the one that the service was started with: by another no patient is found"
@@ -151,8 +150,18 @@ def list_feedback(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
 
 
-def erase_patient(folder: Path, patient: str, *, key: bytes) -> int:
+class Erased(NamedTuple):
+    """How many slices were removed: those said of the patient, and the same pictures under another name or none."""
+
+    named: int
+    same: int
+
+
+def erase_patient(folder: Path, patient: str, *, key: bytes) -> Erased:
     """Remove all that readers said of a patient; raises InputError, and removes nothing, where a file is damaged.
+
+    The same pixels are the same patient's, so they go too, whoever sent them and whatever name came with them. What
+    only looks alike stays: now and then that is somebody else. So does what else came under such another name.
 
     With it goes what a killed replica left unfinished, if it is theirs or not whole: whose it is cannot be said then.
     One that a replica is just writing may be among those; its reader hears that nothing was kept, and sends it again.
@@ -162,21 +171,24 @@ def erase_patient(folder: Path, patient: str, *, key: bytes) -> int:
 
     """
     digits = keyed(key, patient)
-    theirs = {path: read_feedback(path)[0].patient == digits for path in list_feedback(folder)}
-    names = set()
-    for path, name in _unfinished(folder).items():
-        whose = _patient_if_whole(path)
-        if whose in (digits, NOT_WHOLE):
+    kept = {path: _whose(path) for path in list_feedback(folder)}
+    unfinished = {path: (name, _whose_if_whole(path)) for path, name in _unfinished(folder).items()}
+    theirs = _pictures(digits, [*kept.values(), *(whose for _, whose in unfinished.values() if whose)])
+    gone: dict[str, bool] = {}  # name -> whether it was said of the patient; killed before its last step, one has two
+    for path, (name, whose) in unfinished.items():
+        if whose is None or whose.pixels in theirs:
             path.unlink(missing_ok=True)
-        if whose == digits:
-            names.add(name)
-    for path in set(list_feedback(folder)) - set(theirs):  # got its name meanwhile
-        theirs[path] = read_feedback(path)[0].patient == digits
-    gone = [path for path, is_theirs in theirs.items() if is_theirs]
-    for path in gone:
-        path.unlink()
+        if whose and whose.pixels in theirs:
+            gone[name] = whose.patient == digits
+    kept |= {path: _whose(path) for path in set(list_feedback(folder)) - set(kept)}  # got its name meanwhile
+    theirs |= _pictures(digits, kept.values())
+    named_last = sorted(kept.items(), key=lambda each: each[1].patient == digits)  # the others are found by these
+    for path, whose in named_last:
+        if whose.pixels in theirs:
+            path.unlink()
+            gone[path.stem] = whose.patient == digits
     sync_folder(folder)
-    return len(names | {path.stem for path in gone})  # killed before its last step, one has both names
+    return Erased(named=sum(gone.values()), same=len(gone) - sum(gone.values()))
 
 
 def sweep(folder: Path) -> None:
@@ -193,11 +205,25 @@ def _unfinished(folder: Path) -> dict[Path, str]:
     return {path: match[1] for path, match in found if match}
 
 
-def _patient_if_whole(path: Path) -> str | None:
+class _Whose(NamedTuple):
+    patient: str | None  # keyed hash
+    pixels: str  # their hash
+
+
+def _whose(path: Path) -> _Whose:
+    feedback, pixels = read_feedback(path)
+    return _Whose(feedback.patient, pixels_hash(pixels))
+
+
+def _whose_if_whole(path: Path) -> _Whose | None:
     try:
-        return read_feedback(path)[0].patient
+        return _whose(path)
     except InputError:
-        return NOT_WHOLE
+        return None
+
+
+def _pictures(patient: str, slices: Iterable[_Whose]) -> set[str]:
+    return {each.pixels for each in slices if each.patient == patient}
 
 
 def pixels_hash(pixels: NDArray[np.uint8]) -> str:
