@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from neuralblack.config import TrainConfig
+from neuralblack.errors import InputError
 from neuralblack.inference.gradcam import enlarged, grad_cam
 from neuralblack.inference.predictor import Predictor
 from neuralblack.training.runs import train_here
@@ -47,10 +48,14 @@ def test_enlarging_keeps_the_place_and_the_range():
     assert 16 <= row < 32 <= column < 48
 
 
-def test_the_predictor_explains_a_slice_for_the_class_it_chose_or_another(dataset, tiny, tmp_path):
+@pytest.fixture
+def predictor(dataset, tiny, tmp_path):
     config = TrainConfig(model="tiny", weights="none", epochs=1, precision="fp32")
     train_here(config, data=dataset.path, run=tmp_path / "run")
-    predictor = Predictor.load(tmp_path / "run", engine="eager-fp32")
+    return Predictor.load(tmp_path / "run", engine="eager-fp32")
+
+
+def test_the_predictor_explains_a_slice_for_the_class_it_chose_or_another(dataset, predictor):
     pixels = dataset.images[0]
 
     chosen = predictor.explain(pixels)
@@ -58,3 +63,16 @@ def test_the_predictor_explains_a_slice_for_the_class_it_chose_or_another(datase
     assert chosen.shape == pixels.shape and chosen.dtype == np.uint8
     assert (chosen == predictor.explain(pixels, predictor([pixels])[0].label)).all()
     assert predictor.explain(pixels, predictor.classes[0]).shape == pixels.shape
+
+
+@pytest.mark.parametrize("damage", ["a bit", "gone"])
+def test_weights_that_changed_since_the_model_was_opened_draw_no_heat_map(damage, dataset, predictor):
+    weights = predictor.folder.path / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.unlink()
+    if damage == "a bit":
+        weights.write_bytes(data)
+
+    with pytest.raises(InputError, match=r"weights\.safetensors: found .*expected SHA-256"):
+        predictor.explain(dataset.images[0])

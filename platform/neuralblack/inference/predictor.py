@@ -150,6 +150,8 @@ class Predictor:
         Returns:
             The heat where it lies in the slice; 0 outside of what the network was shown.
 
+        Raises:
+            InputError: the model's folder is no more what it was.
         """
         if self._stages is None:
             self._stages = load_weights(self.folder).requires_grad_(False)

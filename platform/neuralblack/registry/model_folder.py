@@ -10,16 +10,17 @@ split.json, history.json, manifest.json
 
 import re
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from neuralblack.config import TrainConfig, checked
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
-from neuralblack.files import check_manifest, new_folder, read_json, write_json, write_manifest
+from neuralblack.files import MANIFEST, check_manifest, new_folder, read_json, write_json, write_manifest
 from neuralblack.models.heads import scoring
 from neuralblack.models.network import Network
 from neuralblack.models.table import build_model, network_for
@@ -39,6 +40,7 @@ class ModelFolder:
     calibration: dict[str, Any]  # as `inference.calibration` writes it; {} where the run did not calibrate
     split: dict[str, Any]  # the split's manifest
     history: list[dict[str, Any]]  # one row an epoch
+    files: dict[str, str]  # name -> SHA-256, as checked
 
     @property
     def id(self) -> str:
@@ -105,7 +107,8 @@ def open_model(path: Path) -> ModelFolder:
     """Check a model folder and read all but its weights; raises InputError naming a file that is missing or differs."""
     hash_ = check_manifest(path)
     wanted = {WEIGHTS, *(f"{name}.json" for name in ("card", "preprocessing", "calibration", "split", "history"))}
-    missing = sorted(wanted - set(read_json(path / "manifest.json")["files"]))
+    files = read_json(path / MANIFEST)["files"]
+    missing = sorted(wanted - set(files))
     if missing:
         raise InputError(
             path, found="no " + ", ".join(missing), expected="a model folder", fix="give RUN/model or a registry"
@@ -113,17 +116,19 @@ def open_model(path: Path) -> ModelFolder:
     card = read_json(path / "card.json")
     spec = checked(Preprocessing, read_json(path / "preprocessing.json"), where=path / "preprocessing.json")
     calibration, split, history = (read_json(path / f"{name}.json") for name in ("calibration", "split", "history"))
-    return ModelFolder(path, hash_, card, spec, calibration, split, history)
+    return ModelFolder(path, hash_, card, spec, calibration, split, history, files)
 
 
 def load_weights(folder: ModelFolder) -> nn.Sequential:
     """Build the network of a checked folder with its weights, in eval mode, on the CPU; it gives `heads.scores`.
 
-    Raises InputError where the network is not what it was: timm's may change from version to version.
+    Raises InputError where the network is not what it was (timm's may change from version to version), or the folder
+    is no more what was opened.
     """
     model = build_model(folder.config.model, classes=len(folder.classes))
+    weights = _tensors(folder, WEIGHTS)
     try:
-        model.load_state_dict(load_file(folder.path / WEIGHTS))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
             folder.path,
@@ -136,8 +141,30 @@ def load_weights(folder: ModelFolder) -> nn.Sequential:
 
 
 def load_reference(folder: ModelFolder) -> dict[str, Tensor]:
-    """Read the tensors that engines and the gate are compared with; {} where the run kept none."""
-    return load_file(folder.path / REFERENCE) if (folder.path / REFERENCE).exists() else {}
+    """Read the tensors that engines and the gate are compared with; {} where the run kept none.
+
+    Raises InputError where the folder is no more what was opened.
+    """
+    return _tensors(folder, REFERENCE) if REFERENCE in folder.files else {}
+
+
+def _tensors(folder: ModelFolder, name: str) -> dict[str, Tensor]:
+    """Read tensors, their bytes checked anew: a service may read them long after it opened the folder."""
+    try:
+        data = (folder.path / name).read_bytes()
+    except OSError as error:
+        found = f"no readable file ({type(error).__name__})"
+    else:
+        hash_ = sha256(data).hexdigest()
+        if hash_ == folder.files[name]:
+            return load(data)
+        found = hash_[:ID_DIGITS]
+    raise InputError(
+        folder.path / name,
+        found=found,
+        expected=f"SHA-256 {folder.files[name][:ID_DIGITS]}, as when the model was opened",
+        fix="restore the file from a good copy, or start the program again where another model came there",
+    )
 
 
 def model_of(weights: str) -> ModelFolder | None:
