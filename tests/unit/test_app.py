@@ -234,6 +234,20 @@ def test_a_refused_slice_is_not_explained():
     assert answer["status"] == "refused" and "heat_map" not in answer
 
 
+def test_a_heat_map_that_the_models_folder_does_not_allow_is_no_fault_of_the_upload(caplog):
+    async def explain(question, label):
+        raise InputError("/models/x/weights.safetensors", found="no file", expected="weights", fix="restore it")
+
+    service = Service(explain=explain)
+
+    assert_problem(service.predict(address="/predict?explain=true", content=png()), 500, "internal", "tell who runs it")
+    counted = service.request("GET", "/metrics").text
+    assert 'neuralblack_requests_total{outcome="internal",route="predict"} 1.0' in counted
+    assert 'neuralblack_last_failure_timestamp_seconds{outcome="internal",route="predict"}' in counted
+    assert "/models/x/weights.safetensors: found no file" in caplog.text, "the operator hears it"
+    assert service.predict(content=png()).status_code == 200
+
+
 def test_a_model_that_cannot_explain_says_so_before_it_reads():
     service = Service()
 

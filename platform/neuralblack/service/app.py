@@ -1,5 +1,6 @@
 """The HTTP face of a model. It knows neither Ray nor torch, so tests call it in their own process."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from neuralblack.data.slices import Box
+from neuralblack.errors import InputError
 from neuralblack.service.answers import (
     HEAT_MAP_NOTE,
     NO_CARD,
@@ -31,10 +33,12 @@ from neuralblack.service.meter import MEDIA_TYPE, Meter
 from neuralblack.service.open_inference import OpenInference, classify_all, read_inference
 from neuralblack.service.overload import Places, turn
 from neuralblack.service.pages import add_page
-from neuralblack.service.problems import Problem, answer_problems
+from neuralblack.service.problems import FAILED, Problem, answer_problems
 from neuralblack.service.routes import MODEL_PLACES, OPEN, READER, Bare, flags, guarded
 from neuralblack.service.study import BODY_SLICES, MOST_SLICES, answer_study, read_study
 from neuralblack.service.uploads import read_upload
+
+log = logging.getLogger(__name__)
 
 Question = Any  # what the decoder gives and the classifier takes: the app only draws its pixels
 
@@ -69,7 +73,7 @@ def build_app(
             version).
         card: what a report says of it, Markdown; None: nothing was written.
         explain: what `decode` gave and its label -> where the network looked, (S, S) uint8 with 255 where it did most;
-            None: this model or engine cannot say.
+            raises InputError where the model's folder is at fault. None: this model or engine cannot say.
         mark: what `decode` gave and the box of a tumour in pixels of the upload -> the same, marked; raises InputError
             for a box outside it. None: the model takes no box.
         listeners: each hears every classified slice with its prediction, refused ones too (but not for want of a box,
@@ -186,7 +190,7 @@ class _Service:
                 if draw:
                     answer |= preview(question)
                 if explain and self._explain is not None and prediction.label is not None:
-                    answer["heat_map"] = heat_map(await self._explain(question, prediction.label))
+                    answer["heat_map"] = heat_map(await self._heat(self._explain(question, prediction.label)))
                     answer["heat_map_note"] = HEAT_MAP_NOTE
         self._meter.request("predict", answer["status"])
         return json_response(answer)
@@ -300,6 +304,13 @@ class _Service:
         except DecoderDownError:
             sentence = "The service cannot read files at the moment. Try again soon."
             raise Problem(503, "decoder_down", sentence, retry_after_s=5) from None
+
+    async def _heat(self, explained: Awaitable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        try:
+            return await explained
+        except InputError as error:  # of the model's folder, and so the operator's: the upload was read before
+            log.error("no heat map: %s", error)
+            raise Problem(500, "internal", FAILED) from None
 
     def _room(self, request: Request) -> int:
         """Count the places of a body of several slices: the largest slices that it has room for.

@@ -23,6 +23,7 @@ SENTENCES = {
     404: ("not_found", "There is nothing at this address. The page is at /, the classifier at POST /predict."),
     405: ("wrong_method", "This address does not answer this method. Send a slice with POST to /predict."),
 }
+FAILED = "The service failed at this request. Try once more, or tell who runs it the request's id."
 HEADERS = {
     # img-src data: is for the slice the server draws; everything else comes from this server or not at all.
     "Content-Security-Policy": (
@@ -95,8 +96,7 @@ def as_problem(error: Exception) -> Problem:
         case HTTPException():
             return Problem(error.status_code, "refused", "The request was refused; see the interface's /openapi.json.")
         case _:
-            sentence = "The service failed at this request. Try once more, or tell who runs it the request's id."
-            return Problem(500, "internal", sentence)
+            return Problem(500, "internal", FAILED)
 
 
 class _Frame:

@@ -61,6 +61,19 @@ def test_a_heat_map_that_does_not_come_is_said_and_the_answer_stays(page, contex
     assert page.inner_text(".verdict strong").lower() == "glioma"
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("no_explanation", "This service offers no heat map."), ("unreadable", "The sentence of the service.")],
+)
+def test_a_refusal_of_a_heat_map_is_told_by_its_code(code, words, page, tmp_path):
+    choose(page, slice_file(tmp_path / "scan.png"))
+    refusal = {"error": "The sentence of the service.", "code": code, "request_id": "q1"}
+    page.route("**/predict*", lambda route: route.fulfill(status=422, json=refusal))
+    page.click("#look")
+
+    page.wait_for_selector(f"#heat-problem:text-is('{words}')")
+
+
 def test_a_model_that_cannot_say_where_it_looked_offers_no_heat_map(open_page, tmp_path):
     with page_service(explain=None) as url:
         page = open_page(url)

@@ -16,11 +16,12 @@ const WITHOUT_REASON = { // status of an answer that is not the service's own ->
   504: UNREACHED,
 };
 
-// What went wrong, in a sentence for people; `status` is 0 where no answer came, `isPassing` where it may be well later.
+// What went wrong, in a sentence for people; `status` is 0 where no answer came, `code` is the service's word for it,
+// `isPassing` where it may be well later.
 export class Problem extends Error {
-  constructor(sentence, { status = 0, requestId = "", isPassing = false } = {}) {
+  constructor(sentence, { status = 0, code = "", requestId = "", isPassing = false } = {}) {
     super(sentence);
-    Object.assign(this, { status, requestId, isPassing });
+    Object.assign(this, { status, code, requestId, isPassing });
   }
 }
 
@@ -123,7 +124,8 @@ function sentence({ status, content }) {
   const words = typeof content?.error === "string" ? content.error : WITHOUT_REASON[status]
     ?? `The server answered with status ${status} and no reason. Try again later.`;
   if (words === UNREACHED) missed();
-  return new Problem(forPeople(words), { status, requestId: content?.request_id, isPassing: status === 429 || status >= 500 });
+  const isPassing = status === 429 || status >= 500;
+  return new Problem(forPeople(words), { status, code: content?.code, requestId: content?.request_id, isPassing });
 }
 
 // What the service says of a file is made for programs' logs, too: "upload: found X; expected Y. Fix: Z".

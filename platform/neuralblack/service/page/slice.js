@@ -91,6 +91,6 @@ function offerHeatOf(chosen, body, box) {
   if (body.status === "refused" || facts?.explains === false) return;
   const more = box === null ? "" : `&box=${box}`;
   offerHeat((waiting, signal) => ask(`predict?explain=true&preview=true&again=true${more}`, { body: chosen, signal, waiting }).catch((error) => {
-    throw error.status === 422 ? new Problem("This service offers no heat map.") : error; // as older ones
+    throw error.code === "no_explanation" ? new Problem("This service offers no heat map.") : error;
   }));
 }
