@@ -17,6 +17,7 @@ from typing import Any
 from neuralblack.errors import InputError
 
 MANIFEST = "manifest.json"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +238,7 @@ def no_space_is_said(path: Path, *, fix: str = "free some space or choose anothe
     try:
         yield
     except Exception as error:
-        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "os error 28" not in str(error):
+        if getattr(error, "errno", None) not in NO_SPACE and "os error 28" not in str(error):
             raise
         raise InputError(
             path,

@@ -207,6 +207,17 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_repetition_of_what_is_damaged_on_the_disk_hears_no_word_of_room_and_the_damaged_file_stays(tmp_path, caplog):
+    to = service(tmp_path)
+    say(to)
+    [path] = list_feedback(tmp_path)
+    path.write_bytes(half := path.read_bytes()[:200])
+
+    assert_problem(say(to), 500, "damaged", "cannot be read any more", "Tell the operator")
+    assert path.name in caplog.text and path.read_bytes() == half and list(tmp_path.iterdir()) == [path]
+    assert say(to, key="key-0002").status_code == 200
+
+
 def test_a_folder_that_is_gone_is_said_to_the_reader_and_in_the_log(tmp_path, caplog):
     (tmp_path / "kept").mkdir()
     to = service(tmp_path / "kept")

@@ -28,7 +28,7 @@ from pydantic import BaseModel, Field
 from neuralblack.config import checked
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
-from neuralblack.files import no_space_is_said, sync_folder
+from neuralblack.files import sync_folder
 
 TEXT = "neuralblack"  # the key of the JSON in the PNG's text
 KEY = "NEURALBLACK_FEEDBACK_KEY"
@@ -99,7 +99,8 @@ def write_feedback(
         kept; repeated where the same was kept before; other where something else was, which stays.
 
     Raises:
-        InputError: no space left.
+        InputError: what was kept under this name is damaged; it stays.
+        OSError: no space left, or the folder is out of reach.
     """
     path = folder / f"{name}.png"
     temporary = folder / f".{name}.{uuid.uuid4().hex[:8]}"
@@ -107,20 +108,19 @@ def write_feedback(
     text.add_text(TEXT, feedback.model_dump_json())
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", pnginfo=text)
-    with no_space_is_said(folder):
-        try:
-            with temporary.open("xb") as file:
-                file.write(buffer.getvalue())
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)  # unlike a rename it never replaces: the first one stays
-        except FileExistsError:
-            before, kept = read_feedback(path)
-            same = (before.label, before.patient) == (feedback.label, feedback.patient)
-            return "repeated" if same and np.array_equal(kept, pixels) else "other"
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(folder)
+    try:
+        with temporary.open("xb") as file:
+            file.write(buffer.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename it never replaces: the first one stays
+    except FileExistsError:
+        before, kept = read_feedback(path)
+        same = (before.label, before.patient) == (feedback.label, feedback.patient)
+        return "repeated" if same and np.array_equal(kept, pixels) else "other"
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(folder)
     return "kept"
 
 

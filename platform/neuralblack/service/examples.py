@@ -14,7 +14,7 @@ from starlette.requests import Request
 from neuralblack.data.readers import KINDS
 from neuralblack.errors import InputError
 from neuralblack.service.answers import NO_CARD, NOTICE, named, result
-from neuralblack.service.feedback import OFF
+from neuralblack.service.feedback import NO_ROOM, OFF
 from neuralblack.service.inference_messages import OUTPUT_NAMES
 from neuralblack.service.meter import Meter
 from neuralblack.service.open_inference import IMAGE, SERVER, SERVER_METADATA, Inference, OpenInference
@@ -115,7 +115,7 @@ def problems(path: str) -> dict[int, Problem]:
         429: _problem_of(lambda: Places(0).take(1)),
         500: as_problem(Exception()),
         503: Problem(503, "not_ready", "The model is being loaded, or loaded again. Try again in a few seconds."),
-        507: Problem(507, "no_room", "There is no room to keep it, and nothing was. Tell the operator."),
+        507: Problem(507, "no_room", NO_ROOM),
     }
     match path:
         case "/predict":

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from neuralblack.data.feedback import NEW_KEY, Feedback, Said, key_from, keyed, sweep, write_feedback
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
+from neuralblack.files import NO_SPACE
 from neuralblack.service.answers import Prediction, pixels_of
 from neuralblack.service.auth import READERS, readers_from
 from neuralblack.service.problems import Problem
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{8,64}")
 LABEL, PATIENT = "label", "patient"
 LONGEST_PATIENT = 128  # characters
+NO_ROOM = "There is no room to keep it, and nothing was. Tell the operator."
+DAMAGED = "What was kept under this Idempotency-Key cannot be read any more, so this was not kept. Tell the operator."
 OUT_OF_REACH = "The folder for feedback is out of reach: this may not be kept. Try again later, or tell the operator."
 OFF = "This service keeps no feedback: its operator has not switched it on."
 
@@ -64,7 +67,8 @@ class FeedbackFolder:
             prediction: what the model says of it.
 
         Raises:
-            Problem: 409 something else was said under this key, 507 no room, or the folder is gone.
+            Problem: 409 something else was said under this key, 500 what was is damaged, 507 no room, or the folder is
+                gone.
         """
         reader, label = request.state.holder, prediction.label
         feedback = Feedback(
@@ -86,10 +90,11 @@ class FeedbackFolder:
             outcome = await asyncio.get_running_loop().run_in_executor(None, write)
         except InputError as error:
             log.error("feedback: %s", error)
-            raise Problem(507, "no_room", "There is no room to keep it, and nothing was. Tell the operator.") from None
+            raise Problem(500, "damaged", DAMAGED) from None
         except OSError as error:
-            log.error("feedback: %s", error)
-            raise Problem(507, "not_kept", OUT_OF_REACH) from None
+            log.error("feedback: %s: %s", self.folder, error)
+            code, sentence = ("no_room", NO_ROOM) if error.errno in NO_SPACE else ("not_kept", OUT_OF_REACH)
+            raise Problem(507, code, sentence) from None
         if outcome == "other":
             raise Problem(409, "other_feedback", "Something else came under this Idempotency-Key. Use a new one.")
         return outcome
