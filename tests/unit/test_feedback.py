@@ -18,6 +18,7 @@ from neuralblack.data.feedback import erase_patient, key_from, keyed, list_feedb
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.service.auth import readers_from
+from neuralblack.service.example_slices import draw_example
 from neuralblack.service.feedback import need_secrets, open_feedback
 
 TOKEN = "correct-horse-battery-staple"
@@ -143,9 +144,10 @@ def test_the_facts_say_that_it_is_on(tmp_path):
         ({"patient": "x" * 200}, 422, "invalid_request"),
         ({"name": "Jane"}, 422, "invalid_request"),
         ({"content": b"no picture"}, 415, "unsupported"),
+        ({"content": draw_example("glioma")}, 422, "made_up"),
         ({"content": png() + b"\0" * 100_000}, 413, "too_large"),
     ],
-    ids=["class", "other-class", "no-key", "short-key", "patient", "field", "kind", "size"],
+    ids=["class", "other-class", "no-key", "short-key", "patient", "field", "kind", "made-up", "size"],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_kept(options, status, code, tmp_path):
     assert_problem(say(service(tmp_path), **options), status, code)

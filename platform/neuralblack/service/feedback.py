@@ -21,6 +21,7 @@ from neuralblack.errors import InputError
 from neuralblack.files import NO_SPACE
 from neuralblack.service.answers import Prediction, pixels_of
 from neuralblack.service.auth import READERS, readers_from
+from neuralblack.service.example_slices import is_example
 from neuralblack.service.problems import Problem
 from neuralblack.service.uploads import FIELD, checked_upload, read_form
 
@@ -159,7 +160,8 @@ async def read_opinion(request: Request, *, classes: tuple[str, ...], max_bytes:
     """Read a form of a slice in `file`, its class in `label`, and whose it is in `patient`, which may be missing.
 
     Raises:
-        Problem: 400 no form or an unreadable one, 413 and 415 as for any slice, 422 another class or field.
+        Problem: 400 no form or an unreadable one, 413 and 415 as for any slice, 422 another class or field, or
+            a slice that the page made up.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         raise Problem(400, "bad_form", "Feedback is a form (multipart/form-data) with the fields file and label.")
@@ -179,4 +181,8 @@ async def read_opinion(request: Request, *, classes: tuple[str, ...], max_bytes:
         raise Problem(422, "invalid_request", f"The patient is named with at most {LONGEST_PATIENT} characters.")
     if any("\ud800" <= letter <= "\udfff" for letter in patient):  # half a pair, as of UTF-7: it has no bytes
         raise Problem(422, "invalid_request", "The patient is named with whole characters. Send the form as UTF-8.")
-    return Opinion(checked_upload(await file.read(), max_bytes=max_bytes), label, patient.strip() or None)
+    data = checked_upload(await file.read(), max_bytes=max_bytes)
+    if is_example(data):
+        sentence = "This is one of the page's made-up slices: it is of nobody, and was not kept. Send a scan."
+        raise Problem(422, "made_up", sentence)
+    return Opinion(data, label, patient.strip() or None)
