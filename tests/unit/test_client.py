@@ -154,6 +154,36 @@ def test_overload_is_waited_out_for_as_long_as_the_service_asks():
     assert 3 <= server.waits[0] <= 3.25 and 2 <= server.waits[1] <= 2.5 and server.waits[2] <= 1
 
 
+@pytest.mark.parametrize("status", [502, 504])
+def test_an_answer_that_was_lost_is_asked_for_again_where_the_proxy_says_when(status):
+    server = Scripted((status, {"Retry-After": "2"}, problem("unavailable")))
+
+    assert server.ask() == {"status": "ok"}
+    assert len(server.bodies) == 2 and 2 <= server.waits[0] <= 2.25
+
+
+def test_what_a_reader_says_keeps_its_key_when_its_answer_was_lost(tmp_path):
+    folder = feedback_folder(tmp_path)
+    app, lost = Service(feedback=folder, readers=folder.readers).app, [502, 504]
+
+    async def losing(scope, receive, send):
+        """Have everything done, and its answer lost."""
+        answer = Scripted((lost.pop(0), {"Retry-After": "2"}, problem("unavailable"))) if lost else None
+        await app(scope, receive, nowhere if answer else send)
+        if answer:
+            await answer(scope, nothing, send)
+
+    async def nowhere(message):
+        pass
+
+    async def nothing():
+        return {"type": "http.request"}
+
+    with served(losing) as url, Client(url, token=READER_TOKEN, sleep=lambda seconds: None) as client:
+        assert client.feedback(png(), "glioma")["status"] == "repeated"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_service_that_stays_overloaded_is_given_up():
     server = Scripted(*[(429, {}, problem("overloaded"))] * 9)
 
@@ -164,7 +194,7 @@ def test_a_service_that_stays_overloaded_is_given_up():
     assert (error.value.code, error.value.sentence, error.value.request_id) == ("overloaded", "A sentence.", "q1")
 
 
-@pytest.mark.parametrize("status", [200, 404, 502])
+@pytest.mark.parametrize("status", [200, 404, 502, 504])
 def test_an_answer_of_something_in_between_is_called_that(status):
     server = Scripted((status, {}, b"<html>Welcome to the hotel</html>"))
 

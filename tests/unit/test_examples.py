@@ -4,10 +4,12 @@ import asyncio
 import errno
 import os
 import re
+from pathlib import Path
 
 import pytest
 from tests.service import READER_TOKEN, SLICE, Service, feedback_folder, image, png
 
+import neuralblack
 from neuralblack.data.readers import KINDS
 from neuralblack.errors import InputError
 from neuralblack.service.examples import CARD, MAX_BYTES, MODEL, OK, REFUSED, REQUEST_ID, answers, problems
@@ -137,6 +139,8 @@ def large(address, kind, size):
     return service().request("POST", address, content=b"", headers=headers)
 
 
+HAPROXY = Path(neuralblack.__file__).with_name("cluster") / "haproxy.sh"
+PROXYS = (502, 504)  # nothing of the app says these
 INFER = "/v2/models/{model_name}/infer"
 FORM = "multipart/form-data; boundary=x"
 TROUBLES = {
@@ -182,5 +186,13 @@ def test_the_full_disk_that_is_shown_is_said_so_by_the_app(tmp_path, monkeypatch
     assert_shown(feedback(keeping(tmp_path)), "/feedback", 507)
 
 
+@pytest.mark.parametrize("status", PROXYS)
+def test_the_errors_of_the_proxy_that_are_shown_are_those_of_its_configuration(status):
+    shown = problems("/predict")[status]
+    [line] = [line for line in HAPROXY.read_text().splitlines() if f"http-error status {status} " in line]
+
+    assert f'"error": "{shown.sentence}", "code": "{shown.code}"' in line and "Retry-After" in line
+
+
 def test_every_error_that_is_shown_somewhere_is_asked_for():
-    assert {status for _, status in TROUBLES} | {507} == set(problems("/predict"))
+    assert {status for _, status in TROUBLES} | {507, *PROXYS} == set(problems("/predict"))

@@ -98,13 +98,14 @@ def test_every_route_describes_the_statuses_it_can_have():
     protocol |= {f"{place}{end}" for place in places for end in ("", "/ready", "/infer")}
     own = {"/predict", "/study", "/feedback", "/model", "/card", "/metrics", "/health", "/ready"}
     assert set(paths) == own | protocol
-    work = {"200", "400", "401", "408", "413", "422", "429", "500", "503"}
+    work = {"200", "400", "401", "408", "413", "422", "429", "500", "502", "503", "504"}
     assert set(paths["/predict"]["post"]["responses"]) == work | {"415"}
     assert set(paths["/study"]["post"]["responses"]) == work
     for place in places:
         assert set(paths[f"{place}/infer"]["post"]["responses"]) == work | {"404", "415"}
     assert set(paths["/feedback"]["post"]["responses"]) == work | {"403", "409", "415", "507"}
-    assert "Retry-After" in paths["/predict"]["post"]["responses"]["429"]["headers"]
+    for status in ("429", "502", "503", "504"):
+        assert "Retry-After" in paths["/predict"]["post"]["responses"][status]["headers"]
 
 
 def test_the_description_says_who_needs_a_token():

@@ -16,6 +16,7 @@ from neuralblack.errors import InputError
 from neuralblack.files import is_address
 
 TRY_AGAIN = (429, 503)  # overloaded; being loaded, or too slow this time
+IF_ASKED_TO = (502, 504)  # with Retry-After: our proxy lost a replica, or its patience; without: something in between
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
 MEDIA_TYPE = "application/octet-stream"  # the service looks at the bytes
 
@@ -44,7 +45,8 @@ class Client:
 
     Answers are those of /openapi.json. Asking changes nothing on the server, and what a reader says is kept once under
     its key, so every request may be repeated; it is where the service is overloaded (429), not ready or too slow (503),
-    or cannot be reached. A file's name is never sent. Use one client in one thread.
+    lost a replica or its answer (502 and 504 with Retry-After), or cannot be reached. A file's name is never sent. Use
+    one client in one thread.
     """
 
     def __init__(
@@ -174,9 +176,10 @@ class Client:
             else:
                 if status == 200 and (answer := _object(content)):
                     return answer
-                if last or status not in TRY_AGAIN:
+                retry_after = answer_headers.get("Retry-After")
+                if last or status not in (TRY_AGAIN if retry_after is None else TRY_AGAIN + IF_ASKED_TO):
                     raise _error(status, answer_headers, content)
-                asked_for = _seconds(answer_headers.get("Retry-After"))
+                asked_for = _seconds(retry_after)
             self._sleep(asked_for + _jitter(attempt))
         raise AssertionError("the last attempt returns or raises")
 

@@ -25,7 +25,7 @@ from neuralblack.service.open_inference import HEADER, SERVER
 from neuralblack.service.routes import MODEL, MODEL_PLACES
 from neuralblack.service.uploads import FIELD
 
-WORK = (400, 401, 408, 413, 422, 429, 500, 503)
+WORK = (400, 401, 408, 413, 422, 429, 500, 502, 503, 504)
 MEANING = {
     400: "Nothing was sent, or a form or a request of tensors that cannot be read.",
     401: "The token is missing or wrong.",
@@ -38,8 +38,10 @@ MEANING = {
     422: "The file cannot be read as a slice, or a parameter does not fit.",
     429: "The service has as much to do as it can hold; Retry-After says when to come back.",
     500: "The service failed; its log says more under the request's id.",
-    507: "There is no room to keep it, or its folder is out of reach.",
+    502: "The replica at work on it ended, says the proxy; Retry-After says when to come back.",
     503: "The model is being loaded, or the answer would take too long; Retry-After says when to come back.",
+    504: "No answer came in time, says the proxy; Retry-After says when to come back.",
+    507: "There is no room to keep it, or its folder is out of reach.",
 }
 RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 SHAPES = "#/components/schemas/{model}"
@@ -109,7 +111,7 @@ def troubles(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe error answers, all of one shape."""
     return {
         status: {"model": Trouble, "description": MEANING[status]}
-        | ({"headers": RETRY} if status in (429, 503) else {})
+        | ({"headers": RETRY} if status in (429, 502, 503, 504) else {})
         for status in statuses
     }
 

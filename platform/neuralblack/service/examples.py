@@ -37,6 +37,9 @@ TEXTS = ("/card", "/metrics")  # the paths that do not answer in JSON
 MAX_BYTES = 20 * 2**20
 DEADLINE_S = 10
 REQUEST_ID = "3f0a9c"
+# As `cluster/haproxy.sh` says them in the service's place.
+ENDED = "The replica at work on this request ended. Try again."
+LATE = "The answer took too long. Try again in a few seconds."
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ def problems(path: str) -> dict[int, Problem]:
         422: _problem_of(lambda: flags(Request({"type": "http", "query_string": b"misspelt=true"}))),
         429: _problem_of(lambda: Places(0).take(1)),
         500: as_problem(Exception()),
+        502: Problem(502, "unavailable", ENDED),
         503: Problem(503, "not_ready", "The model is being loaded, or loaded again. Try again in a few seconds."),
+        504: Problem(504, "too_slow", LATE),
         507: Problem(507, "no_room", NO_ROOM),
     }
     match path:

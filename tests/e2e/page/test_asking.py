@@ -24,7 +24,7 @@ def enter(page, token):
     page.keyboard.press("Enter")
 
 
-def busy(page, times):
+def busy(page, times, status=429):
     """Let the service say for so many requests that it is busy; the list grows with every request for an answer."""
     asked = []
 
@@ -34,7 +34,7 @@ def busy(page, times):
             route.continue_()
         else:
             problem = {"error": "The service has as much to do as it can hold.", "code": "overloaded"}
-            route.fulfill(status=429, headers={"Retry-After": "2"}, json=problem)
+            route.fulfill(status=status, headers={"Retry-After": "2"}, json=problem)
 
     page.route("**/predict*", answer)
     page.clock.install()  # the page's seconds pass when a test says so
@@ -125,6 +125,18 @@ def test_a_busy_service_is_asked_again_by_itself(page, scan):
     page.wait_for_selector(".verdict")
     assert len(asked) == 3
     assert page.is_hidden("#wait")
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_an_answer_that_was_lost_is_asked_for_again_by_itself(status, page, scan):
+    asked = busy(page, 1, status)
+    page.set_input_files("#file", scan)
+    page.wait_for_selector("#wait:text('Trying again in 2 s')")
+    assert "The service cannot answer at the moment." in page.inner_text("#answer")
+    page.clock.run_for(2000)
+
+    page.wait_for_selector(".verdict")
+    assert len(asked) == 2
 
 
 def test_another_choice_stops_the_waiting(page, scan, tmp_path):

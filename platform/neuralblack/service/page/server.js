@@ -116,7 +116,7 @@ export async function download(address, name, signal) {
 
 function pauseOf(response) {
   const stated = response.headers.get("Retry-After") ?? "";
-  if (![429, 503].includes(response.status) || !/^\d+$/.test(stated)) return null;
+  if (![429, 502, 503, 504].includes(response.status) || !/^\d+$/.test(stated)) return null;
   return Number(stated) > LONGEST_WAIT_S ? null : Math.max(1, Number(stated));
 }
 
