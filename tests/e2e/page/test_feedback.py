@@ -113,6 +113,27 @@ def test_two_files_of_one_name_size_and_time_are_both_kept(page_with_slice, fold
         assert len(list_feedback(folder)) == number
 
 
+@pytest.mark.parametrize("way", ["#clear", "#forget"])
+def test_who_comes_next_gives_feedback_under_no_other_name(way, page_with_slice, folder, tmp_path):
+    page = page_with_slice
+    assert page.is_hidden("#forget")
+    send(page)
+    said(page, "Only a reader")
+    page.fill("#reader", READER_TOKEN)
+    send(page)
+    said(page, "Kept as meningioma")
+    assert page.is_visible("#forget")
+
+    page.click(way)
+    page.wait_for_selector("#forget", state="hidden")
+    assert page.input_value("#reader") == "" and page.is_hidden("#reader-field")
+    page.wait_for_selector(".state.ready")
+    choose(page, slice_file(tmp_path / "next.png"))
+    send(page)
+    said(page, "Only a reader")
+    assert len(list_feedback(folder)) == 1
+
+
 def test_of_a_made_up_slice_nothing_is_asked(page_with_slice):
     assert page_with_slice.is_visible("#feedback")
     page_with_slice.click(".example")

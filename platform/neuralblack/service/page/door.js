@@ -12,6 +12,7 @@ export let facts = null; // of the model, when they are known
 let found = null; // hears them
 let next = 0; // the timer of the next look
 let interrupted = null; // what to do again when there is a token
+let withReader = false; // whether a reader's token is kept besides
 
 function setState(words, ready = false) {
   state.textContent = words;
@@ -49,7 +50,7 @@ async function look(pause = 1000) {
       setState("Model ready", true);
       model.textContent = `Model ${facts.name} · tells apart ${facts.classes.join(", ")}`;
       model.title = `SHA-256 of its manifest: ${facts.hash}`;
-      forget.hidden = !token.isKept();
+      offerForget();
       found(facts);
       if (!door.hidden) enter();
       return;
@@ -66,10 +67,16 @@ export function askForToken(then) {
   interrupted = then;
   doorProblem.textContent = token.isKept() ? "The service does not accept this token." : "";
   token.forget();
-  forget.hidden = true;
+  offerForget();
   door.hidden = false;
   setState("A token is needed");
   secret.focus();
+}
+
+// Any token that is kept can be forgotten, a reader's as well.
+export function offerForget(ofReader = withReader) {
+  withReader = ofReader;
+  forget.hidden = !token.isKept() && !withReader;
 }
 
 // What waits for a token is not to be done any more.
@@ -99,6 +106,6 @@ door.addEventListener("submit", (event) => {
 });
 forget.addEventListener("click", () => {
   token.forget();
-  location.reload(); // nothing that it opened stays on the screen
+  location.reload(); // a reader's goes with the page, and nothing that they opened stays on the screen
 });
 onDown(lookAgain);

@@ -1,5 +1,6 @@
 // What a reader says of the slice that is shown: sent with the slice, where the service collects it.
 
+import { offerForget } from "./door.js";
 import { element } from "./elements.js";
 import { Problem, ask, token } from "./server.js";
 import { tell } from "./turn.js";
@@ -17,7 +18,7 @@ let slice = null; // the file that is shown
 let series = null; // the files of one patient that it is among
 let sent = new WeakMap(); // file -> what was sent of it last, and its key: the same again is a repetition
 let leaving = new AbortController(); // ends what is being sent when the visit is cleared
-let readersToken = ""; // where the page's own is not a reader's; it lives as long as this page
+let readersToken = ""; // where the page's own is not a reader's; it lives as long as this visit
 
 export function describeFeedback({ feedback = false, classes = [] }) {
   collects = feedback === true;
@@ -39,12 +40,19 @@ export function offerFeedback(file, files = file) {
   say("");
 }
 
-// Nothing of what a reader said is left.
+// Nothing of what a reader said is left, nor the token: who comes next is somebody else.
 export function forgetFeedback() {
   leaving.abort();
   leaving = new AbortController();
   sent = new WeakMap();
+  keepReader("");
+  readerField.hidden = true;
   offerFeedback(null);
+}
+
+function keepReader(text) {
+  readersToken = reader.value = text;
+  offerForget(text !== "");
 }
 
 function say(words, wrong = false) {
@@ -65,7 +73,7 @@ async function send(mine, signal) {
   if (!readerField.hidden) {
     const text = reader.value.trim();
     if (!token.isPossible(text)) throw new Problem("A reader's token is one word of plain letters, digits and signs.");
-    readersToken = text;
+    keepReader(text);
   }
   const body = new FormData();
   body.append("file", mine, "slice"); // its name stays here
@@ -93,7 +101,7 @@ form.addEventListener("submit", async (event) => {
     if (!(error instanceof Problem)) console.error(error); // a fault of this page
     const words = error.status === 401 ? "Only a reader may say what a slice is. Type a reader's token." : error.message;
     if (error.status === 401) {
-      readersToken = reader.value = "";
+      keepReader("");
       readerField.hidden = false;
     }
     if (mine !== slice) return tell(`Feedback on ${mine.name}: ${words}`);
