@@ -232,5 +232,45 @@ def test_a_connection_that_the_server_closed_is_opened_again():
 def test_a_missing_file_and_a_wrong_url_are_said_before_anything_is_sent(tmp_path):
     with pytest.raises(InputError, match="none"):
         Client("http://127.0.0.1:9").predict(tmp_path / "none.png")
-    with pytest.raises(InputError, match="http://"):
-        Client("127.0.0.1:8000")
+    with pytest.raises(InputError, match="no file"):
+        Client("http://127.0.0.1:9").predict("a\0b")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8000",
+        "http://",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:abc",
+        "http://[::1",
+        "http://a..b",
+        f"http://{'a' * 64}",
+        "http://a b",
+        "http://127.0.0.1/a b",
+        "http://127.0.0.1/ä",
+    ],
+)
+def test_an_address_of_nothing_is_said_at_once(url):
+    with pytest.raises(InputError, match=r"^url: found .*; expected http://.*such as http://127"):
+        Client(url)
+
+
+def test_a_token_is_sent_without_the_line_end_behind_it(service):
+    with Client(service, token=f" {TOKEN}\n", retries=0) as client:
+        assert client.model()["version"] == NAMED["version"]
+
+
+@pytest.mark.parametrize(
+    "token", ["secret-\n0123456789", "secret-\u20ac-0123456789", "secret-\u00e4-0123", "secret 0123"]
+)
+def test_a_token_that_cannot_be_sent_is_said_and_not_repeated(token):
+    with pytest.raises(InputError, match=f"^token: found a token of {len(token)} characters") as error:
+        Client("http://127.0.0.1:9", token=token)
+
+    assert "secret" not in str(error.value)
+
+
+def test_a_key_that_cannot_be_sent_is_said():
+    with pytest.raises(InputError, match=r"^key: found 'bad.*letters and digits"):
+        Client("http://127.0.0.1:9").feedback(png(), "glioma", key="bad\nkey")

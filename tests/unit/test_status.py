@@ -125,6 +125,17 @@ def test_a_service_with_a_token_is_asked_with_it(serving, registry):
     assert trouble.startswith(f"{service}: found 401 ")
 
 
+def test_a_token_that_cannot_be_sent_is_said_and_not_repeated(serving, registry, monkeypatch):
+    service = serving(ready(NEW) | {"/metrics": replica(NEW).encode()})
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "rays-secret\nand more")
+
+    troubles = status_of(registry=registry, service=service, token="secret \n0")["troubles"]
+    troubles += status_of(registry=registry, service=service, dashboard=service)["troubles"]
+
+    assert [trouble.partition(":")[0] for trouble in troubles] == ["token", "Ray's token", "Ray's token"]
+    assert all("characters that cannot be sent" in trouble and "secret" not in trouble for trouble in troubles)
+
+
 def test_status_and_drift_say_the_same_of_an_address_without_metrics(serving, registry):
     service = serving(ready(NEW) | {"/metrics": b"\xff\xfe"})
 

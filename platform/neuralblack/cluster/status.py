@@ -19,6 +19,7 @@ from neuralblack.errors import InputError
 from neuralblack.evaluation.scrape import Number, numbers_of
 from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, SERVE_ANEW, alias_now
 from neuralblack.registry.audit import read_audit
+from neuralblack.service.auth import bearer
 from neuralblack.service.client import metrics_of
 
 Seen = TypeVar("Seen")
@@ -152,12 +153,12 @@ def _ray_token() -> str | None:
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", RAY_TOKEN)).expanduser()
-    return path.read_text().strip() if path.is_file() else None
+    return path.read_text() if path.is_file() else None
 
 
 def _fetch(url: str, token: str | None = None) -> bytes:
     """Ask once; raises InputError with what came instead of an answer."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = bearer(token, where="Ray's token", fix=f"set RAY_AUTH_TOKEN, or write {RAY_TOKEN}, anew")
     fix = "start what should answer there, or give its address"
     try:
         with urlopen(Request(url, headers=headers), timeout=PATIENCE_S) as response:

@@ -1,4 +1,4 @@
-"""The bearer tokens: where they come from, and whose a request has."""
+"""The bearer tokens: where they come from, how one is sent, and whose a request has."""
 
 import hmac
 import re
@@ -79,8 +79,30 @@ def holder_of(authorization: str, holders: Holders) -> str | None:
     return same[0] if same and scheme.lower() == "bearer" else None
 
 
+def bearer(token: str | None, *, where: str, fix: str) -> dict[str, str]:
+    """Write the header that sends a token, without what is blank around it; none for no token.
+
+    Raises:
+        InputError: it cannot stand in a header; the token is not repeated.
+    """
+    token = (token or "").strip()
+    if not is_plain(token):
+        raise InputError(
+            where,
+            found=f"a token of {len(token)} characters that cannot be sent",
+            expected="printable ASCII characters without blanks",
+            fix=fix,
+        )
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def is_plain(text: str) -> bool:
+    """Say whether a word is printable ASCII without blanks, as what stands in a header or an address must be."""
+    return all("!" <= letter <= "~" for letter in text)
+
+
 def _check(token: str, *, where: str, fix: str) -> None:
-    if len(token) < MIN_LENGTH or not all("!" <= letter <= "~" for letter in token):
+    if len(token) < MIN_LENGTH or not is_plain(token):
         raise InputError(
             where,
             found=f"a token of {len(token)} characters",  # and not the token: this line may go into a log

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from neuralblack.errors import InputError
 from neuralblack.files import is_address
+from neuralblack.service.auth import VARIABLE, bearer, is_plain
 
 TRY_AGAIN = (429, 503)  # overloaded; being loaded, or too slow this time
 IF_ASKED_TO = (502, 504)  # with Retry-After: our proxy lost a replica, or its patience; without: something in between
@@ -68,21 +69,15 @@ class Client:
             sleep: what waits between attempts.
 
         Raises:
-            InputError: not such a URL.
+            InputError: not such a URL, or a token that cannot be sent.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(
-                "url", found=url, expected="http:// or https:// and a host", fix="such as http://127.0.0.1:8000"
-            )
-        self._prefix = parts.path.rstrip("/")
-        if parts.scheme == "https":
-            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout_s, context=ssl.create_default_context()
-            )
-        else:
-            self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        secure, host, port, self._prefix = _parts(url)
+        self._connection: http.client.HTTPConnection = (
+            http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
+            if secure
+            else http.client.HTTPConnection(host, port, timeout=timeout_s)
+        )
+        self._headers = bearer(token, where="token", fix=f"give the service's own, the value of {VARIABLE} there")
         self._retries, self._sleep = retries, sleep
 
     def __enter__(self) -> "Client":
@@ -131,9 +126,13 @@ class Client:
                 which this call repeats itself.
 
         Raises:
-            InputError: no such file.
+            InputError: no such file, or a key that cannot be sent.
             ServiceError: the service does not collect feedback, or does not take this.
         """
+        if key and not is_plain(key):
+            raise InputError(
+                "key", found=repr(key[:80]), expected="8 to 64 letters and digits", fix="give another one, or none"
+            )
         fields = [("file", _content(slice_)), ("label", label.encode())]
         body, kind = _form(fields + ([("patient", patient.encode())] if patient else []))
         return self._ask("POST", "/feedback", body, {"Content-Type": kind, "Idempotency-Key": key or uuid4().hex})
@@ -198,7 +197,7 @@ def metrics_of(where: str, *, token: str | None, timeout_s: float = 30.0) -> str
     """Read metrics from a file, or ask at an http address: a service's, or that of a node of a Ray cluster.
 
     Raises:
-        InputError: no such file, or nobody answers there with metrics.
+        InputError: no such file, nobody answers there with metrics, or a token that cannot be sent.
     """
     if not is_address(where):
         return _content(where).decode("utf-8", "replace")
@@ -212,6 +211,25 @@ def metrics_of(where: str, *, token: str | None, timeout_s: float = 30.0) -> str
                 expected="metrics of a service or of a node",
                 fix="start it, or give its address; where it asks for a token, NEURALBLACK_TOKEN",
             ) from None
+
+
+def _parts(url: str) -> tuple[bool, str, int | None, str]:
+    """Take an address apart: whether by TLS, host, port, path without a slash behind it; raises InputError."""
+    found = repr(url[:200])
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        name = host.encode("idna").decode()  # as it is looked up
+        if parts.scheme in ("http", "https") and host and is_plain(name + parts.path):
+            return parts.scheme == "https", host, port, parts.path.rstrip("/")
+    except ValueError as error:  # brackets or a port of something else, a host that has no name
+        found += f", {error}"
+    raise InputError(
+        "url",
+        found=found,
+        expected="http:// or https://, a host, a port of 0 to 65535, and a path of plain letters",
+        fix="such as http://127.0.0.1:8000",
+    )
 
 
 def _form(fields: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
@@ -230,9 +248,12 @@ def _content(slice_: str | Path | bytes) -> bytes:
         return slice_
     try:
         return Path(slice_).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a NUL is no file's
         raise InputError(
-            slice_, found=error.strerror or "no file", expected="a readable file", fix="give the path of one"
+            slice_,
+            found=getattr(error, "strerror", None) or "no file",
+            expected="a readable file",
+            fix="give the path of one",
         ) from None
 
 
