@@ -58,6 +58,21 @@ def test_a_file_that_is_gone_is_not_called_a_server_that_is(page, tmp_path):
     page.wait_for_selector("#heat-problem:text('Choose it again')")
 
 
+def test_a_folder_that_is_dropped_says_what_to_do(page, tmp_path):
+    folder = tmp_path / "Jane Doe"
+    folder.mkdir()
+    slice_file(folder / "scan.png")
+    place = page.locator("#drop").bounding_box()
+    browser = page.context.new_cdp_session(page)  # a script cannot drop a folder
+    data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": place["x"] + 50, "y": place["y"] + 50, "data": data}
+        browser.send("Input.dispatchDragEvent", event)
+    page.wait_for_selector("#problem:has-text('This is a folder. Open it, and drop the files in it.')")
+
+    assert page.query_selector("#entries li") is None
+
+
 def test_an_empty_file_says_what_to_do(page, tmp_path):
     (tmp_path / "empty.png").touch()
     choose(page, tmp_path / "empty.png", until="#problem:not([hidden])")

@@ -38,12 +38,13 @@ function choose(files) {
 }
 
 function chooseEach(sorted) {
-  if (sorted.length > MOST)
-    return run(async () => { throw new Problem(`These are ${sorted.length} files; at most ${MOST} at once. Choose fewer.`); });
+  if (sorted.length > MOST) return refuse(`These are ${sorted.length} files; at most ${MOST} at once. Choose fewer.`);
   const asked = sorted.map((chosen) => ({ chosen, entry: addEntry(chosen.name) }));
   const work = asked.length === 1 ? (signal) => classify(asked[0], signal) : (signal) => classifyEach(asked, signal);
   return run(work, asked.map(({ entry }) => entry));
 }
+
+const refuse = (words) => run(async () => { throw new Problem(words); });
 
 // A study has no box for each of its slices.
 function describeSeveral({ needs_box: apart = false }) {
@@ -71,7 +72,9 @@ for (const kind of ["dragenter", "dragover"])
 for (const kind of ["dragleave", "drop"])
   document.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.remove("over"); });
 document.addEventListener("drop", (event) => {
-  const files = event.dataTransfer?.files ?? [];
+  const { files = [], items = [] } = event.dataTransfer ?? {};
+  if ([...items].some((each) => each.webkitGetAsEntry?.()?.isDirectory))
+    return refuse("This is a folder. Open it, and drop the files in it.");
   if (files.length > 0) choose([...files]);
 });
 onExample((fetching) => run(async (signal) => choose([await fetching(signal)])));
