@@ -2,6 +2,7 @@
 
 import { certainty, likelihood, percent } from "./confidence.js";
 import { element, plural, quiet } from "./elements.js";
+import { forPeople } from "./server.js";
 
 export function emptyBars(classes) {
   return [quiet("The probability of each class will stand here."),
@@ -54,7 +55,7 @@ export function slicesOf(body, names, look) {
 
 // What one slice says for itself, beside a verdict, and why it says nothing.
 export function ownAnswer(slice, verdict) {
-  const reason = (slice.reasons ?? []).map(({ sentence }) => sentence).join(" ");
+  const reason = (slice.reasons ?? []).map(({ sentence }) => forPeople(sentence)).join(" ");
   if (slice.status === "refused") return ["No answer", reason];
   if (slice.status === "unreadable") return ["Cannot be read", reason || slice.error];
   return [`${slice.label}, ${percent(slice.probabilities[slice.label])}`, slice.label === verdict ? "" : "Differs from the result"];

@@ -129,7 +129,7 @@ function sentence({ status, content }) {
 }
 
 // What the service says of a file is made for programs' logs, too: "upload: found X; expected Y. Fix: Z".
-function forPeople(words) {
+export function forPeople(words) {
   const [, found, expected, fix] = /^upload: found (.*); expected (.*)\. Fix: (.*)$/s.exec(words) ?? [];
   return fix ? `This file cannot be read: found ${found}, expected ${expected}. ${fix[0].toUpperCase()}${fix.slice(1)}.` : words;
 }
