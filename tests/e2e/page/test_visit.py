@@ -83,6 +83,10 @@ def test_clearing_leaves_nothing_on_the_page(visited):
     assert visited.evaluate("document.activeElement.id") == "file"
 
 
+def test_the_list_says_how_many_results_it_keeps(visited):
+    assert visited.inner_text("#visit > p").startswith("The last 200 results, kept in the memory of this page until")
+
+
 def test_a_slice_that_failed_is_listed_with_the_reason(page, tmp_path):
     choose(page, broken_file(tmp_path / "broken.png"), until="#problem:not([hidden])")
 

@@ -9,6 +9,7 @@ const at = (id) => document.getElementById(id);
 const [visit, entries, clear] = ["visit", "entries", "clear"].map(at);
 
 export const MOST = 200; // results; with their pictures they take some 20 MB
+at("most").textContent = MOST;
 let count = 0;
 let opening = null; // is called before a person opens one
 export let isShowing = false; // whether one is shown: then nothing else takes its place by itself
