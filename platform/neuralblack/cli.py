@@ -421,7 +421,8 @@ def predict(
     registry: Registry = Path("registry"),
     engine: Engine = "auto",
     box: Annotated[
-        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="The tumour, in pixels: for a model of input roi.")
+        str | None,
+        typer.Option(metavar="X0,Y0,X1,Y1", help="The tumour in one file, in its pixels: for a model of input roi."),
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="A JSON line for each file, with the fields of POST /predict.")
@@ -435,22 +436,38 @@ def predict(
     """
     from json import dumps
 
+    from neuralblack.data.preprocessing import marked
     from neuralblack.data.slices import box_from
     from neuralblack.inference.predictor import Predictor
     from neuralblack.registry.aliases import CHAMPION, named_model, resolve
     from neuralblack.service.answers import NOTICE
 
+    tumour, unreadable = box_from(box) if box is not None else None, 0
+    if tumour and len(images) > 1:
+        raise InputError(
+            "--box",
+            found=f"{len(images)} files",
+            expected="one, as the box is in its pixels",
+            fix="ask about each alone",
+        )
     path = named_model(model, registry) if model else resolve(registry, CHAMPION).path
     predictor = Predictor.load(path, engine=engine)
-    marked, unreadable = box_from(box) if box else None, 0
+    if tumour and not predictor.needs_box:
+        raise InputError(
+            "--box",
+            found=f"a box for {predictor.name}, which looks at whole slices",
+            expected="a model of input roi",
+            fix="leave out --box, or name such a model: --model",
+        )
     for image in images:
         try:
-            answer = predictor.file(image, box=marked)
+            slice_ = predictor.read(image)
         except InputError as error:
             unreadable += 1
             row = {"file": str(image), "status": "unreadable", "error": str(error)}
             typer.echo(dumps(row) if json else "\t".join(row.values()))
             continue
+        answer = predictor([marked(slice_, tumour, where=f"{image}, --box") if tumour else slice_])[0]
         if json:
             facts = {"model": predictor.identity, "preprocessing": predictor.spec.version, "notice": NOTICE}
             typer.echo(dumps({"file": str(image), **answer.as_json(), **facts}))

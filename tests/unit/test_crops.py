@@ -251,6 +251,8 @@ def test_the_command_line_takes_a_box(of_marks, outlined, tmp_path):
     assert json.loads(refused.stdout)["reasons"][0]["code"] == "no_box"
     (expected,) = of_marks([Prepared(np.array(outlined.images[row]), box=box_at(outlined.boxes[row]))])
     assert json.loads(marked.stdout).get("label") == expected.label
+    outside = CliRunner().invoke(app, [*command, "--json", "--box", "1,2,3,400"])
+    assert outside.stdout == "" and str(outside.exception).startswith(f"{command[1]}, --box: found the box 1,2,3,400;")
 
 
 def test_int8_is_measured_on_what_the_network_is_shown(of_heads, dataset, monkeypatch):

@@ -171,3 +171,18 @@ def test_the_command_line_has_a_line_for_each_file_also_for_what_it_cannot_read(
     rows = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert [row["status"] for row in rows[:2]] == ["unreadable"] * 2 and rows[2]["status"] in ("ok", "refused")
     assert lines[2][1] in (*dataset.classes, "refused")
+
+
+def test_a_box_that_the_command_line_cannot_use_is_refused(run, dataset, tmp_path):
+    Image.fromarray(dataset.images[0]).save(tmp_path / "slice.png")
+    file, of_run = str(tmp_path / "slice.png"), ["--model", str(run), "--engine", "eager-fp32", "--box"]
+
+    whole, several, empty = (
+        CliRunner().invoke(app, ["predict", *each])
+        for each in ([file, *of_run, "1,2,30,40"], [file, file, *of_run, "1,2,30,40"], [file, *of_run, ""])
+    )
+
+    assert "which looks at whole slices; expected a model of input roi. Fix: leave out --box" in str(whole.exception)
+    assert "--box: found 2 files; expected one" in str(several.exception)
+    assert "four whole numbers" in str(empty.exception)
+    assert whole.stdout == several.stdout == empty.stdout == ""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from neuralblack.data.crops import NEED_BOX, REGIONS, WHOLE, box_at, crop, uncrop
-from neuralblack.data.preprocessing import marked, prepared
+from neuralblack.data.preprocessing import prepared
 from neuralblack.data.readers import read_slice
 from neuralblack.data.slices import Box, Prepared
 from neuralblack.errors import InputError
@@ -128,13 +128,13 @@ class Predictor:
                 answers[index] = self._refusal(reasons) or self._prediction(row, members)
         return [answer for answer in answers if answer is not None]
 
-    def file(self, path: Path, *, box: Box | None = None) -> Prediction:
-        """Read, prepare and answer one file; raises InputError where it is not a slice.
+    def read(self, path: Path) -> Prepared:
+        """Read and prepare one file; raises InputError where it is not a slice."""
+        return prepared(read_slice(path, where=path, labelled=False), self.spec, where=path)
 
-        `box` bounds the tumour in the file's own pixels, upright, for a model that needs it.
-        """
-        slice_ = prepared(read_slice(path, where=path, labelled=False), self.spec, where=path)
-        return self([marked(slice_, box, where=path) if box else slice_])[0]
+    def file(self, path: Path) -> Prediction:
+        """Read, prepare and answer one file; raises InputError where it is not a slice."""
+        return self([self.read(path)])[0]
 
     def explain(self, pixels: NDArray[np.uint8], label: str | None = None, box: Box | None = None) -> NDArray[np.uint8]:
         """Draw where the network found what speaks for a class: (S, S) uint8 -> (S, S) uint8, 255 where most.
