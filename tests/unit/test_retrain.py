@@ -1,12 +1,17 @@
 """The champion is trained on with what readers said, judged on its own test folds, and offered to the gate."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from ray import tune
 from safetensors.torch import load_file
+from tests.tiny import MODELS
 from tests.unit.test_join_feedback import KEY, Folder, head
 
 from neuralblack.cluster.retrain import recipe_of, retrain
+from neuralblack.cluster.space import check_space
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Row, open_dataset, write_dataset
 from neuralblack.data.join_feedback import join_feedback
@@ -20,7 +25,7 @@ from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import open_model
 from neuralblack.registry.promotion import promote
 from neuralblack.training import runs
-from neuralblack.training.runs import train_here
+from neuralblack.training.runs import check_run, train_here
 
 FIRST = TrainConfig(model="tiny", weights="none", epochs=2, batch_size=16, precision="fp32", schedule="all")
 
@@ -126,6 +131,26 @@ def test_what_starts_at_its_weights_counts_its_patients_as_seen(dataset, registr
     with pytest.raises(InputError, match="has seen 7 of the 7 patients of the validation part"):
         train_here(third, data=dataset.path, run=tmp_path / "third")
     assert not (tmp_path / "third").exists()
+
+
+def test_a_checkpoint_counts_as_its_run_and_weights_of_ours_without_a_split_are_refused(dataset, registry, tmp_path):
+    checkpoint = next((tmp_path / "first" / "checkpoints").glob("*/model.safetensors"))
+    alone = shutil.copy(checkpoint, tmp_path / "weights.safetensors")
+    published = tmp_path / "published.pth"
+    torch.save(MODELS["tiny"].imagenet(), published)
+
+    def asked(weights, **more):
+        return check_run(FIRST.model_copy(update={"weights": str(weights), **more}), data=dataset.path)[1].manifest
+
+    assert set(asked(checkpoint)["earlier"]) == {"train", "validation"}
+    assert "earlier" not in asked(published)
+    with pytest.raises(InputError, match="has seen 7 of the 7 patients of the test part"):
+        asked(checkpoint, test_folds=(3,))
+    with pytest.raises(InputError, match=r"without its split.*give RUN/model/weights\.safetensors"):
+        asked(alone)
+    space = {"weights": tune.choice(["none", str(checkpoint)])}
+    with pytest.raises(InputError, match=r"search space weights: found .*model\.safetensors"):
+        check_space(FIRST, space)
 
 
 def test_a_dataset_prepared_anew_is_refused_where_a_learnt_group_has_another_name_and_fold(registry, dataset, tmp_path):

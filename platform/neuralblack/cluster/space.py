@@ -13,6 +13,7 @@ from neuralblack.config import TrainConfig, checked, with_overrides
 from neuralblack.data.crops import NEED_BOX
 from neuralblack.errors import InputError
 from neuralblack.models.heads import loss_of
+from neuralblack.registry.model_folder import split_behind
 from neuralblack.training.recipe import check
 from neuralblack.training.unfreezing import schedule_of
 
@@ -89,7 +90,15 @@ def check_space(config: TrainConfig, space: Space) -> None:
     edges = {name: _edges(name, space[name]) for name in CHECKED_TOGETHER if name in space}
     for values in itertools.product(*edges.values()) if edges else ():  # else the run's own check has seen them
         together = dict(zip(edges, values, strict=True))
-        check(checked(TrainConfig, config.model_dump() | together, where="search space"), classes=2)
+        tried = checked(TrainConfig, config.model_dump() | together, where="search space")
+        check(tried, classes=2)
+        if "weights" in edges and split_behind(tried):  # of which the run's own check knows nothing
+            raise InputError(
+                "search space weights",
+                found=f"{tried.weights}, of a model that has seen patients",
+                expected="published weights",
+                fix="--set weights=PATH for all trials",
+            )
 
 
 def schedules_of(config: TrainConfig, space: Space) -> list[dict[int, int]]:

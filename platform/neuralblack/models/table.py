@@ -132,6 +132,15 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+def is_ours(name: str, weights: str) -> bool:
+    """Tell whether a file holds weights of this platform, a model folder's or a checkpoint's, or published ones."""
+    network = network_of(name)
+    with torch.random.fork_rng(devices=[]):
+        published = network.build()
+        own = nn.Sequential(network.stages(published, nn.Linear(network.features, 1)))
+    return _is_ours(read_weights(weights), published.state_dict(), own.state_dict())
+
+
 def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *, where: str) -> None:
     """Load the backbone; the classifier of the file is not used. Anything missing or misshapen is refused.
 

@@ -23,7 +23,7 @@ from neuralblack.errors import InputError
 from neuralblack.files import MANIFEST, check_manifest, new_folder, read_json, write_json, write_manifest
 from neuralblack.models.heads import scoring
 from neuralblack.models.network import Network
-from neuralblack.models.table import build_model, network_for
+from neuralblack.models.table import build_model, is_ours, network_for
 
 WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
 ID_DIGITS = 12  # of the hash, at the end of a model's id
@@ -167,10 +167,28 @@ def _tensors(folder: ModelFolder, name: str) -> dict[str, Tensor]:
     )
 
 
-def model_of(weights: str) -> ModelFolder | None:
-    """Open the model folder that a configuration's `weights` are of; None for published ones and a file by itself."""
-    path = Path(weights)
-    return open_model(path.parent) if path.name == WEIGHTS and (path.parent / "split.json").exists() else None
+def split_behind(config: TrainConfig) -> dict[str, Any] | None:
+    """Read the split of the model that a configuration's `weights` are of; None for published ones.
+
+    It lies beside a model folder's weights, and in the folder of the run that a checkpoint belongs to. Raises
+    InputError where a file of this platform has neither: then nobody can say whom the model has seen.
+    """
+    path = Path(config.weights)
+    if path.name == WEIGHTS and (path.parent / "split.json").exists():
+        return open_model(path.parent).split
+    if config.weights in ("imagenet", "none") or not is_ours(config.model, config.weights):
+        return None
+    beside, *above = path.resolve().parents
+    for folder in (beside, *(each for each in above if (each / "run.json").exists())):
+        if (folder / "split.json").exists():
+            split: dict[str, Any] = read_json(folder / "split.json")
+            return split
+    raise InputError(
+        f"weights {path}",
+        found="a model of this platform without its split",
+        expected="one that says which patients it has seen",
+        fix="give RUN/model/weights.safetensors",
+    )
 
 
 def model_path(path: Path) -> Path:

@@ -19,7 +19,7 @@ from neuralblack.files import new_folder
 from neuralblack.models.table import network_for
 from neuralblack.models.timm_networks import timm_version
 from neuralblack.registry.cost import Clock
-from neuralblack.registry.model_folder import ModelFolder, model_of, open_model, save_model
+from neuralblack.registry.model_folder import ModelFolder, open_model, save_model, split_behind
 from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
 from neuralblack.training.checkpoints import (
     SCORE,
@@ -68,8 +68,8 @@ def check_run(config: TrainConfig, *, data: str | Path) -> tuple[Dataset, Split]
         )
     check(config, classes=len(split.classes))
     check_boxes(config, dataset, split)
-    before = model_of(config.weights)
-    return dataset, start_behind(split, dataset, before.split, weights=config.weights) if before else split
+    before = split_behind(config)
+    return dataset, start_behind(split, dataset, before, weights=config.weights) if before else split
 
 
 def earlier_model(run: Path, config: TrainConfig, split: Split, **more: object) -> ModelFolder | None:
