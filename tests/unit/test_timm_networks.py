@@ -115,6 +115,27 @@ def test_the_stages_are_the_published_forward_pass_to_the_last_bit(name):
     assert len(names) == len(timm_networks._features(published)) + 1 >= 3
 
 
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        *((name, {}) for name in (*FAMILIES, *MODELS)),
+        ("timm:rexnet_100", {}),  # by default it drops of its head
+        ("timm:test_convnext", {"drop_rate": 0.5, "drop_path_rate": 0.5}),
+        ("timm:densenet121", {"drop_rate": 0.5, "proj_drop_rate": 0.5}),
+        ("timm:resnet18.a1_in1k", {"drop_block_rate": 0.5}),
+    ],
+)
+def test_nothing_is_dropped_by_chance_so_that_a_run_that_goes_on_has_the_weights_of_an_unbroken_one(name, rates):
+    network = network_of(name)
+    published = network.build(**rates)
+    stages = nn.Sequential(network.stages(published, published.get_submodule(network.head))).train()
+    colours = torch.randn(2, 3, 64, 64)
+
+    with torch.inference_mode():
+        assert torch.equal(stages(colours), stages(colours))
+    assert not [each for each in stages.modules() if isinstance(each, nn.Dropout) and each.p]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_one_channel_stem_sees_a_slice_as_the_published_stem_sees_it_three_times(name):
     network = network_of(name)

@@ -4,6 +4,7 @@ A published network is cut behind the modules that its `feature_info` names; wha
 to the last stage, what stands behind it to the head. That its children, in their order, are its forward pass is not
 taken for granted: when a row is made its stages are run beside the published network, and where the numbers differ the
 network is refused. So are networks whose maps are not (B, C, H, W): there would be nothing to draw heat maps of.
+Nothing is dropped by chance, whatever timm's own recipe is: see `_drop_nothing`.
 """
 
 import sys
@@ -135,7 +136,22 @@ def _stages(published: nn.Module, head: nn.Module, *, cuts: Sequence[str], class
     elif not any(isinstance(part, nn.Flatten) for part in behind):
         behind.append(nn.Flatten())
     stages["head"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), *behind, head)
+    for stage in stages.values():
+        _drop_nothing(stage)
     return stages
+
+
+def _drop_nothing(stage: nn.Module) -> None:
+    """Set dropout, drop path and drop block to 0: their masks would depend on the number of workers and on resuming.
+
+    The modules stay, because a head's tensors are named by their places.
+    """
+    for module in stage.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name in ("drop_prob", "drop_rate"):  # of timm's DropPath and DropBlock2d; of its dense layers
+            if getattr(module, name, None):
+                setattr(module, name, 0.0)
 
 
 def _parts(module: nn.Module, wanted: Sequence[str], prefix: str = "") -> dict[str, nn.Module]:
