@@ -116,10 +116,11 @@ def export(
 
     Example: neuralblack export data/slices images --crop roi
     """
-    from neuralblack.cluster.environment import shared_dataset
+    from neuralblack.cluster.environment import refuse_relative, shared_dataset
     from neuralblack.data.dataset import open_dataset
     from neuralblack.data.export import export as write
 
+    refuse_relative(out, name="folder")
     dataset = open_dataset(shared_dataset(data))
     with progress_bar("writing slices") as progress:
         counts = write(dataset, out, roi=crop == "roi", margin=margin, progress=progress)
@@ -154,8 +155,10 @@ def phantoms(
 
     Example: neuralblack phantoms made-up && neuralblack prepare made-up/figshare made-up/images --out data/made-up
     """
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.data.phantoms import write_phantoms
 
+    refuse_relative(out, name="folder")
     count = write_phantoms(out, patients=patients, slices=slices, size=size, seed=seed)
     typer.echo(f"wrote {count} slices of {patients} made-up heads to {out}")
 
@@ -208,11 +211,14 @@ def feedback(
     """
     from os import environ
 
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.data.dataset import open_dataset
     from neuralblack.data.describe import describe_dataset
     from neuralblack.data.feedback import key_from
     from neuralblack.data.join_feedback import join_feedback
 
+    for path in (folder, data, out):
+        refuse_relative(path, name="folder")
     joined = join_feedback(folder, open_dataset(data), out, key=key_from(environ))
     print_rows(str(out), describe_dataset(joined))
 
@@ -230,8 +236,10 @@ def forget(
     """
     from os import environ
 
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.data.feedback import erase_patient, key_from
 
+    refuse_relative(folder, name="folder")
     erased = erase_patient(folder, patient, key=key_from(environ))
     if erased.named:
         kept = "datasets that they were joined to before, and models of those, are as they were"
@@ -376,10 +384,12 @@ def evaluate(
 
     Example: neuralblack evaluate runs/first data/slices --out reports/first
     """
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.evaluation.held_out import evaluate_held_out
     from neuralblack.inference.predictor import Predictor
     from neuralblack.registry.aliases import named_model
 
+    refuse_relative(out, name="report")
     predictor = Predictor.load(named_model(model, registry), engine=engine)
     with progress_bar("classifying") as progress:
         result = evaluate_held_out(
@@ -488,8 +498,10 @@ def quantize(
 
     Example: neuralblack quantize runs/first data/slices
     """
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.inference.quantize import quantize as quantize_model
 
+    refuse_relative(model, name="model")
     folder = quantize_model(model, data)
     facts = folder.card["int8"]
     typer.echo(f"macro-F1 {facts['macro_f1_int8']:.4f} in int8, {facts['macro_f1_fp32']:.4f} in fp32")
@@ -513,9 +525,11 @@ def promote(
 
     Example: neuralblack promote runs/first --evaluation reports/first --registry registry
     """
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.evaluation.challenge import challenge
     from neuralblack.registry.aliases import SERVE_ANEW, alias_for
 
+    refuse_relative(registry, name="registry")
     model, judgement = challenge(
         run, registry, evaluation=evaluation, champions=champion_evaluation, overrides=rule, force=force
     )
@@ -533,8 +547,10 @@ def challenger(
 
     Example: neuralblack challenger runs/second --registry registry
     """
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.registry.promotion import name_challenger
 
+    refuse_relative(registry, name="registry")
     model = name_challenger(run, registry)
     typer.echo(f"challenger {model.id} in {model.path}")
 
@@ -572,9 +588,12 @@ def drift(
     from json import dumps
     from os import environ
 
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.evaluation.drift import in_words, measure_drift, write_drift
     from neuralblack.service.client import metrics_of
 
+    if out:
+        refuse_relative(out, name="folder")
     found = measure_drift({where: metrics_of(where, token=environ.get("NEURALBLACK_TOKEN")) for where in metrics})
     if out:
         write_drift(found, out)
@@ -596,9 +615,11 @@ def rollback(
 
     Example: neuralblack rollback --registry registry
     """
+    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.registry.aliases import SERVE_ANEW
     from neuralblack.registry.promotion import roll_back
 
+    refuse_relative(registry, name="registry")
     before, after = roll_back(registry, alias=name)
     typer.echo(f"{name} {after}, no longer {before}")
     typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")

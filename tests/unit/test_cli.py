@@ -136,12 +136,32 @@ def test_what_is_not_there_is_one_line_and_leaves_nothing(words, neuralblack, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_does_not_write_a_dataset_into_its_own_folder(neuralblack, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("prepare", "/nowhere", "--out", "slices"), "folder slices"),
+        (("phantoms", "made-up"), "folder made-up"),
+        (("export", "/nowhere", "images"), "folder images"),
+        (("evaluate", "/nowhere", "/nowhere", "--out", "report"), "report report"),
+        (("retrain", "/nowhere", "/run", "--registry", "/nowhere", "--report", "report"), "report report"),
+        (("feedback", "/nowhere", "/nowhere", "--out", "joined"), "folder joined"),
+        (("forget", "kept", "--patient", "p1"), "folder kept"),
+        (("drift", "/nowhere", "--out", "drift"), "folder drift"),
+        (("quantize", "run", "/nowhere"), "model run"),
+        (("promote", "/nowhere"), "registry registry"),
+        (("challenger", "/nowhere"), "registry registry"),
+        (("rollback",), "registry registry"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, tuple) else "",
+)
+def test_a_job_does_not_write_into_its_own_folder(words, named, neuralblack, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.chdir(tmp_path)
 
-    status, _, err = neuralblack("prepare", tmp_path, "--out", "slices")
+    status, _, err = neuralblack(*words)
 
-    assert status == 2 and "folder slices: found a relative path inside a job" in err
+    assert status == 2 and f"{named}: found a relative path inside a job" in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_failed_is_one_line_and_status_1(neuralblack, monkeypatch, dataset, tmp_path):

@@ -153,6 +153,15 @@ def test_a_checkpoint_counts_as_its_run_and_weights_of_ours_without_a_split_are_
         check_space(FIRST, space)
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_training(registry, joined, tmp_path):
+    (tmp_path / "report").write_text("mine")
+
+    with pytest.raises(InputError, match="something that is no evaluation"):
+        again(joined, registry, tmp_path)
+
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_dataset_prepared_anew_is_refused_where_a_learnt_group_has_another_name_and_fold(registry, dataset, tmp_path):
     learnt = next(patient for patient, fold in zip(dataset.patients, dataset.folds, strict=True) if fold == 4)
     rows = []

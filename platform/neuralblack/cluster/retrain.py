@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from neuralblack.cluster.environment import shared_dataset, shared_path
+from neuralblack.cluster.environment import refuse_relative, shared_dataset, shared_path
 from neuralblack.cluster.train import train_on_cluster
 from neuralblack.config import TrainConfig, with_overrides
 from neuralblack.data.dataset import Dataset
 from neuralblack.data.splits import Split
 from neuralblack.errors import InputError
+from neuralblack.evaluation.evaluate import check_out
 from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.inference.predictor import Predictor
 from neuralblack.registry.aliases import CHAMPION, resolve
@@ -54,6 +55,8 @@ def retrain(
         RunError: as in `train_on_cluster`.
     """
     data, registry = shared_dataset(data), shared_path(registry, name="registry")
+    refuse_relative(report, name="report")
+    check_out(report)  # before hours of training
     champion = resolve(registry, CHAMPION)
     config = recipe_of(champion, overrides)
     dataset, split = check_run(config, data=data)
