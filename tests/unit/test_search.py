@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from ray import tune
 from neuralblack.cluster.halving import STOPPED, Halving, rungs_of
 from neuralblack.cluster.search_plan import planned, points_of
 from neuralblack.cluster.space import DEFAULT_SPACE, check_space, drawn, schedules_of, with_fixed
-from neuralblack.cluster.trials import standard_error
+from neuralblack.cluster.trials import TRIAL, TRIAL_JSON, standard_error, table_of
 from neuralblack.cluster.tune import at_a_time, tune_on_cluster
 from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.search_pictures import importance, scale
 from neuralblack.evaluation.search_report import outcome, saved, write_search_report
+from neuralblack.files import write_json, write_manifest
 from neuralblack.registry.run_folder import record_epoch
 
 
@@ -231,6 +233,32 @@ def test_values_of_many_sizes_are_placed_by_their_logarithm():
 
     assert heights.tolist() == pytest.approx([0, 0.5, 1])
     assert [text for _, text in ends] == ["0.0001", "0.01"]
+
+
+def test_a_trial_without_a_whole_checkpoint_is_a_row_with_its_error_and_the_others_count(tmp_path):
+    results, kept = [], {}
+    for number, score in enumerate([0.6, 0.8, 0.9], 1):
+        (tmp_path / "trials" / str(number)).mkdir(parents=True)
+        write_json(tmp_path / "trials" / str(number) / TRIAL_JSON, {"number": number, "params": {"lr": 0.01}})
+        kept[number] = tmp_path / "search" / f"{TRIAL}{number}" / "checkpoint_0"
+        kept[number].mkdir(parents=True)
+        metrics = {"epoch": 2, "macro_f1": score, "accuracy": score, "loss": 0.3, "ece": 0.1}
+        write_json(kept[number] / "state.json", {"metrics": metrics})
+        write_manifest(kept[number])
+        checkpoints = [(SimpleNamespace(path=str(kept[number])), {})]
+        about = {"path": str(kept[number].parent), "best_checkpoints": checkpoints}
+        results.append(SimpleNamespace(**about, error=None, metrics={"epoch": 2}))
+
+    def table():
+        rows, folders = table_of(tmp_path, results, ["lr"], epochs=3, patients=10)
+        return [row["trial"] for row in rows], [row["error"] for row in rows], folders
+
+    assert table()[1] == [None] * 3
+    (kept[2] / "state.json").write_text("{}")
+
+    trials, errors, folders = table()
+    assert (trials, folders) == ([3, 1, 2], [kept[3], kept[1], None])
+    assert errors[:2] == [None, None] and "state.json: found" in errors[2]
 
 
 def test_a_standard_error_shrinks_with_the_patients():

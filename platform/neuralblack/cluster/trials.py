@@ -17,7 +17,7 @@ from neuralblack.cluster.train import fit_workers, log_to
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
-from neuralblack.errors import RunError
+from neuralblack.errors import InputError, RunError
 from neuralblack.files import read_json, write_json
 from neuralblack.registry.cost import Clock
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
@@ -124,7 +124,7 @@ def table_of(
         results: Tune's.
         names: fields that were searched.
         epochs: of a whole trial. A row is `stopped` where Tune heard of fewer: the scheduler gave it up, with the
-            reason in `stop`, or the time was over.
+            reason in `stop`, or the time was over. One none of whose checkpoints is whole has no result, and says so.
         patients: of the validation part.
 
     """
@@ -137,7 +137,11 @@ def table_of(
         what = read_json(inner / TRIAL_JSON)
         checkpoints = registered_checkpoints(inner / "checkpoints")  # of Ray Train, or Tune's own
         checkpoints = checkpoints or [Path(kept.path) for kept, _ in result.best_checkpoints]
-        folder = best_checkpoint(sound(checkpoints)) if checkpoints else None
+        error = last_line(result.error) if result.error else None
+        try:
+            folder = best_checkpoint(sound(checkpoints)) if checkpoints else None
+        except InputError as damaged:  # none is whole: the others count, and the same command does not make it again
+            folder, error = None, error or str(damaged)
         best = load_metrics(folder) if folder else {}
         history = history_of(inner)
         row = {
@@ -147,7 +151,7 @@ def table_of(
             "stopped": not result.error and (result.metrics or {}).get("epoch", -1) + 1 < epochs,
             "stop": read_json(inner / STOPPED) if (inner / STOPPED).exists() else None,
             **{name: best.get(name) for name in ("epoch", SCORE, "accuracy", "loss", "ece")},
-            "error": last_line(result.error) if result.error else None,
+            "error": error,
             "history": history,
         }
         found.append((row, folder))
