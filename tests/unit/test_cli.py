@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.main import get_command
@@ -162,6 +163,30 @@ def test_a_job_does_not_write_into_its_own_folder(words, named, neuralblack, tmp
 
     assert status == 2 and f"{named}: found a relative path inside a job" in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_is_not_there_is_said_before_weights_are_looked_for(neuralblack, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    words = ("--workers", 0, "--gpus", "--set", "weights=/nowhere.pth")
+    status, _, err = neuralblack("train", dataset.path, tmp_path / "run", *words)
+
+    assert status == 2 and "--gpus: found no CUDA device for this process" in err and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("words", "device"), [((), "cpu"), (("--gpus",), "cuda")])
+def test_training_in_this_process_takes_a_gpu_only_where_one_is_asked_for(words, device, neuralblack, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(
+        "neuralblack.cluster.train.train_here",
+        lambda *_, **more: asked.append(more["device"]) or SimpleNamespace(id="a model", path="run"),
+    )
+
+    neuralblack("train", "slices", "run", "--workers", 0, "--set", "weights=none", *words)
+
+    assert asked == [device]
 
 
 def test_a_run_that_failed_is_one_line_and_status_1(neuralblack, monkeypatch, dataset, tmp_path):

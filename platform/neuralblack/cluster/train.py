@@ -75,7 +75,7 @@ def train_on_cluster(
         workers: processes that train together; 0 trains in this process, so a debugger works.
         min_workers: with so many it goes on where a node is lost, and with more when there is room again; none given:
             it waits for room for all of them.
-        gpus: one GPU for each worker.
+        gpus: one GPU for each worker, or for this process; without, all compute on the CPU.
         wait_s: how long the autoscaler may take to bring nodes, also in place of a lost one.
         max_failures: times that the workers are started again after one died.
         track: keys of TRACKERS that show the epochs, too.
@@ -90,10 +90,18 @@ def train_on_cluster(
         raise InputError(
             "--min-workers", found=str(min_workers), expected=f"1 to --workers ({workers})", fix="--min-workers N"
         )
+    if gpus and workers == 0 and not torch.cuda.is_available():
+        raise InputError(
+            "--gpus",
+            found="no CUDA device for this process (--workers 0)",
+            expected="a GPU that torch can use",
+            fix="leave --gpus out to train on the CPU, or give --workers 1 where a cluster has GPUs",
+        )
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     check_trackers(track)
     if workers == 0:
-        return train_here(config, data=data, run=run, calibrate=calibrate, track=track, checked=checked)
+        device = "cuda" if gpus else "cpu"
+        return train_here(config, data=data, run=run, calibrate=calibrate, track=track, device=device, checked=checked)
     dataset, split = checked or check_run(config, data=data)
     through = earlier_model(run, config, split)
     if through:
