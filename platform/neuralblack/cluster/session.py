@@ -33,13 +33,16 @@ def ray_session(*, dashboard: bool = False, **more: Any) -> Iterator[None]:
         dashboard: start it too (loopback); trials over several workers need it, or stopped ones keep their CPUs.
         more: arguments of ray.init for a Ray that is started here.
 
+    Raises:
+        InputError: a cluster is to be joined, and none answers there.
+
     """
     if ray.is_initialized():  # a test's, or an enclosing command's
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     if joins_cluster():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        _join()
     else:
         # Sockets live in there and their paths may have 107 characters: a short name of our own.
         with tempfile.TemporaryDirectory(prefix="nb-", ignore_cleanup_errors=True) as folder:
@@ -49,6 +52,20 @@ def ray_session(*, dashboard: bool = False, **more: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join() -> None:
+    address = os.environ.get("RAY_ADDRESS", "")
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ValueError, ConnectionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise InputError(
+            f"RAY_ADDRESS {address}".strip(),
+            found=f"no Ray cluster ({reason[:200]})",
+            expected="the address of one that runs, such as 127.0.0.1:6379 or ray://HOST:10001",
+            fix="RAY_ADDRESS=HOST:6379 (the dashboard's, http://HOST:8265, is for ray job submit), or unset it",
+        ) from None
 
 
 def _own_ray(folder: str, *, dashboard: bool, runtime_env: Mapping[str, Any] = {}, **more: Any) -> Iterator[None]:
