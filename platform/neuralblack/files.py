@@ -152,17 +152,8 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[int]:
     The kernel frees it when the process ends, however it ends. Another handle in the same process waits too.
     Raises InputError where the folder may only be read.
     """
-    try:
+    with read_only_is_said(path.parent):
         file = path.open("a")
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        raise InputError(
-            path.parent,
-            found="a folder that cannot be written to",
-            expected="one that may be changed",
-            fix="choose another place, or ask whose it is",
-        ) from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
@@ -245,6 +236,22 @@ def no_space_is_said(path: Path, *, fix: str = "free some space or choose anothe
             found="no space left on the disk",
             expected="room to write",
             fix=fix,
+        ) from None
+
+
+@contextmanager
+def read_only_is_said(folder: Path) -> Iterator[None]:
+    """Turn "permission denied" and "read-only file system" into an InputError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise InputError(
+            folder,
+            found="a folder that cannot be written to",
+            expected="one that may be changed",
+            fix="choose another place, or ask whose it is",
         ) from None
 
 

@@ -1,10 +1,12 @@
 """Registry: whole models or none, an alias that moves in one step, runs that know their command."""
 
+import errno
 import json
 import multiprocessing
 import shutil
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +213,18 @@ def test_a_file_does_not_become_a_run(tmp_path, begin, name):
         begin(tmp_path / name)
 
     assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("begin", [_start, _hold])
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EROFS])
+def test_a_place_that_may_not_be_written_is_named(tmp_path, begin, reason, monkeypatch):
+    def refused(self, *_, **__):
+        raise OSError(reason, "no", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refused)  # root is refused nowhere
+
+    with pytest.raises(InputError, match=f"{tmp_path}: found a folder that cannot be written to"):
+        begin(tmp_path / "run")
 
 
 def test_a_run_that_was_killed_while_it_started_goes_on(tmp_path):

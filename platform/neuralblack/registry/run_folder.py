@@ -21,7 +21,7 @@ from typing import Any
 
 from neuralblack.config import TIMM, TrainConfig
 from neuralblack.errors import InputError
-from neuralblack.files import canonical_json, lock, read_json, write_bytes, write_json
+from neuralblack.files import canonical_json, lock, read_json, read_only_is_said, write_bytes, write_json
 from neuralblack.registry.environment import environment
 
 UNFINISHED = (  # what a run that was killed while it started may have left, and what a search has put into a trial's
@@ -149,7 +149,7 @@ def _run_json(run: Path) -> dict[str, Any]:
 
 
 def _make(run: Path) -> None:
-    """Make a run's folder where it is missing; a folder of something else is refused before it is touched."""
+    """Make a run's folder where it may be; a folder of something else is refused before it is touched."""
     if run.is_dir() and not (run / "run.json").exists():
         others = [path for path in run.iterdir() if not path.name.startswith(".") and path.name not in UNFINISHED]
         if others and not (run / "run.json").exists():  # not one that another process has begun meanwhile
@@ -157,7 +157,8 @@ def _make(run: Path) -> None:
                 run, found="other files", expected="an empty folder or an earlier run", fix="choose another folder"
             )
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        with read_only_is_said(run.parent):
+            run.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(
             run, found="a file in its place", expected="a folder for the run", fix="choose another folder"
