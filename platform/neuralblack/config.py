@@ -157,12 +157,17 @@ def checked(kind: type[Model], values: object, *, where: object) -> Model:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or "the whole"
+        example = first["input"] if isinstance(first["input"], int) else 1
+        names, kinds = first["loc"], {"tuple_type": f"a list, such as [{example}]"}
+        if names[1:] == ("str",):  # of what may be a name or a mapping, pydantic says first why it is no name
+            names, kinds = names[:1], {"string_type": "a name, or a mapping such as {0: 1, 3: 2}"}
+        path = ".".join(str(part) for part in names) or "the whole"
         field = kind.model_fields.get(str(first["loc"][0])) if first["loc"] else None
         message = first["msg"][0].lower() + first["msg"][1:]
         wanted = message.removeprefix("input should be ")
         if wanted != message and not wanted.startswith(("a ", "an ")):
             wanted = f"a value {wanted}"
+        wanted = kinds.get(first["type"], wanted)
         described = field.description if field else None
         raise InputError(
             f"{where} {path}",
@@ -174,11 +179,21 @@ def checked(kind: type[Model], values: object, *, where: object) -> Model:
 
 def _value(text: str, where: str) -> object:
     try:
-        value = yaml.safe_load(text)
+        value, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
         raise InputError(
             f"--set {where}", found=text, expected="a YAML value", fix="quote it: 'FIELD=[1, 2]'"
         ) from None
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None or None in value.values():  # {0:1} is a key `0:1` without a value
+            raise InputError(
+                f"--set {where}",
+                found="no space behind a colon, or no value" if twice is None else f"{twice} twice",
+                expected="each key once, with its value",
+                fix="such as --set 'schedule={0: 1, 3: 2}'",
+            )
     if isinstance(value, str):
         try:
             return float(value)  # YAML 1.1 reads 1e-4 as a text

@@ -31,6 +31,12 @@ def test_overrides_reach_plain_fields_lists_nested_fields_and_schedules():
         ("lr", ["no '='", "FIELD=VALUE"]),
         ("lr=[", ["a YAML value"]),
         ("batch_norm=sync", ["--set batch_norm", "'sync'", "eval"]),
+        ("validation_folds=2", ["--set validation_folds: found 2; expected a list, such as [2]"]),
+        ("validation_folds=two", ["found 'two'; expected a list, such as [1]"]),
+        ("schedule=5", ["--set schedule: found 5; expected a name, or a mapping such as {0: 1, 3: 2}"]),
+        ("schedule={0: x}", ["--set schedule: found {0: 'x'}; expected a name, or a mapping"]),
+        ("schedule={0:1,3:2}", ["found no space behind a colon", "--set 'schedule={0: 1, 3: 2}'"]),
+        ("schedule={0: 1, 0: 2}", ["found 0 twice", "each key once"]),
     ],
 )
 def test_a_wrong_override_names_the_field_the_value_and_what_was_expected(text, words):
