@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from tests.service import MODEL, NO, READER_TOKEN, SLICE, Service, assert_proble
 from typer.testing import CliRunner
 
 from neuralblack.cli import app
-from neuralblack.data.feedback import erase_patient, key_from, keyed, list_feedback, read_feedback
+from neuralblack.data.feedback import KEPT_BY, erase_patient, key_from, keyed, list_feedback, read_feedback
+from neuralblack.data.join_feedback import join_feedback
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.service.auth import readers_from
@@ -371,7 +373,7 @@ def test_opening_the_folder_sweeps_what_was_left_an_hour_ago(tmp_path):
 
     open_feedback(tmp_path, environ, classes=("glioma",), model=MODEL["hash"], preprocessing=Preprocessing())
 
-    assert set(tmp_path.iterdir()) == {path, new, other}
+    assert set(tmp_path.iterdir()) == {path, new, other, tmp_path / KEPT_BY}
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_at_the_start(tmp_path):
@@ -397,6 +399,25 @@ def test_only_a_service_is_told_to_make_a_new_key():
         need_secrets({"NEURALBLACK_READERS": f"anna={TOKEN}"})
     with pytest.raises(InputError, match="that the service was started with"):
         key_from({})
+
+
+def test_a_folder_that_was_kept_by_another_key_is_not_used(dataset, tmp_path):
+    environ = {"NEURALBLACK_READERS": f"anna={TOKEN}", "NEURALBLACK_FEEDBACK_KEY": KEY}
+    opened_by = partial(
+        open_feedback, tmp_path / "kept", classes=("glioma",), model=MODEL["hash"], preprocessing=Preprocessing()
+    )
+    for _ in range(2):
+        opened_by(environ)
+
+    other = "another key than the one that .*kept was kept by"
+    with pytest.raises(InputError, match=other):
+        opened_by(environ | {"NEURALBLACK_FEEDBACK_KEY": "1e" * 16})
+    with pytest.raises(InputError, match=other):
+        erase_patient(tmp_path / "kept", "p1", key=b"k" * 32)
+    with pytest.raises(InputError, match=other):
+        join_feedback(tmp_path / "kept", dataset, tmp_path / "out", key=b"k" * 32)
+    assert KEY not in "".join(path.read_text() for path in (tmp_path / "kept").iterdir())
+    assert erase_patient(tmp_path / "kept", "p1", key=KEY.encode()) == (0, 0)
 
 
 def test_a_patient_is_forgotten_and_the_others_stay(tmp_path):

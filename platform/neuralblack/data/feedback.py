@@ -28,10 +28,11 @@ from pydantic import BaseModel, Field
 from neuralblack.config import checked
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
-from neuralblack.files import sync_folder
+from neuralblack.files import sync_folder, write_bytes
 
 TEXT = "neuralblack"  # the key of the JSON in the PNG's text
 KEY = "NEURALBLACK_FEEDBACK_KEY"
+KEPT_BY = ".key"  # of a folder: what its key makes of no name, by which another key is found out
 LEAST_KEY = 32  # characters: 128 bits in hex digits
 UNFINISHED = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")  # what `write_feedback` writes before it has its name
 STALE_S = 3600.0  # nobody writes one file for so long
@@ -82,6 +83,28 @@ def keyed(key: bytes, text: str) -> str:
     (True, False)
     """
     return hmac.digest(key, unicodedata.normalize("NFC", text.strip()).encode(), "sha256").hex()[:32]
+
+
+def check_key(folder: Path, key: bytes) -> None:
+    """Compare a key with the one that patients were hashed by in a folder, where that is known.
+
+    By another key no patient is found: slices of patients who are tested on would be learnt from. Raises InputError.
+    """
+    kept_by = folder / KEPT_BY
+    if kept_by.exists() and kept_by.read_text("utf-8").strip() != keyed(key, ""):
+        raise InputError(
+            f"environment {KEY}",
+            found=f"another key than the one that {folder} was kept by",
+            expected="the same",
+            fix="export that one; for a service, or name another folder",
+        )
+
+
+def mark_key(folder: Path, key: bytes) -> None:
+    """Note in a folder which key its patients are hashed by; raises InputError where it was another."""
+    check_key(folder, key)
+    if not (folder / KEPT_BY).exists():
+        write_bytes(folder / KEPT_BY, f"{keyed(key, '')}\n".encode())
 
 
 def write_feedback(
@@ -158,7 +181,8 @@ class Erased(NamedTuple):
 
 
 def erase_patient(folder: Path, patient: str, *, key: bytes) -> Erased:
-    """Remove all that readers said of a patient; raises InputError, and removes nothing, where a file is damaged.
+    """Remove all that readers said of a patient; raises InputError, and removes nothing, where a file is damaged or the
+    folder was kept by another key.
 
     The same pixels are the same patient's, so they go too, whoever sent them and whatever name came with them. What
     only looks alike stays: now and then that is somebody else. So does what else came under such another name.
@@ -170,6 +194,7 @@ def erase_patient(folder: Path, patient: str, *, key: bytes) -> Erased:
         How many slices that were. What was joined to a dataset before, or learnt from, is not among them.
 
     """
+    check_key(folder, key)
     digits = keyed(key, patient)
     kept = {path: _whose(path) for path in list_feedback(folder)}
     unfinished = {path: (name, _whose_if_whole(path)) for path, name in _unfinished(folder).items()}

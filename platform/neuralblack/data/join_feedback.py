@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neuralblack.data.dataset import LEARNT_ONLY, NO_BOX, Dataset, Row, open_dataset, write_dataset
 from neuralblack.data.duplicates import groups, near_duplicates
-from neuralblack.data.feedback import Feedback, keyed, list_feedback, pixels_hash, read_feedback
+from neuralblack.data.feedback import Feedback, check_key, keyed, list_feedback, pixels_hash, read_feedback
 from neuralblack.data.patients import GROUP, has_id, is_named
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
@@ -51,8 +51,9 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
         key: the service's, of patients' hashes.
 
     Raises:
-        InputError: a file there is not the service's, no slice is left, or `out` exists.
+        InputError: a file there is not the service's, or was kept by another key; no slice is left, or `out` exists.
     """
+    check_key(folder, key)
     if out.exists():
         raise InputError(out, found="something there", expected="a new folder", fix="choose another --out")
     if "feedback" in dataset.manifest:

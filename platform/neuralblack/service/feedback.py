@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from neuralblack.data.feedback import NEW_KEY, Feedback, Said, key_from, keyed, sweep, write_feedback
+from neuralblack.data.feedback import NEW_KEY, Feedback, Said, key_from, keyed, mark_key, sweep, write_feedback
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.errors import InputError
 from neuralblack.files import NO_SPACE
@@ -114,13 +114,14 @@ def open_feedback(
     What replicas left in it unfinished, longer than an hour ago, is removed.
 
     Raises:
-        InputError: no readers, no key of patients' hashes, or a folder that cannot be written to.
+        InputError: no readers, no key of patients' hashes, another one than before, or no place to write to.
     """
     readers, key = need_secrets(environ)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK | os.X_OK)
         if writable:
+            mark_key(folder, key)
             sweep(folder)
     except OSError:
         writable = False
