@@ -122,7 +122,6 @@ def test_the_stages_are_the_published_forward_pass_to_the_last_bit(name):
         ("timm:rexnet_100", {}),  # by default it drops of its head
         ("timm:test_convnext", {"drop_rate": 0.5, "drop_path_rate": 0.5}),
         ("timm:densenet121", {"drop_rate": 0.5, "proj_drop_rate": 0.5}),
-        ("timm:resnet18.a1_in1k", {"drop_block_rate": 0.5}),
     ],
 )
 def test_nothing_is_dropped_by_chance_so_that_a_run_that_goes_on_has_the_weights_of_an_unbroken_one(name, rates):

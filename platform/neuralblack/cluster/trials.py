@@ -140,7 +140,7 @@ def table_of(
         error = last_line(result.error) if result.error else None
         try:
             folder = best_checkpoint(sound(checkpoints)) if checkpoints else None
-        except InputError as damaged:  # none is whole: the others count, and the same command does not make it again
+        except InputError as damaged:  # none is whole: the other trials count
             folder, error = None, error or str(damaged)
         best = load_metrics(folder) if folder else {}
         history = history_of(inner)

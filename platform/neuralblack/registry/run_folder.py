@@ -149,7 +149,7 @@ def _run_json(run: Path) -> dict[str, Any]:
 
 
 def _make(run: Path) -> None:
-    """Make a run's folder where it may be; a folder of something else is refused before it is touched."""
+    """Make a run's folder where it is missing; a folder of something else is refused before it is touched."""
     if run.is_dir() and not (run / "run.json").exists():
         others = [path for path in run.iterdir() if not path.name.startswith(".") and path.name not in UNFINISHED]
         if others and not (run / "run.json").exists():  # not one that another process has begun meanwhile
