@@ -69,6 +69,15 @@ def test_who_was_given_no_gpu_computes_on_the_cpu_of_a_node_that_has_some(model,
         Classifying(folder.path, folder.hash, tmp_path, engine="eager-fp32", batch=2)
 
 
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_read(scans, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    with pytest.raises(InputError, match="--gpus: found no CUDA device for this process"):
+        here(scans, tmp_path / "out", model, gpus=True)
+
+    assert not (tmp_path / "out").exists()
+
+
 # What is read
 
 

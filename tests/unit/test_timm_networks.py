@@ -397,7 +397,8 @@ def test_a_norm_is_folded_only_where_nothing_else_reads_the_convolution(body, le
 
 @pytest.mark.parametrize("name", WHOLE_WAY)
 def test_a_heat_map_is_drawn_of_the_last_maps_for_every_class(name):
-    model, inputs = model_of(name), torch.randn(1, 1, 96, 96)
+    network, model = network_of(name), model_of(name)
+    inputs = torch.randn(1, 1, network.size, network.size)
 
     heats = [grad_cam(model, inputs, label) for label in range(3)]
 

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import ray
 import ray.data
 
 from neuralblack.cluster.batch_stages import CPU_BATCH, GPU_BATCH, Classifying, Reading, to_row
-from neuralblack.cluster.environment import shared_dataset, shared_path
+from neuralblack.cluster.environment import device_here, shared_dataset, shared_path
 from neuralblack.cluster.session import await_resources, ray_session
 from neuralblack.data.bulk import Shard, Survey, survey
 from neuralblack.errors import InputError, RunError
@@ -53,7 +54,7 @@ def classify_all(
         engine: a key of ENGINES.
         column: of a table: where the files' bytes are.
         workers: models that work at once; None: one for each CPU or GPU there is; 0: in this process, to debug.
-        gpus: one GPU for each of them.
+        gpus: one GPU for each of them, or for this process; without, all compute on the CPU.
         wait_s: how long the autoscaler may bring nodes for `workers`.
         progress: called with slices done and all slices.
 
@@ -64,6 +65,7 @@ def classify_all(
     """
     if engine not in ENGINES:
         raise InputError("engine", found=repr(engine), expected="one of " + ", ".join(ENGINES), fix="--engine NAME")
+    counts = partial(_here, device=device_here(gpus=gpus)) if workers == 0 else _on_ray
     source, out = shared_dataset(source, name="input"), shared_path(out, name="folder for results")
     folder = open_model(model_path(shared_path(model, name="model")))
     if Path(source) in (out, *out.parents):
@@ -81,7 +83,6 @@ def classify_all(
         shards = what.shards()
         if what.left_out:
             log.info("leaving out %d files that are of no known kind", what.left_out)
-        counts = _here if workers == 0 else _on_ray
         for losses in range(RETRIES + 1):
             if losses and workers:
                 workers = min(workers, _room(gpus=gpus))
@@ -115,13 +116,14 @@ class _WorkersLostError(Exception):
 
 
 def _here(
-    what: Survey, missing: list[Shard], folder: ModelFolder, out: Path, *, engine: str, **_: object
+    what: Survey, missing: list[Shard], folder: ModelFolder, out: Path, *, engine: str, device: str, **_: object
 ) -> Iterator[int]:
     """Do it in this process, so that a debugger works; yields the size of each shard that is done."""
     import pyarrow as pa
 
+    batch = GPU_BATCH if device == "cuda" else CPU_BATCH
+    classify = Classifying(folder.path, folder.hash, out, engine=engine, batch=batch, device=device)
     read = Reading(what.root, what.kind, what.digest, folder.spec)
-    classify = Classifying(folder.path, folder.hash, out, engine=engine, batch=CPU_BATCH)
     try:
         for shard in missing:
             yield classify(read(pa.Table.from_pylist([to_row(shard)])))["items"][0].as_py()

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from neuralblack.errors import InputError
 from neuralblack.files import is_address
@@ -51,6 +52,23 @@ def shared_path(path: str | Path, *, name: str) -> Path:
 def shared_dataset(path: str | Path, *, name: str = "dataset") -> str:
     """Make a dataset's path one that workers elsewhere can open; the address of shards is one already."""
     return str(path) if is_address(path) else str(shared_path(path, name=name))
+
+
+def device_here(*, gpus: bool) -> Literal["cpu", "cuda"]:
+    """Say on what this process computes, where it does so itself (`--workers 0`): on a GPU only where one is asked for.
+
+    Raises InputError where there is none.
+    """
+    import torch  # here: most of what asks for this module does without
+
+    if gpus and not torch.cuda.is_available():
+        raise InputError(
+            "--gpus",
+            found="no CUDA device for this process (--workers 0)",
+            expected="a GPU that torch can use",
+            fix="leave --gpus out to compute on the CPU, or give --workers 1 where a cluster has GPUs",
+        )
+    return "cuda" if gpus else "cpu"
 
 
 def refuse_relative(path: str | Path, *, name: str) -> None:

@@ -15,7 +15,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
-from neuralblack.cluster.environment import shared_dataset, shared_path
+from neuralblack.cluster.environment import device_here, shared_dataset, shared_path
 from neuralblack.cluster.resume import clean_up, registered_checkpoints, start_of
 from neuralblack.cluster.session import (
     await_resources,
@@ -90,17 +90,10 @@ def train_on_cluster(
         raise InputError(
             "--min-workers", found=str(min_workers), expected=f"1 to --workers ({workers})", fix="--min-workers N"
         )
-    if gpus and workers == 0 and not torch.cuda.is_available():
-        raise InputError(
-            "--gpus",
-            found="no CUDA device for this process (--workers 0)",
-            expected="a GPU that torch can use",
-            fix="leave --gpus out to train on the CPU, or give --workers 1 where a cluster has GPUs",
-        )
+    device = device_here(gpus=gpus) if workers == 0 else None
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     check_trackers(track)
     if workers == 0:
-        device = "cuda" if gpus else "cpu"
         return train_here(config, data=data, run=run, calibrate=calibrate, track=track, device=device, checked=checked)
     dataset, split = checked or check_run(config, data=data)
     through = earlier_model(run, config, split)
