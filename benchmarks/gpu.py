@@ -34,7 +34,6 @@ from neuralblack.training.unfreezing import set_learning, split_at, stage_groups
 CLASSES, SLICES, SIDE = 4, 3_064, 256  # as figshare's archive, prepared at the default size
 PHASES = {"head": 1, "layer4 and head": 2}  # besides all stages
 ALL = 1_000  # stages that learn
-ROUNDS = 3
 Row = dict[str, Any]
 
 
@@ -43,6 +42,7 @@ class Plan:
     """How long and how large."""
 
     seconds: float = 1.5
+    rounds: int = 3  # of which the median counts
     training: tuple[int, ...] = (64, 128, 256, 512)
     inference: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
     modes: tuple[str, ...] = ("eager", "graph", "compile")
@@ -54,7 +54,15 @@ class Plan:
 
 
 SMOKE = Plan(
-    seconds=0.1, training=(2,), inference=(1, 2), modes=("eager",), slices=8, size=64, matrix=256, copied=2**20
+    seconds=0,
+    rounds=1,
+    training=(2,),
+    inference=(1, 2),
+    modes=("eager",),
+    slices=8,
+    size=64,
+    matrix=256,
+    copied=2**20,
 )
 
 
@@ -72,12 +80,12 @@ class Bench:
         return self.execution.device
 
     def time(self, call: Callable[[], object], *, count: float = 1) -> float:
-        """Run a call over and over: things a second, the median of ROUNDS; each call is `count` things."""
+        """Run a call over and over: things a second, the median of the rounds; each call is `count` things."""
         rates = []
-        for _ in range(ROUNDS):
+        for _ in range(self.plan.rounds):
             self.wait()
             start, calls = time.perf_counter(), 0
-            while time.perf_counter() - start < self.plan.seconds / ROUNDS or not calls:
+            while time.perf_counter() - start < self.plan.seconds / self.plan.rounds or not calls:
                 call()
                 calls += 1
                 if calls % 8 == 0:

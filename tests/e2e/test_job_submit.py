@@ -12,10 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from tests.e2e.head import BIN, ray_head
+from tests.e2e.production import untrained
 
 from neuralblack.data.phantoms import write_phantoms
 from neuralblack.data.prepare import prepare
 from neuralblack.files import read_json
+from neuralblack.registry.aliases import resolve
 from neuralblack.registry.model_folder import open_model
 from neuralblack.registry.run_folder import history_of
 
@@ -119,9 +121,9 @@ def test_submitted_training_reports_its_epochs_and_leaves_its_run(submit, datase
 
 
 @pytest.mark.soak
-def test_a_submitted_bulk_run_answers_for_every_file_with_the_model_of_that_run(submit, dataset):
+def test_a_submitted_bulk_run_answers_for_every_file(submit, dataset):
     scans, out = dataset.parent / "raw" / "images", dataset.parent / "answers"
-    model = dataset.parent / "runs" / "first"
+    model = resolve(untrained(dataset.parent / "registry", seed=4), "champion").path
     files = sum(path.is_file() for path in scans.rglob("*"))
 
     done = submit("python", "jobs/predict.py", str(scans), str(out), "--model", str(model), "--engine", "eager-fp32")

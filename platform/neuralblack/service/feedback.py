@@ -94,8 +94,9 @@ class FeedbackFolder:
             raise Problem(500, "damaged", DAMAGED) from None
         except OSError as error:
             log.error("feedback: %s: %s", self.folder, error)
-            code, sentence = ("no_room", NO_ROOM) if error.errno in NO_SPACE else ("not_kept", OUT_OF_REACH)
-            raise Problem(507, code, sentence) from None
+            if error.errno in NO_SPACE:
+                raise Problem(507, "no_room", NO_ROOM) from None
+            raise Problem(507, "not_kept", OUT_OF_REACH) from None
         if outcome == "other":
             raise Problem(409, "other_feedback", "Something else came under this Idempotency-Key. Use a new one.")
         return outcome
