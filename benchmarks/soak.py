@@ -3,6 +3,7 @@
 python -m benchmarks.soak
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from benchmarks.machine import foot
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "docs" / "benchmarks" / "soak.md"
+COLOUR = re.compile(r"#x1B\[[0-9;]*m")  # as pytest writes a terminal's into XML
 
 
 def main(
@@ -63,8 +65,8 @@ def _end(case: ElementTree.Element) -> str:
     for kind, word in (("error", "failed"), ("failure", "failed"), ("skipped", "skipped")):
         found = case.find(kind)
         if found is not None:
-            lines = found.attrib.get("message", "").splitlines() or [""]
-            return f"{word}: {lines[0]}".replace("|", "/")
+            (first, *_) = found.attrib.get("message", "").splitlines() or [""]
+            return f"{word}: {COLOUR.sub('', first)}".replace("|", "/")
     return "passed"
 
 
