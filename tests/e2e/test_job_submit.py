@@ -77,14 +77,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dataset"
 
 
-def test_a_job_runs_this_repositorys_package_under_the_heads_python(submit):
+def test_a_job_runs_this_repositorys_package_under_the_heads_python_and_under_one_id_only_once(submit, tmp_path):
     code = (
         "import sys, platform, neuralblack, neuralblack.data.readers, pathlib;"
+        f"pathlib.Path({str(tmp_path / 'runs')!r}).open('a').write('ran\\n');"
         "print('package', pathlib.Path(neuralblack.__file__).parts[-3], 'python', sys.executable, platform.system());"
         "print('sent', sorted(path.name for path in pathlib.Path().iterdir()))"
     )
 
-    done = submit("python", "-c", code)
+    done, again = (submit("python", "-c", code, options=["--submission-id", "once"]) for _ in range(2))
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"python {BIN / 'python'} Linux" in done.stdout
@@ -93,6 +94,8 @@ def test_a_job_runs_this_repositorys_package_under_the_heads_python(submit):
     assert not any(
         f"'{name}'" in done.stdout for name in (".git", ".venv", "tests", "docs", "platform", "dist", "build")
     )
+    assert again.returncode != 0 and "already exists" in again.stdout + again.stderr
+    assert (tmp_path / "runs").read_text() == "ran\n"
 
 
 def test_a_client_without_the_token_is_refused(submit):
@@ -134,17 +137,6 @@ def test_a_submitted_bulk_run_answers_for_every_file(submit, dataset):
     assert {row["status"] for row in rows} <= {"ok", "refused"}
     assert read_json(out / "summary.json")["items"] == files
     assert f"answers in {out}/parts" in done.stdout
-
-
-def test_the_same_submission_id_twice_does_not_start_the_job_twice(submit, tmp_path):
-    note = f"import pathlib; pathlib.Path({str(tmp_path / 'runs')!r}).open('a').write('ran\\n')"
-
-    first = submit("python", "-c", note, options=["--submission-id", "once"])
-    again = submit("python", "-c", note, options=["--submission-id", "once"])
-
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert again.returncode != 0 and "already exists" in again.stdout + again.stderr
-    assert (tmp_path / "runs").read_text() == "ran\n"
 
 
 def test_a_failed_job_ends_in_one_clean_line_and_status_1(submit, dataset):

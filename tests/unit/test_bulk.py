@@ -346,7 +346,7 @@ def test_what_a_lost_worker_leaves_is_done_by_the_next_ones_and_a_worker_that_ca
 
     def on_ray(what, missing, folder, out, **more):
         given = missing[: losses.pop()] if losses else missing
-        yield from batch_predict._here(what, given, folder, out, **more)
+        yield from batch_predict._here(what, given, folder, out, device="cpu", **more)
         if given is not missing:
             raise batch_predict._cause(cause)
 
