@@ -4,9 +4,9 @@ make accuracy DATA=figshare_1512427                        one fold, one seed
 make accuracy DATA=figshare_1512427 FULL=1                 every fold, three seeds; FOLD=k SEED=s does one part of it
 make accuracy DATA=figshare_1512427 CHOICES=1              inputs and losses are compared, too, as FULL=1 does
 
-A part is a fold and a seed; the same again goes on where it stopped. OUT/fold1-seed0/ holds a part's runs; what the
-table needs of it is RESULTS/fold1-seed0.json, without a file's or a patient's name, and the table is put together from
-all that are there.
+A part is a fold and a seed, computed on the CPU; the same again goes on where it stopped. OUT/fold1-seed0/ holds a
+part's runs; what the table needs of it is RESULTS/fold1-seed0.json, without a file's or a patient's name, and the table
+is put together from all that are there.
 """
 
 import itertools

@@ -40,7 +40,7 @@ MinWorkers = Annotated[
     int | None, typer.Option(min=1, help="Go on with so many where a node is lost; none given: wait for all of them.")
 ]
 TrialWorkers = Annotated[int, typer.Option(min=1, help="Workers of one trial.")]
-Gpus = Annotated[bool, typer.Option("--gpus", help="One GPU for each worker.")]
+Gpus = Annotated[bool, typer.Option("--gpus", help="One GPU for each worker, or for this process with --workers 0.")]
 Track = Annotated[list[str], typer.Option("--track", help="Also show epochs in tensorboard or mlflow; again for both.")]
 SearchBy = Annotated[str, typer.Option("--search", help="random, or optuna (extra `optuna`).")]
 ShareGib = Annotated[
@@ -217,8 +217,7 @@ def feedback(
     from neuralblack.data.feedback import key_from
     from neuralblack.data.join_feedback import join_feedback
 
-    for path in (folder, data, out):
-        refuse_relative(path, name="folder")
+    refuse_relative(out, name="folder")
     joined = join_feedback(folder, open_dataset(data), out, key=key_from(environ))
     print_rows(str(out), describe_dataset(joined))
 

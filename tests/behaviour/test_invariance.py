@@ -28,7 +28,7 @@ def image():
 
 
 def probabilities(predictor, path):
-    return list(predictor.file(path).probabilities.values())
+    return list(predictor([predictor.read(path)])[0].probabilities.values())
 
 
 def test_the_scanners_gain_and_offset_do_not_change_the_answer(predictor, image, tmp_path):
@@ -46,7 +46,7 @@ def test_black_columns_at_the_sides_do_not_change_the_answer(predictor, image, t
     Image.fromarray(narrow).save(tmp_path / "narrow.png")
     Image.fromarray(np.pad(narrow, ((0, 0), (8, 8)))).save(tmp_path / "padded.png")
 
-    answers = [predictor.file(tmp_path / name) for name in ("narrow.png", "padded.png")]
+    answers = [predictor([predictor.read(tmp_path / name)])[0] for name in ("narrow.png", "padded.png")]
 
     assert answers[0].label == answers[1].label
     first, second = (list(answer.probabilities.values()) for answer in answers)

@@ -72,7 +72,7 @@ def test_who_was_given_no_gpu_computes_on_the_cpu_of_a_node_that_has_some(model,
 def test_a_gpu_that_is_not_there_is_said_before_anything_is_read(scans, model, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
-    with pytest.raises(InputError, match="--gpus: found no CUDA device for this process"):
+    with pytest.raises(InputError, match="device: found no usable GPU for this process"):
         here(scans, tmp_path / "out", model, gpus=True)
 
     assert not (tmp_path / "out").exists()
@@ -89,7 +89,7 @@ def test_every_file_of_a_folder_is_a_row_with_the_same_answer_as_by_itself(scans
     assert sorted(rows) == [str(path.relative_to(scans)) for path in files] and result["items"] == len(files)
     predictor = Predictor.load(model, engine="eager-fp32")
     for path in files[:3] + files[-3:]:
-        alone, row = predictor.file(path), rows[str(path.relative_to(scans))]
+        alone, row = predictor([predictor.read(path)])[0], rows[str(path.relative_to(scans))]
         assert (row["status"], row["label"], row["model"]) == (alone.status, alone.label, predictor.name)
         assert {name: row[f"p({name})"] for name in CLASSES} == pytest.approx(alone.probabilities, abs=1e-2)
 

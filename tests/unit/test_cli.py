@@ -171,7 +171,7 @@ def test_a_gpu_that_is_not_there_is_said_before_weights_are_looked_for(neuralbla
     words = ("--workers", 0, "--gpus", "--set", "weights=/nowhere.pth")
     status, _, err = neuralblack("train", dataset.path, tmp_path / "run", *words)
 
-    assert status == 2 and "--gpus: found no CUDA device for this process" in err and err.count("\n") == 1
+    assert status == 2 and "device: found no usable GPU for this process" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -179,6 +179,7 @@ def test_a_gpu_that_is_not_there_is_said_before_weights_are_looked_for(neuralbla
 def test_training_in_this_process_takes_a_gpu_only_where_one_is_asked_for(words, device, neuralblack, monkeypatch):
     asked = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
     monkeypatch.setattr(
         "neuralblack.cluster.train.train_here",
         lambda *_, **more: asked.append(more["device"]) or SimpleNamespace(id="a model", path="run"),

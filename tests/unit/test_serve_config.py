@@ -13,6 +13,7 @@ from neuralblack.cluster import serve_environment as surroundings
 from neuralblack.cluster import serve_here as running
 from neuralblack.cluster.serve_config import DEPLOYMENT, check_schema, resolve_config, write_resolved
 from neuralblack.config import TrainConfig
+from neuralblack.data.feedback import mark_key
 from neuralblack.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "serve_configs"
@@ -290,6 +291,16 @@ def test_without_a_token_a_service_that_is_not_anonymous_is_refused_before_anyth
     with pytest.raises(InputError, match="environment NEURALBLACK_TOKEN: found no token") as error:
         running.serve_here(config, registry=registry, ready=pytest.fail)
     assert "\n" not in str(error.value)
+
+
+def test_feedback_that_was_kept_by_another_key_is_refused_before_anything_starts(registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALBLACK_READERS", "anna=anna-may-say-what-it-is")
+    monkeypatch.setenv("NEURALBLACK_FEEDBACK_KEY", "0f" * 16)
+    mark_key(tmp_path, b"1e" * 16)
+    config = changed(tmp_path, lambda app: app["args"].update(feedback=str(tmp_path)))
+
+    with pytest.raises(InputError, match="another key than the one"):
+        running.serve_here(config, registry=registry, ready=pytest.fail)
 
 
 def test_replicas_on_a_cluster_inherit_the_token_from_a_file_that_only_their_user_reads():

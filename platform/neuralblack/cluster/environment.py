@@ -59,15 +59,9 @@ def device_here(*, gpus: bool) -> Literal["cpu", "cuda"]:
 
     Raises InputError where there is none.
     """
-    import torch  # here: most of what asks for this module does without
+    from neuralblack.models.execution import choose_device  # here: most of what asks for this module needs no torch
 
-    if gpus and not torch.cuda.is_available():
-        raise InputError(
-            "--gpus",
-            found="no CUDA device for this process (--workers 0)",
-            expected="a GPU that torch can use",
-            fix="leave --gpus out to compute on the CPU, or give --workers 1 where a cluster has GPUs",
-        )
+    choose_device("cuda" if gpus else "cpu")
     return "cuda" if gpus else "cpu"
 
 

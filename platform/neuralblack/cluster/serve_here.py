@@ -20,6 +20,7 @@ from urllib.request import urlopen
 from neuralblack.cluster.serve_config import LOOPBACK, ServeArgs, check_schema, resolve_config
 from neuralblack.cluster.serve_environment import QUIET, environment, free_block, own_folder, refuse_taken
 from neuralblack.config import checked
+from neuralblack.data.feedback import check_key
 from neuralblack.errors import InputError, RunError
 from neuralblack.service.auth import token_from
 from neuralblack.service.feedback import need_secrets
@@ -94,7 +95,8 @@ def _need_secrets(config: dict[str, Any], host: str) -> None:
         args = application["args"]
         token = token_from(os.environ, anonymous=args.get("anonymous") is True)
         if args.get("feedback"):
-            need_secrets(os.environ)
+            _, key = need_secrets(os.environ)
+            check_key(Path(args["feedback"]), key)
         if token is None and host != LOOPBACK:
             log.warning("whoever reaches %s may ask: the configuration says anonymous and there is no token", host)
 

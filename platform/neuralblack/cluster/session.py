@@ -55,13 +55,15 @@ def ray_session(*, dashboard: bool = False, **more: Any) -> Iterator[None]:
 
 
 def _join() -> None:
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = os.environ.get("RAY_ADDRESS")
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (ValueError, ConnectionError) as error:
+        if not address:  # a job's own cluster, and something else is wrong
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise InputError(
-            f"RAY_ADDRESS {address}".strip(),
+            f"RAY_ADDRESS {address}",
             found=f"no Ray cluster ({reason[:200]})",
             expected="the address of one that runs, such as 127.0.0.1:6379 or ray://HOST:10001",
             fix="RAY_ADDRESS=HOST:6379 (the dashboard's, http://HOST:8265, is for ray job submit), or unset it",

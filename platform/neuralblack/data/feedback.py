@@ -91,12 +91,12 @@ def check_key(folder: Path, key: bytes) -> None:
     By another key no patient is found: slices of patients who are tested on would be learnt from. Raises InputError.
     """
     kept_by = folder / KEPT_BY
-    if kept_by.exists() and kept_by.read_text("utf-8").strip() != keyed(key, ""):
+    if kept_by.exists() and kept_by.read_text("utf-8", "replace").strip() != keyed(key, ""):
         raise InputError(
             f"environment {KEY}",
             found=f"another key than the one that {folder} was kept by",
             expected="the same",
-            fix="export that one; for a service, or name another folder",
+            fix=f"export that one, or name another folder; where that one was wrong, remove {KEPT_BY} there",
         )
 
 

@@ -132,10 +132,6 @@ class Predictor:
         """Read and prepare one file; raises InputError where it is not a slice."""
         return prepared(read_slice(path, where=path, labelled=False), self.spec, where=path)
 
-    def file(self, path: Path) -> Prediction:
-        """Read, prepare and answer one file; raises InputError where it is not a slice."""
-        return self([self.read(path)])[0]
-
     def explain(self, pixels: NDArray[np.uint8], label: str | None = None, box: Box | None = None) -> NDArray[np.uint8]:
         """Draw where the network found what speaks for a class: (S, S) uint8 -> (S, S) uint8, 255 where most.
 

@@ -46,7 +46,12 @@ def choose_device(device: str | None = None) -> torch.device:
     """Take the device that is named, or a GPU where there is one; a GPU that is not there is refused."""
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device", found="no usable GPU", expected="CUDA", fix="leave --gpus out, or check nvidia-smi")
+        raise InputError(
+            "device",
+            found="no usable GPU for this process",
+            expected="CUDA",
+            fix="leave --gpus out, check nvidia-smi, or give --workers 1 where a cluster has GPUs",
+        )
     if str(chosen) == "cuda":  # a tensor's device has a number, and differs from one without
         return torch.device("cuda", torch.cuda.current_device())
     return chosen

@@ -122,7 +122,7 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
     state = {} if weights == "none" else network.imagenet() if weights == "imagenet" else read_weights(weights)
-    ours = _is_ours(state, published.state_dict(), nn.Sequential(network.stages(published, head)).state_dict())
+    ours = _is_ours(state, network, published, head)
     if state and not ours:
         _load(published, state, network, where=weights)
     one_channel(published, network.stem)
@@ -136,9 +136,8 @@ def is_ours(name: str, weights: str) -> bool:
     """Tell whether a file holds weights of this platform, a model folder's or a checkpoint's, or published ones."""
     network = network_of(name)
     with torch.random.fork_rng(devices=[]):
-        published = network.build()
-        own = nn.Sequential(network.stages(published, nn.Linear(network.features, 1)))
-    return _is_ours(read_weights(weights), published.state_dict(), own.state_dict())
+        published, head = network.build(), nn.Linear(network.features, 1)
+    return _is_ours(read_weights(weights), network, published, head)
 
 
 def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *, where: str) -> None:
@@ -175,9 +174,11 @@ def _named(key: str, children: Sequence[str]) -> str:
     return f"{children[int(first)]}{dot}{rest}" if first.isdecimal() and int(first) < len(children) else key
 
 
-def _is_ours(state: Mapping[str, Tensor], published: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+def _is_ours(state: Mapping[str, Tensor], network: Network, published: nn.Module, head: nn.Module) -> bool:
     """Tell a model folder's weights, which are named by stages, from published ones, even where some are missing."""
-    return len(state.keys() & own.keys()) > len(state.keys() & published.keys())
+    names = published.state_dict().keys()
+    own = nn.Sequential(network.stages(published, head)).state_dict().keys()
+    return len(state.keys() & own) > len(state.keys() & names)
 
 
 def _load_ours(model: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
