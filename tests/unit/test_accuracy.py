@@ -236,12 +236,15 @@ def test_a_benchmark_that_is_ended_takes_its_search_along(tmp_path, tmp_path_fac
         return {pid for pid in family if "tune" in words_of(pid)}
 
     deadline = time.monotonic() + 120
-    while not (started := searches()):
-        assert process.poll() is None and time.monotonic() < deadline, "no search was started"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    try:
+        while not (started := searches()):
+            assert process.poll() is None and time.monotonic() < deadline, "no search was started"
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(60)
 
-    assert process.wait(60) == 143
+    assert status == 143
     assert [pid for pid in started if "tune" in words_of(pid)] == []
 
 
