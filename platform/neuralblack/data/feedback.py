@@ -11,7 +11,7 @@ import re
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
@@ -196,22 +196,23 @@ def erase_patient(folder: Path, patient: str, *, key: bytes) -> Erased:
     """
     check_key(folder, key)
     digits = keyed(key, patient)
-    kept = {path: _whose(path) for path in list_feedback(folder)}
-    unfinished = {path: (name, _whose_if_whole(path)) for path, name in _unfinished(folder).items()}
-    theirs = _pictures(digits, [*kept.values(), *(whose for _, whose in unfinished.values() if whose)])
+    known: dict[Path, _Whose] = {}
+    pictures: set[str] = set()
     gone: dict[str, bool] = {}  # name -> whether it was said of the patient; killed before its last step, one has two
-    for path, (name, whose) in unfinished.items():
-        if whose is None or whose.pixels in theirs:
+    while True:  # again for what got its name meanwhile
+        known |= {path: _whose(path) for path in list_feedback(folder) if path not in known}
+        slices: list[tuple[Path, str, _Whose | None]] = [(path, path.stem, whose) for path, whose in known.items()]
+        slices += [(path, name, _whose_if_whole(path)) for path, name in _unfinished(folder).items()]
+        pictures |= {whose.pixels for _, _, whose in slices if whose and whose.patient == digits}
+        theirs = [each for each in slices if each[2] is None or each[2].pixels in pictures]
+        if not theirs:
+            break
+        # Those that name the patient come last: a run that is killed before finds the others by them again.
+        for path, name, whose in sorted(theirs, key=lambda each: each[2] is not None and each[2].patient == digits):
             path.unlink(missing_ok=True)
-        if whose and whose.pixels in theirs:
-            gone[name] = whose.patient == digits
-    kept |= {path: _whose(path) for path in set(list_feedback(folder)) - set(kept)}  # got its name meanwhile
-    theirs |= _pictures(digits, kept.values())
-    named_last = sorted(kept.items(), key=lambda each: each[1].patient == digits)  # the others are found by these
-    for path, whose in named_last:
-        if whose.pixels in theirs:
-            path.unlink()
-            gone[path.stem] = whose.patient == digits
+            known.pop(path, None)
+            if whose:
+                gone[name] = whose.patient == digits
     sync_folder(folder)
     return Erased(named=sum(gone.values()), same=len(gone) - sum(gone.values()))
 
@@ -245,10 +246,6 @@ def _whose_if_whole(path: Path) -> _Whose | None:
         return _whose(path)
     except InputError:
         return None
-
-
-def _pictures(patient: str, slices: Iterable[_Whose]) -> set[str]:
-    return {each.pixels for each in slices if each.patient == patient}
 
 
 def pixels_hash(pixels: NDArray[np.uint8]) -> str:
