@@ -61,8 +61,9 @@ def device_here(*, gpus: bool) -> Literal["cpu", "cuda"]:
     """
     from neuralblack.models.execution import choose_device  # here: most of what asks for this module needs no torch
 
-    choose_device("cuda" if gpus else "cpu")
-    return "cuda" if gpus else "cpu"
+    device: Literal["cpu", "cuda"] = "cuda" if gpus else "cpu"
+    choose_device(device)
+    return device
 
 
 def refuse_relative(path: str | Path, *, name: str) -> None:
