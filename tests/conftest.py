@@ -4,6 +4,7 @@ import pytest
 import torch
 from tests.tiny import MODELS, add_tiny_network, phantom_dataset
 
+import neuralblack.cluster  # noqa: F401  # before Ray, which reads at its import what this sets
 from neuralblack.data.dataset import Dataset
 
 STARTS_RAY = ("tests/ray/", "tests/e2e/test_", "tests/e2e/page/test_served.py")  # others of the page have fakes

@@ -190,6 +190,7 @@ def test_a_search_leaves_a_table_a_model_and_all_cpus_free(cluster, dataset, tin
         tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", space=space, trials=5)
 
 
+@pytest.mark.soak
 def test_a_search_whose_state_was_cut_off_goes_on_from_its_copy_and_without_one_begins_anew(
     cluster, dataset, tiny, tmp_path, monkeypatch, caplog
 ):
@@ -354,8 +355,27 @@ def test_a_node_that_comes_ends_the_wait(cluster, asked, monkeypatch):
     assert asked == [[{"CPU": 1}] * 3, []]
 
 
-def test_a_mistake_that_a_worker_finds_is_one_line(cluster, monkeypatch, tmp_path):
-    error = InputError("split.json", found="no readable JSON", expected="JSON", fix="start again")
+class WorkerHealthCheckFailedError(Exception):
+    """What Ray Train hands on of a worker whose process is gone, by its name."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            InputError("split.json", found="no readable JSON", expected="JSON", fix="start again"),
+            InputError,
+            r"^split\.json: found no readable JSON",
+        ),
+        (
+            WorkerHealthCheckFailedError("The actor died.\nIts id: 7"),
+            RunError,
+            r"^training stopped: rank 0: its process died \(killed, or out of memory\)$",
+        ),
+    ],
+    ids=["a mistake", "a dead process"],
+)
+def test_what_a_worker_ends_with_is_one_line(cluster, monkeypatch, tmp_path, error, kind, said):
     found = pickle.loads(pickle.dumps(error))  # as it comes from a worker
 
     class Trainer:
@@ -366,10 +386,11 @@ def test_a_mistake_that_a_worker_finds_is_one_line(cluster, monkeypatch, tmp_pat
             raise ray.train.WorkerGroupError("Training failed", {0: found})
 
     monkeypatch.setattr("neuralblack.cluster.train.TorchTrainer", Trainer)
-    with pytest.raises(InputError, match=r"^split\.json: found no readable JSON"):
+    with pytest.raises(kind, match=said):
         fit_workers(CONFIG, data="data", run=tmp_path, workers=1, each={"CPU": 1.0, "GPU": 0.0}, max_failures=0)
 
 
+@pytest.mark.soak
 def test_a_worker_that_is_killed_more_often_than_allowed_is_one_line(cluster, dataset, tiny, tmp_path):
     run, each = tmp_path / "run", {"CPU": 1.0, "GPU": 0.0}
     config = CONFIG.model_copy(update={"epochs": 10_000})

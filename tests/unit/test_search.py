@@ -22,8 +22,13 @@ from neuralblack.registry.run_folder import record_epoch
 
 
 class Trial:
+    status, ended = "RUNNING", False
+
     def __init__(self, trial_id):
         self.trial_id = trial_id
+
+    def is_finished(self):
+        return self.ended
 
 
 def test_the_default_space_holds_nothing_that_a_run_would_refuse():
@@ -153,6 +158,20 @@ def test_a_trial_below_the_others_is_stopped_at_a_rung_with_its_reason_and_not_b
     reason = json.loads((tmp_path / "b" / STOPPED).read_text())
     assert (reason["epoch"], reason["value"], reason["needed"]) == (2, 0.5, 0.8)
     assert not (tmp_path / "a").exists()
+
+
+def test_tunes_state_is_written_down_as_soon_as_a_trial_has_ended(tmp_path):
+    trials, written = [Trial("a"), Trial("b")], []
+    controller = SimpleNamespace(get_trials=lambda: trials, checkpoint=lambda *, force: written.append(force))
+    halving = Halving([2], epochs=4, trials=tmp_path)
+
+    halving.choose_trial_to_run(controller)
+    assert written == []
+    trials[0].ended = True
+    halving.choose_trial_to_run(controller)
+    halving.choose_trial_to_run(controller)
+
+    assert written == [True]
 
 
 def test_a_search_that_is_gone_on_with_judges_by_what_its_trials_came_to_before(tmp_path):

@@ -49,6 +49,18 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
         (bracket,) = self._brackets
         bracket._rungs = [(rung, {}) for rung in reversed(rungs)]  # tests/unit/test_search.py watches over it
         self._trials = trials
+        self._ended = 0
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Choose the next; where a trial has ended since the last time, Tune writes its state down first.
+
+        By itself it does so every ten seconds or so, and a search that was killed meanwhile runs the ended ones again.
+        """
+        ended = sum(trial.is_finished() for trial in tune_controller.get_trials())
+        if ended > self._ended:
+            tune_controller.checkpoint(force=True)
+        self._ended = ended
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Take a trial; what it came to at its rungs before a search was gone on with counts again.
