@@ -99,6 +99,20 @@ def check_new_folder(path: Path) -> None:
         raise InputError(place, found=found, expected=f"a folder to write {path.name} in", fix="choose another place")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder where it is missing, and those above it. Raises InputError that says why it cannot be made."""
+    try:
+        with no_space_is_said(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        place = next(each for each in (path, *path.absolute().parents) if os.access(each, os.F_OK))
+        found = f"a folder that cannot be written to ({error.strerror})" if place.is_dir() else "a file in its place"
+        expected = "a folder" if place == path else f"a folder to make {path.name} in"
+        raise InputError(
+            place, found=found, expected=expected, fix="choose another place, or ask whose it is"
+        ) from None
+
+
 def behind_link(path: Path) -> Path:
     """Follow a link to a folder, so that what is written lies where the link points, perhaps on another disk."""
     return path.resolve() if path.is_symlink() and path.is_dir() else path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neuralblack.errors import InputError
-from neuralblack.files import check_manifest, clear_leftovers, is_held, lock, new_folder
+from neuralblack.files import check_manifest, clear_leftovers, is_held, lock, make_folder, new_folder
 
 
 def write(path, text):
@@ -161,6 +161,16 @@ def test_a_lock_in_a_folder_that_may_only_be_read_names_the_folder(tmp_path, mon
     ):
         pass
     assert not is_held(tmp_path / "lock") and not is_held(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_made_says_what_is_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(InputError, match=r"^/proc: found a folder that cannot be written to .* to make below in"):
+        make_folder(Path("/proc/run/below"))  # which root cannot make either
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=f"^{tmp_path / 'file'}: found a file in its place; expected a folder"):
+            make_folder(path)
 
 
 def test_a_manifest_whose_hashes_are_numbers_is_refused(tmp_path):

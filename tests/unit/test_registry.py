@@ -40,6 +40,8 @@ def test_a_promoted_run_is_the_champion_and_the_same_model(run, tmp_path):
     assert champion.id == model.id == open_model(run / "model").id
     assert resolve(tmp_path / "registry", model.id).hash == champion.hash
     assert promote(run, tmp_path / "registry", FORCED).path == model.path
+    with pytest.raises(InputError, match=r"^/proc: found a folder that cannot be written to"):
+        promote(run, Path("/proc/registry"), FORCED)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ def test_the_alias_becomes_a_model_and_its_hash_that_rays_own_schema_takes(name,
     assert (args["model"], args["hash"], args["registry"]) == (MODEL_ID, HASH, str(registry.resolve()))
     assert config["http_options"]["host"] == "127.0.0.1"
     check_schema(config, where=name)
+    with pytest.raises(InputError, match=r"^/proc: found a folder that cannot be written to"):
+        write_resolved(CONFIGS / name, Path("/proc/below") / name, registry=registry)
 
 
 @pytest.mark.parametrize("name", ["local.yaml", "production.yaml", "prometheus.yaml"])

@@ -18,7 +18,7 @@ from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.crossval_table import markdown, table_of
 from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.evaluation.metrics_file import METRICS, PREDICTIONS
-from neuralblack.files import read_json, write_bytes, write_json
+from neuralblack.files import make_folder, read_json, write_bytes, write_json
 from neuralblack.inference.predictor import Predictor
 from neuralblack.inference.reference import borrow, calibrate
 from neuralblack.registry.model_folder import open_model
@@ -176,7 +176,7 @@ def _round(config: dict[str, Any], data: str, run: str, name: str, refit: bool, 
 
 
 def _tested(config: TrainConfig, data: Path, folder: Path, *, calibrate: Calibrate, device: str) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     train_here(config, data=data, run=folder, calibrate=calibrate, device=device)
     predictor = Predictor.load(folder, engine="eager-fp32", device=device)
     measured = folder / "test" / METRICS

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from neuralblack.config import checked
 from neuralblack.data.crops import NEED_BOX
 from neuralblack.errors import InputError
-from neuralblack.files import write_bytes
+from neuralblack.files import make_folder, write_bytes
 from neuralblack.inference.engines import ENGINES
 from neuralblack.registry.aliases import resolve
 from neuralblack.registry.model_folder import ModelFolder
@@ -160,7 +160,7 @@ def write_resolved(
     config = resolve_config(path, registry=registry, host=host, port=port)
     check_schema(config, where=path)
     header = f"# Made from {path.name} by `neuralblack serve --resolved`. Deploy it with: serve deploy {out.name}\n"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_bytes(out, (header + yaml.safe_dump(config, sort_keys=False)).encode())
     return str(config["applications"][0]["args"]["model"])
 

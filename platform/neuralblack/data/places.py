@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from neuralblack.errors import InputError
-from neuralblack.files import is_address, no_space_is_said, passing_lock, replacing
+from neuralblack.files import is_address, make_folder, no_space_is_said, passing_lock, replacing
 
 BLOCK = 1 << 22  # bytes that are copied at a time
 LOCK = ".writing.lock"  # in a folder, while somebody writes there
@@ -116,8 +116,8 @@ class Place:
             return
         with ExitStack() as held:
             held.enter_context(no_space_is_said(self.folder))
+            make_folder(self.folder)
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(passing_lock(self.folder / LOCK))
             except OSError as error:
                 raise self._wrong(str(self), error) from None

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuralblack.errors import InputError
-from neuralblack.files import lock, read_json, write_bytes, write_json
+from neuralblack.files import lock, make_folder, read_json, write_bytes, write_json
 from neuralblack.inference.predictor import Prediction
 
 STATUS = ("ok", "refused", "unreadable")
@@ -95,7 +95,7 @@ def hold_job(out: Path, facts: dict[str, Any]) -> Iterator[None]:
         raise InputError(
             out, found="other files", expected="a new folder or an earlier run's", fix="choose another folder"
         )
-    (out / "parts").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "parts")
     with ExitStack() as stack:
         try:
             stack.enter_context(lock(out / ".running", wait=False))

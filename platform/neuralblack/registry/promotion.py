@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuralblack.errors import InputError
-from neuralblack.files import check_manifest, lock, new_folder, read_json
+from neuralblack.files import check_manifest, lock, make_folder, new_folder, read_json
 from neuralblack.registry.aliases import (
     CHALLENGER,
     CHAMPION,
@@ -68,7 +68,7 @@ def promote(
             evaluation, found="no folder", expected="what `neuralblack evaluate` wrote", fix="evaluate the model first"
         )
     alias = alias_for(source)
-    registry.mkdir(parents=True, exist_ok=True)
+    make_folder(registry)
     with lock(registry / LOCK):
         before = alias_now(registry, alias)
         if expected not in (ANY, before):

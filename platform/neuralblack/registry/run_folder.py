@@ -21,7 +21,7 @@ from typing import Any
 
 from neuralblack.config import TIMM, TrainConfig
 from neuralblack.errors import InputError
-from neuralblack.files import canonical_json, lock, read_json, read_only_is_said, write_bytes, write_json
+from neuralblack.files import canonical_json, lock, make_folder, read_json, write_bytes, write_json
 from neuralblack.registry.environment import environment
 
 UNFINISHED = (  # what a run that was killed while it started may have left, and what a search has put into a trial's
@@ -156,13 +156,7 @@ def _make(run: Path) -> None:
             raise InputError(
                 run, found="other files", expected="an empty folder or an earlier run", fix="choose another folder"
             )
-    try:
-        with read_only_is_said(run.parent):
-            run.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            run, found="a file in its place", expected="a folder for the run", fix="choose another folder"
-        ) from None
+    make_folder(run)
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
