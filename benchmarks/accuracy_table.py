@@ -26,7 +26,9 @@ OUTLINES = (
 
 
 class Pooled:
-    """A method's answers over all parts of a table: `slices` of all folds for each seed, and what they come to.
+    """A method's answers over all parts of a table: `slices` of all folds, once for each seed, and what they come to.
+
+    A fold that has fewer seeds than another is there again with those that it has, so that every fold counts once.
 
     `answers` and `patients` are what `crossval_table.averaged` says of slices, and of patients by their verdicts.
     """
@@ -34,16 +36,18 @@ class Pooled:
     def __init__(self, parts: Sequence[Part], block: str, name: str) -> None:
         self.name, self.classes = name, parts[0]["classes"]
         rows = [(part, row) for part in parts for row in part["rows"] if (row["block"], row["name"]) == (block, name)]
-        by_seed: dict[int, list[tuple[Part, Mapping[str, Any]]]] = {}
+        by_fold: dict[int, list[tuple[Part, Mapping[str, Any]]]] = {}
         for part, row in rows:
-            by_seed.setdefault(part["seed"], []).append((part, row))
-        self.slices = [Slices.together([_slices(*each) for each in some]) for some in by_seed.values()]
-        patients = [Slices.together([_verdicts(*each) for each in some]) for some in by_seed.values()]
+            by_fold.setdefault(part["fold"], []).append((part, row))
+        seeds = max(map(len, by_fold.values()))
+        by_seed = [[of[seed % len(of)] for of in by_fold.values()] for seed in range(seeds)]
+        self.slices = [Slices.together([_slices(*each) for each in some]) for some in by_seed]
+        patients = [Slices.together([_verdicts(*each) for each in some]) for some in by_seed]
         self.answers, self.patients = averaged(self.slices, self.classes), averaged(patients, self.classes)
-        self._rows = [row for _, row in rows]
+        self._rows = [row for some in by_seed for _, row in some]
         known = [row["minutes"] for _, row in rows if row["minutes"] is not None]
         self.minutes = float(np.mean(known)) if known else None
-        self.learnt = round(float(np.mean([row["learnt"] for _, row in rows])))
+        self.learnt = round(float(np.mean([row["learnt"] for row in self._rows])))
 
     def ece(self, when: str) -> float | None:
         """Average the models' calibration errors `before` or `after` temperature, by how many slices each judged.
@@ -74,11 +78,11 @@ def markdown(parts: Sequence[Part]) -> str:
         "",
         f"Fold {_listed(folds)} tested, seed {_listed(seeds)}, {len(parts)} parts; each with a search of "
         f"{settings['trials']} trials of at most {settings['epochs']} epochs inside its training part. "
-        f"`{' '.join(settings['overrides'])}`. Test slices of all folds are pooled and seeds averaged; in brackets "
-        f"95% intervals, bootstrap over patients, {DRAWS:,} draws. ECE is the calibration error before and behind the "
-        "temperature, which is fitted on the fold that chose: of each fold's model by itself, then averaged (of some "
-        "600 slices it lies above the true one). Minutes are of one worker, per part; the search's are of "
-        "all its trials.",
+        f"`{' '.join(settings['overrides'])}`. Test slices of all folds are pooled and seeds averaged, each fold "
+        f"counting once; in brackets 95% intervals, bootstrap over patients, {DRAWS:,} draws. ECE is the calibration "
+        "error before and behind the temperature, which is fitted on the fold that chose: of each fold's model by "
+        "itself, then averaged (of some 600 slices it lies above the true one). Minutes are of one worker, per part; "
+        "the search's are of all its trials.",
     ]
     for block, methods in blocks.items():
         lines += ["", f"## Learnt from {block}", "", _table(methods, classes)]

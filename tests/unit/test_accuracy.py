@@ -115,6 +115,18 @@ def test_seeds_are_averaged_and_not_pooled():
     assert len(pooled.slices[0].labels) == len(first.labels)
 
 
+def test_a_fold_with_more_seeds_than_the_others_counts_no_more_than_they_do():
+    first, again, second = said(seed=1), said(seed=2), said(seed=3)
+    parts = [part(row("ours", first)), part(row("ours", again), seed=1), part(row("ours", second), fold=2)]
+    pooled = Pooled(parts, SECOND, "ours")
+
+    right, right_again, right_second = (one.summary(CLASSES)["accuracy"] for one in (first, again, second))
+    assert pooled.answers["accuracy"] == pytest.approx(np.mean([np.mean([right, right_again]), right_second]))
+    errors = [one.summary(CLASSES)["ece"] for one in (first, again, second)]
+    assert pooled.ece("after") == pytest.approx(np.mean([np.mean(errors[:2]), errors[2]]), abs=1e-5)
+    assert [len(slices.labels) for slices in pooled.slices] == [2 * len(first.labels)] * 2
+
+
 def test_votes_have_no_calibration_error():
     votes = row_of("1-NN", said(), block=FIRST, learnt=9, minutes=None)
 
