@@ -30,8 +30,21 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+
+def _outlives_job(parameter: typer.CallbackParam, value: Path | list[Path] | None) -> Path | list[Path] | None:
+    """Refuse relative paths within a job, whose folder goes with it: of what is written, and of scans."""
+    from neuralblack.cluster.environment import refuse_relative
+
+    for path in value if isinstance(value, list) else [value] if value else []:
+        refuse_relative(path, name=str(parameter.name))
+    return value
+
+
 Set = Annotated[list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of TrainConfig.")]
 Registry = Annotated[Path, typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder.")]
+ChangedRegistry = Annotated[
+    Path, typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder.", callback=_outlives_job)
+]
 Engine = Annotated[str, typer.Option(help="auto, openvino-bf16, eager-fp32...; an unknown one lists them all.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that train together; 0: in this process, to debug.")]
 Trials = Annotated[int, typer.Option(min=1, help="Configurations to try.")]
@@ -52,8 +65,11 @@ Wait = Annotated[float, typer.Option("--wait-for-nodes", min=0, help="Seconds th
 
 @app.command()
 def prepare(
-    sources: Annotated[list[Path], typer.Argument(help="Folders of .mat files, or of class folders with images.")],
-    out: Annotated[Path, typer.Option(help="The dataset's folder.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of .mat files, or of class folders with images.", callback=_outlives_job),
+    ],
+    out: Annotated[Path, typer.Option(help="The dataset's folder.", callback=_outlives_job)],
     size: Annotated[int, typer.Option(help="Pixels a side that slices are stored with.")] = 256,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without bad files, and list them.")] = False,
 ) -> None:
@@ -61,12 +77,9 @@ def prepare(
 
     Example: neuralblack prepare figshare_1512427 --out data/slices
     """
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.data.describe import describe_dataset
     from neuralblack.data.prepare import prepare as prepare_dataset
 
-    for path in (*sources, out):
-        refuse_relative(path, name="folder")
     with progress_bar("reading slices") as progress:
         dataset = prepare_dataset(sources, out, size=size, skip_bad=skip_bad, progress=progress)
     print_rows(str(out), describe_dataset(dataset))
@@ -85,7 +98,7 @@ def describe(path: Annotated[str, typer.Argument(help="A dataset, its shards, a 
 
 @app.command()
 def shard(
-    data: Annotated[Path, typer.Argument(help="A prepared dataset.")],
+    data: Annotated[Path, typer.Argument(help="A prepared dataset.", callback=_outlives_job)],
     out: Annotated[str, typer.Argument(help="A folder on every node, or s3://BUCKET/PREFIX.")],
     slices: Annotated[int, typer.Option(min=1, help="Slices of a shard.")] = 4096,
 ) -> None:
@@ -93,11 +106,10 @@ def shard(
 
     Example: neuralblack shard data/slices /mnt/shared/shards
     """
-    from neuralblack.cluster.environment import refuse_relative, shared_dataset
+    from neuralblack.cluster.environment import shared_dataset
     from neuralblack.data.dataset import open_dataset
     from neuralblack.data.write_shards import write_shards
 
-    refuse_relative(data, name="dataset")
     dataset, out = open_dataset(data), shared_dataset(out)
     with progress_bar("writing shards") as progress:
         write_shards(dataset, out, slices=slices, progress=progress)
@@ -107,7 +119,7 @@ def shard(
 @app.command()
 def export(
     data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
-    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.", callback=_outlives_job)],
     layout: Annotated[Literal["class-folders"], typer.Option(help="A folder for each class.")] = "class-folders",
     crop: Annotated[Literal["none", "roi"], typer.Option(help="roi: cut to the outlined tumour.")] = "none",
     margin: Annotated[float, typer.Option(min=0, max=5, help="Around the tumour, a share of its longer side.")] = 0.1,
@@ -116,11 +128,10 @@ def export(
 
     Example: neuralblack export data/slices images --crop roi
     """
-    from neuralblack.cluster.environment import refuse_relative, shared_dataset
+    from neuralblack.cluster.environment import shared_dataset
     from neuralblack.data.dataset import open_dataset
     from neuralblack.data.export import export as write
 
-    refuse_relative(out, name="folder")
     dataset = open_dataset(shared_dataset(data))
     with progress_bar("writing slices") as progress:
         counts = write(dataset, out, roi=crop == "roi", margin=margin, progress=progress)
@@ -145,7 +156,7 @@ def runs(folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of
 
 @app.command()
 def phantoms(
-    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    out: Annotated[Path, typer.Argument(help="A new folder.", callback=_outlives_job)],
     patients: Annotated[int, typer.Option(min=4, help="Made-up heads.")] = 40,
     slices: Annotated[int, typer.Option(min=1, help="Neighbouring slices of each head and view.")] = 3,
     size: Annotated[int, typer.Option(min=64, help="Pixels a side.")] = 512,
@@ -155,10 +166,8 @@ def phantoms(
 
     Example: neuralblack phantoms made-up && neuralblack prepare made-up/figshare made-up/images --out data/made-up
     """
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.data.phantoms import write_phantoms
 
-    refuse_relative(out, name="folder")
     count = write_phantoms(out, patients=patients, slices=slices, size=size, seed=seed)
     typer.echo(f"wrote {count} slices of {patients} made-up heads to {out}")
 
@@ -199,7 +208,7 @@ def train(
 def feedback(
     folder: Annotated[Path, typer.Argument(help="What the service kept: `args: feedback` of its configuration.")],
     data: Annotated[Path, typer.Argument(help="The dataset that the champion was trained on.")],
-    out: Annotated[Path, typer.Option(help="A new dataset of both.")],
+    out: Annotated[Path, typer.Option(help="A new dataset of both.", callback=_outlives_job)],
 ) -> None:
     """Join what readers said to a dataset: slices that are learnt from, and never validated or tested on.
 
@@ -211,20 +220,21 @@ def feedback(
     """
     from os import environ
 
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.data.dataset import open_dataset
     from neuralblack.data.describe import describe_dataset
     from neuralblack.data.feedback import key_from
     from neuralblack.data.join_feedback import join_feedback
 
-    refuse_relative(out, name="folder")
     joined = join_feedback(folder, open_dataset(data), out, key=key_from(environ))
     print_rows(str(out), describe_dataset(joined))
 
 
 @app.command()
 def forget(
-    folder: Annotated[Path, typer.Argument(help="What the service kept: `args: feedback` of its configuration.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="What the service kept: `args: feedback` of its configuration.", callback=_outlives_job),
+    ],
     patient: Annotated[str, typer.Option(prompt=True, help="As readers named it; asked for where it is not given.")],
 ) -> None:
     """Remove all that readers said of a patient from what the service kept, and the same pictures under other names.
@@ -235,10 +245,8 @@ def forget(
     """
     from os import environ
 
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.data.feedback import erase_patient, key_from
 
-    refuse_relative(folder, name="folder")
     erased = erase_patient(folder, patient, key=key_from(environ))
     if erased.named:
         kept = "datasets that they were joined to before, and models of those, are as they were"
@@ -360,7 +368,12 @@ def crossval(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run, a model folder, or a model of the registry, such as champion.")],
     data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, README.md, metrics.json, predictions.parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for report.html, README.md, metrics.json, predictions.parquet.", callback=_outlives_job
+        ),
+    ],
     folds: Annotated[
         list[int] | None,
         typer.Option(help="Folds to evaluate on; none given: the run's test folds, or all of another dataset."),
@@ -383,12 +396,10 @@ def evaluate(
 
     Example: neuralblack evaluate runs/first data/slices --out reports/first
     """
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.evaluation.held_out import evaluate_held_out
     from neuralblack.inference.predictor import Predictor
     from neuralblack.registry.aliases import named_model
 
-    refuse_relative(out, name="report")
     predictor = Predictor.load(named_model(model, registry), engine=engine)
     with progress_bar("classifying") as progress:
         result = evaluate_held_out(
@@ -490,17 +501,15 @@ def predict(
 
 @app.command()
 def quantize(
-    model: Annotated[Path, typer.Argument(help="A run, or its model folder.")],
+    model: Annotated[Path, typer.Argument(help="A run, or its model folder.", callback=_outlives_job)],
     data: Annotated[str, typer.Argument(help="The dataset that it was trained on.")],
 ) -> None:
     """Add an int8 network for OpenVINO to a model, if it keeps macro-F1 within 0.2 points and every golden slice.
 
     Example: neuralblack quantize runs/first data/slices
     """
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.inference.quantize import quantize as quantize_model
 
-    refuse_relative(model, name="model")
     folder = quantize_model(model, data)
     facts = folder.card["int8"]
     typer.echo(f"macro-F1 {facts['macro_f1_int8']:.4f} in int8, {facts['macro_f1_fp32']:.4f} in fp32")
@@ -510,7 +519,7 @@ def quantize(
 @app.command()
 def promote(
     run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
-    registry: Registry = Path("registry"),
+    registry: ChangedRegistry = Path("registry"),
     evaluation: Annotated[Path | None, typer.Option(help="What `evaluate` wrote of this run.")] = None,
     champion_evaluation: Annotated[
         Path | None, typer.Option(help="Of the champion, on the same slices; none given: what it was promoted with.")
@@ -524,11 +533,9 @@ def promote(
 
     Example: neuralblack promote runs/first --evaluation reports/first --registry registry
     """
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.evaluation.challenge import challenge
     from neuralblack.registry.aliases import SERVE_ANEW, alias_for
 
-    refuse_relative(registry, name="registry")
     model, judgement = challenge(
         run, registry, evaluation=evaluation, champions=champion_evaluation, overrides=rule, force=force
     )
@@ -540,16 +547,14 @@ def promote(
 @app.command()
 def challenger(
     run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
-    registry: Registry = Path("registry"),
+    registry: ChangedRegistry = Path("registry"),
 ) -> None:
     """Make a run's model the challenger, which may answer behind the champion (`shadow:` in a service's configuration).
 
     Example: neuralblack challenger runs/second --registry registry
     """
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.registry.promotion import name_challenger
 
-    refuse_relative(registry, name="registry")
     model = name_challenger(run, registry)
     typer.echo(f"challenger {model.id} in {model.path}")
 
@@ -577,7 +582,9 @@ def shadow(
 @app.command()
 def drift(
     metrics: Annotated[list[str], typer.Argument(help="What /metrics said, files; or addresses of replicas to ask.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for drift.html and drift.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for drift.html and drift.json.", callback=_outlives_job)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="All numbers as one JSON object.")] = False,
 ) -> None:
     """Compare the slices that a service was asked with those that its model learnt from.
@@ -587,12 +594,9 @@ def drift(
     from json import dumps
     from os import environ
 
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.evaluation.drift import in_words, measure_drift, write_drift
     from neuralblack.service.client import metrics_of
 
-    if out:
-        refuse_relative(out, name="folder")
     found = measure_drift({where: metrics_of(where, token=environ.get("NEURALBLACK_TOKEN")) for where in metrics})
     if out:
         write_drift(found, out)
@@ -607,18 +611,16 @@ def drift(
 
 @app.command()
 def rollback(
-    registry: Registry = Path("registry"),
+    registry: ChangedRegistry = Path("registry"),
     name: Annotated[Literal["champion", "roi"], typer.Option(help="roi: the model of marked tumours.")] = "champion",
 ) -> None:
     """Make the champion of before the newest promotion the champion again; once more goes one further back.
 
     Example: neuralblack rollback --registry registry
     """
-    from neuralblack.cluster.environment import refuse_relative
     from neuralblack.registry.aliases import SERVE_ANEW
     from neuralblack.registry.promotion import roll_back
 
-    refuse_relative(registry, name="registry")
     before, after = roll_back(registry, alias=name)
     typer.echo(f"{name} {after}, no longer {before}")
     typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")

@@ -109,7 +109,7 @@ def test_a_relative_path_inside_a_job_is_refused(dataset, neuralblack, tmp_path,
 
     status, _, err = neuralblack("shard", "slices", tmp_path / "shards")
 
-    assert status == 2 and "dataset slices: found a relative path inside a job" in err
+    assert status == 2 and "data slices: found a relative path inside a job" in err
     assert not (tmp_path / "shards").exists()
 
 
@@ -140,14 +140,14 @@ def test_what_is_not_there_is_one_line_and_leaves_nothing(words, neuralblack, tm
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("prepare", "/nowhere", "--out", "slices"), "folder slices"),
-        (("phantoms", "made-up"), "folder made-up"),
-        (("export", "/nowhere", "images"), "folder images"),
-        (("evaluate", "/nowhere", "/nowhere", "--out", "report"), "report report"),
+        (("prepare", "/nowhere", "--out", "slices"), "out slices"),
+        (("phantoms", "made-up"), "out made-up"),
+        (("export", "/nowhere", "images"), "out images"),
+        (("evaluate", "/nowhere", "/nowhere", "--out", "report"), "out report"),
         (("retrain", "/nowhere", "/run", "--registry", "/nowhere", "--report", "report"), "report report"),
-        (("feedback", "/nowhere", "/nowhere", "--out", "joined"), "folder joined"),
+        (("feedback", "/nowhere", "/nowhere", "--out", "joined"), "out joined"),
         (("forget", "kept", "--patient", "p1"), "folder kept"),
-        (("drift", "/nowhere", "--out", "drift"), "folder drift"),
+        (("drift", "/nowhere", "--out", "drift"), "out drift"),
         (("quantize", "run", "/nowhere"), "model run"),
         (("promote", "/nowhere"), "registry registry"),
         (("challenger", "/nowhere"), "registry registry"),
