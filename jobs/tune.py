@@ -15,7 +15,8 @@ from neuralblack.cluster.space import DEFAULT_SPACE, with_fixed
 from neuralblack.cluster.tune import tune_on_cluster
 from neuralblack.terminal import print_trials
 
-# Or your own, after `from ray import tune`: {"lr": tune.loguniform(1e-4, 1e-2), "loss": tune.grid_search([...])}
+# Or your own, with `from ray import tune` below the imports above:
+# {"lr": tune.loguniform(1e-4, 1e-2), "loss": tune.grid_search([...])}
 SPACE = DEFAULT_SPACE
 
 

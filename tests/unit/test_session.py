@@ -1,10 +1,24 @@
-"""Joining a cluster: an address where none is, is said in one line."""
+"""A Ray of our own listens on loopback alone; joining a cluster: an address where none is, is said in one line."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import ray
 
 from neuralblack.cluster.session import ray_session
 from neuralblack.errors import InputError
+
+
+def test_ray_that_was_imported_first_is_not_started_where_others_reach_it():
+    code = "import ray; from neuralblack.cluster.session import ray_session\nwith ray_session(): print('started')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+    assert done.returncode == 1 and "started" not in done.stdout
+    assert "Fix: import neuralblack.cluster first" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Where a command runs: within a job or not, and what a Ray of our own needs in its environment before its import."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ LOCAL = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default 2 s redoes more epochs after a killed worker
 }
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_CAME_LATE = "ray" in sys.modules and os.environ.get(_LOOPBACK) != LOCAL[_LOOPBACK]
 _WITHIN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in a job's entrypoint; RAY_JOB_SUBMISSION_ID is not
 
 
@@ -31,6 +34,17 @@ def set_environment() -> None:
     if not joins_cluster():
         for name, value in LOCAL.items():
             os.environ.setdefault(name, value)
+
+
+def refuse_ray_imported_first() -> None:
+    """Refuse to start a Ray that was imported before this package: it would listen where others reach it."""
+    if _CAME_LATE:
+        raise InputError(
+            "import ray",
+            found="Ray imported before neuralblack.cluster, so it would listen on this machine's own address",
+            expected="loopback, which Ray reads from its environment when it is imported",
+            fix=f"import neuralblack.cluster first, or export {_LOOPBACK}={LOCAL[_LOOPBACK]}",
+        )
 
 
 def shared_path(path: str | Path, *, name: str) -> Path:

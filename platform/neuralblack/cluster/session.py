@@ -17,7 +17,7 @@ import ray
 import yaml
 from ray.autoscaler.sdk import request_resources
 
-from neuralblack.cluster.environment import joins_cluster
+from neuralblack.cluster.environment import joins_cluster, refuse_ray_imported_first
 from neuralblack.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ def ray_session(*, dashboard: bool = False, **more: Any) -> Iterator[None]:
         more: arguments of ray.init for a Ray that is started here.
 
     Raises:
-        InputError: a cluster is to be joined, and none answers there.
+        InputError: a cluster is to be joined, and none answers there; or one is to be started, and this process
+            imported Ray before this package.
 
     """
     if ray.is_initialized():  # a test's, or an enclosing command's
@@ -44,6 +45,7 @@ def ray_session(*, dashboard: bool = False, **more: Any) -> Iterator[None]:
     if joins_cluster():
         _join()
     else:
+        refuse_ray_imported_first()
         # Sockets live in there and their paths may have 107 characters: a short name of our own.
         with tempfile.TemporaryDirectory(prefix="nb-", ignore_cleanup_errors=True) as folder:
             yield from _own_ray(folder, dashboard=dashboard, **more)
