@@ -230,24 +230,39 @@ def test_a_search_whose_state_was_cut_off_goes_on_from_its_copy_and_without_one_
     }
 
 
-def test_a_trial_whose_process_is_killed_goes_on_behind_its_last_epoch(cluster, dataset, tiny, tmp_path):
+def test_a_trial_goes_on_behind_its_last_epoch_when_its_search_was_stopped_and_when_its_process_is_killed(
+    cluster, dataset, tiny, tmp_path
+):
     from ray import tune
 
     config, run, killed = CONFIG.model_copy(update={"epochs": 60}), tmp_path / "run", []
 
-    def kill() -> None:
+    def search(disturb):
+        disturber = threading.Thread(target=disturb)
+        disturber.start()
+        try:
+            return tune_on_cluster(config, data=dataset.path, run=run, space={"lr": tune.grid_search([0.02])}, trials=1)
+        finally:
+            disturber.join()
+
+    def stop() -> None:
         eventually(lambda: any(run.glob("trials/*/epochs/0003.json")), within_s=120, what="the fourth epoch")
+        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C
+
+    def kill() -> None:
+        said = (run / "log.txt").read_text().count("going on behind epoch")
+        eventually(lambda: (run / "log.txt").read_text().count("going on behind epoch") > said, within_s=60, what="it")
         killed.extend(worker_processes("ImplicitFunc"))
         os.kill(killed[0], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    _, (row,) = tune_on_cluster(config, data=dataset.path, run=run, space={"lr": tune.grid_search([0.02])}, trials=1)
-    killer.join()
+    with pytest.raises(RunError, match=r"^the search was stopped: 0 of 1 trials are through; the same command goes on"):
+        search(stop)
+    assert not (run / "model").exists() and not (run / "trials.json").exists()
+    _, (row,) = search(kill)
 
     assert len(killed) == 1
     assert row["error"] is None and row["epochs"] == 60
-    assert "going on behind epoch" in (run / "log.txt").read_text()
+    assert (run / "log.txt").read_text().count("going on behind epoch") == 2
 
 
 def test_a_search_that_learns_from_its_trials_numbers_them_and_leaves_a_page(cluster, dataset, tiny, tmp_path):

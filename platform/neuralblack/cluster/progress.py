@@ -89,7 +89,7 @@ class Tracked(tune.Callback):  # type: ignore[misc]
         del self._open[trial.trial_id]
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Let go of trials under way: the time budget is over, somebody stopped the search, or Tune failed."""
+        """Let go of trials under way: somebody stopped the search, or Tune failed."""
         for tracking in self._open.values():
             tracking.close("KILLED")
         self._open.clear()

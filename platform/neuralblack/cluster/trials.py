@@ -123,8 +123,8 @@ def table_of(
         run: the search's folder.
         results: Tune's.
         names: fields that were searched.
-        epochs: of a whole trial. A row is `stopped` where Tune heard of fewer: the scheduler gave it up, with the
-            reason in `stop`, or the time was over. One none of whose checkpoints is whole has no result, and says so.
+        epochs: of a whole trial. A row is `stopped` where the scheduler gave it up before, with the reason in `stop`.
+            One none of whose checkpoints is whole has no result, and says so.
         patients: of the validation part.
 
     """
@@ -133,7 +133,7 @@ def table_of(
         trial_id = Path(result.path).name.removeprefix(TRIAL)
         inner = run / "trials" / trial_id
         if not (inner / TRIAL_JSON).exists():
-            continue  # it never started: the time was over before
+            continue  # it never started: the search was stopped before
         what = read_json(inner / TRIAL_JSON)
         checkpoints = registered_checkpoints(inner / "checkpoints")  # of Ray Train, or Tune's own
         checkpoints = checkpoints or [Path(kept.path) for kept, _ in result.best_checkpoints]
@@ -144,12 +144,15 @@ def table_of(
             folder, error = None, error or str(damaged)
         best = load_metrics(folder) if folder else {}
         history = history_of(inner)
+        # Of a trial of workers that is gone on with, Tune hears only what is new; here, a file may not be seen yet.
+        trained = max(len(history), (result.metrics or {}).get("epoch", -1) + 1)
+        stop = read_json(inner / STOPPED) if trained < epochs and (inner / STOPPED).exists() else None
         row = {
             "trial": what["number"],
             "params": {name: what["params"][name] for name in names},
-            "epochs": len(history),
-            "stopped": not result.error and (result.metrics or {}).get("epoch", -1) + 1 < epochs,
-            "stop": read_json(inner / STOPPED) if (inner / STOPPED).exists() else None,
+            "epochs": trained,
+            "stopped": bool(stop) and not result.error,
+            "stop": stop,
             **{name: best.get(name) for name in ("epoch", SCORE, "accuracy", "loss", "ece")},
             "error": error,
             "history": history,

@@ -53,7 +53,6 @@ def tune_on_cluster(
     workers: int = 1,
     gpus: bool = False,
     wait_s: float = 0,
-    time_budget_s: float = 86_400,
     share_gib: float = 16,
     track: Sequence[str] = (),
 ) -> tuple[ModelFolder, list[dict[str, Any]]]:
@@ -69,7 +68,6 @@ def tune_on_cluster(
         workers: of one trial. 1: a plain function; more: Ray Train inside the trial.
         gpus: one GPU for each worker.
         wait_s: how long the autoscaler may take to bring nodes.
-        time_budget_s: no trial goes on after it; what is there by then counts.
         share_gib: room on each node for what frozen stages say of views, which trials share; 0: each computes its own.
         track: keys of TRACKERS that show every trial, and as the search itself the chosen one.
 
@@ -78,7 +76,7 @@ def tune_on_cluster(
 
     Raises:
         InputError: something that can be mended, said before a trial starts where possible.
-        RunError: no trial came to a result.
+        RunError: no trial came to a result, or Ctrl-C ended the search before all trials were through.
     """
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
     space = dict(DEFAULT_SPACE if space is None else space)
@@ -99,7 +97,7 @@ def tune_on_cluster(
             settings = _settings(plan, data=data, run=run, wait_s=wait_s, share_gib=share_gib)
             with Tracking(track, run, None) as tracking:
                 write_json(run / TRACK, tracking.names)
-                results = _search(run, plan, settings, concurrent=concurrent, time_budget_s=time_budget_s)
+                results = _search(run, plan, settings, concurrent=concurrent)
                 return _finish(run, plan, dataset, split, results, tracking)
 
 
@@ -149,7 +147,7 @@ def _settings(plan: Plan, *, data: str, run: Path, wait_s: float, share_gib: flo
     }
 
 
-def _search(run: Path, plan: Plan, settings: dict[str, Any], *, concurrent: int, time_budget_s: float) -> Any:
+def _search(run: Path, plan: Plan, settings: dict[str, Any], *, concurrent: int) -> Any:
     """Run Tune, or go on with the experiment that is there already."""
     function = tune.with_parameters(trial_of_workers if plan.of_workers else trial_alone, settings=settings)
     trainable = tune.with_resources(function, {"CPU": DRIVER_CPU} if plan.of_workers else plan.of_a_trial)
@@ -161,7 +159,7 @@ def _search(run: Path, plan: Plan, settings: dict[str, Any], *, concurrent: int,
         tuner = tune.Tuner(
             trainable,
             param_space={PARAMS: plan.space if plan.points is None else tune.grid_search(plan.points)},
-            tune_config=_how_tune_draws(run, plan, concurrent=concurrent, time_budget_s=time_budget_s),
+            tune_config=_how_tune_draws(run, plan, concurrent=concurrent),
             run_config=_what_tune_keeps(run, plan),
         )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a line of ours and a row of the table
@@ -169,7 +167,7 @@ def _search(run: Path, plan: Plan, settings: dict[str, Any], *, concurrent: int,
         return tuner.fit()
 
 
-def _how_tune_draws(run: Path, plan: Plan, *, concurrent: int, time_budget_s: float) -> tune.TuneConfig:
+def _how_tune_draws(run: Path, plan: Plan, *, concurrent: int) -> tune.TuneConfig:
     config, beforehand = plan.config, plan.points is not None
     return tune.TuneConfig(
         metric=SCORE,
@@ -181,7 +179,6 @@ def _how_tune_draws(run: Path, plan: Plan, *, concurrent: int, time_budget_s: fl
         if beforehand
         else optuna_search(config.seed, concurrent=concurrent, first=plan.first),
         reuse_actors=not plan.of_workers,  # a trial then pays neither for imports nor for a process
-        time_budget_s=time_budget_s,
         trial_dirname_creator=lambda trial: f"{TRIAL}{trial.trial_id}",  # the default is cut off in mid-word
     )
 
@@ -222,11 +219,15 @@ def _finish(
     """Write the table and the page of all trials, and make the first one's best epoch the run's model folder."""
     config, patients = plan.config, len({dataset.patients[row] for row in split.validation})
     rows, checkpoints = table_of(run, results, list(plan.space), epochs=config.epochs, patients=patients)
+    through = sum(bool(row["error"]) or row["stopped"] or row["epochs"] >= config.epochs for row in rows)
+    if through < plan.trials:  # Tune ends at Ctrl-C as if all were through
+        raise RunError(
+            f"the search was stopped: {through} of {plan.trials} trials are through; the same command goes on"
+        )
     write_json(run / TABLE, rows)
     best = checkpoints[0] if checkpoints else None
     if best is None:
-        cause = next((row["error"] for row in rows if row["error"]), "the time budget ran out")
-        raise RunError(f"no trial came to a result: {cause}")
+        raise RunError(f"no trial came to a result: {next(row['error'] for row in rows if row['error'])}")
     configs = [checked(TrainConfig, config.model_dump() | row["params"], where="a trial") for row in rows]
     finalists = {
         row["trial"]: (each, checkpoint)

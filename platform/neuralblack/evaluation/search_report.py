@@ -167,13 +167,13 @@ def outcome(row: Mapping[str, Any]) -> str:
     """
     if row["error"]:
         return f"failed: {row['error']}"
-    if row["stopped"] and row["stop"]:
+    if row["stopped"]:
         stop = row["stop"]
         return (
             f"stopped behind epoch {stop['epoch']}: macro-F1 {stop['value']:.3f}, {stop['needed']:.3f} would have been "
             f"needed among {stop['of']}"
         )
-    return "stopped: the time was over" if row["stopped"] else "trained to its end"
+    return "trained to its end"
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
