@@ -6,9 +6,11 @@ import pickle
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -403,6 +405,21 @@ def test_what_a_worker_ends_with_is_one_line(cluster, monkeypatch, tmp_path, err
     monkeypatch.setattr("neuralblack.cluster.train.TorchTrainer", Trainer)
     with pytest.raises(kind, match=said):
         fit_workers(CONFIG, data="data", run=tmp_path, workers=1, each={"CPU": 1.0, "GPU": 0.0}, max_failures=0)
+
+
+def test_ctrl_c_is_one_line_and_means_afterwards_what_it_meant_before(cluster, monkeypatch, tmp_path):
+    def fit(*_):
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))  # as Ray Train does
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr("neuralblack.cluster.train.TorchTrainer", lambda *_, **__: SimpleNamespace(fit=fit))
+    before = signal.getsignal(signal.SIGINT)
+
+    with pytest.raises(RunError, match=r"^training was stopped; the same command goes on behind the last epoch$"):
+        fit_workers(CONFIG, data="data", run=tmp_path, workers=1, each={"CPU": 1.0, "GPU": 0.0}, max_failures=0)
+
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.soak

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -185,7 +186,7 @@ def fit_workers(
         ),
     )
     try:
-        with said_when_nodes_are_lost(each, fewest, patience_s=start_s * (START_LIMIT + 1)):
+        with said_when_nodes_are_lost(each, fewest, patience_s=start_s * (START_LIMIT + 1)), _ctrl_c_is_said():
             return trainer.fit()
     except ray.train.WorkerGroupError as error:
         rank, cause = min(error.worker_failures.items())
@@ -202,6 +203,20 @@ def fit_workers(
                 "command goes on behind the last epoch when there is"
             ) from error
         raise RunError(f"training did not start: {_said(error.controller_failure)}") from error
+
+
+@contextmanager
+def _ctrl_c_is_said() -> Iterator[None]:
+    """Have a line where Ctrl-C ends a block: Ray Train ends the process then, without a word, and would later, too."""
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise RunError("training was stopped; the same command goes on behind the last epoch") from None
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, before)
 
 
 def _worker(settings: dict[str, Any]) -> None:
