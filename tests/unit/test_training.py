@@ -186,6 +186,14 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_word_of_advice(dataset, ti
         short_run(dataset.path, CONFIG, OneProcess())
 
 
+@pytest.mark.parametrize("folds", [CONFIG.validation_folds, ()], ids=["validated", "nothing to validate on"])
+def test_a_network_that_an_epochs_last_step_spoilt_does_not_become_a_model(folds, dataset, tiny, monkeypatch):
+    monkeypatch.setattr("neuralblack.training.recipe.scores", lambda logits, loss: logits * float("nan"))
+
+    with pytest.raises(RunError, match=r"behind the epoch's last step the answers are no numbers; a lower learning"):
+        short_run(dataset.path, CONFIG.model_copy(update={"epochs": 1, "validation_folds": folds}), OneProcess())
+
+
 def test_out_of_memory_names_a_batch_size_that_fits(dataset, tiny, monkeypatch):
     def limited(self, inputs, forward=torch.nn.AdaptiveAvgPool2d.forward):
         if len(inputs) > 3 and torch.is_grad_enabled():

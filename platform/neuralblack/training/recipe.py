@@ -12,7 +12,7 @@ from neuralblack.config import TrainConfig
 from neuralblack.data.crops import NEED_BOX, WHOLE, as_shown
 from neuralblack.data.dataset import Dataset, class_numbers
 from neuralblack.data.splits import Split
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, RunError
 from neuralblack.models.compiler import need_compiler
 from neuralblack.models.execution import Execution, choose_execution, repeatable_convolutions
 from neuralblack.models.heads import loss_of, probabilities, scores
@@ -29,6 +29,8 @@ from neuralblack.training.pixels import Pixels
 from neuralblack.training.unfreezing import schedule_of
 
 log = logging.getLogger(__name__)
+
+ASKED = 32  # slices, where none are to be validated on, whether the network still answers with numbers
 
 
 def check(config: TrainConfig, *, classes: int) -> None:
@@ -224,12 +226,12 @@ def validation(
 ) -> Validate:
     """Make the function that measures a model on the validation part, each slice exactly once over all workers.
 
-    Of an empty part it says nothing.
+    Of an empty part it says nothing. It raises RunError where the answers are no numbers, to some slices that were
+    learnt where the part is empty: nobody has seen the loss behind an epoch's last step.
     """
-    if not len(split.validation):
-        return lambda frozen, learning: {}
     execution = behind.execution
-    rows, labels = split.validation, class_numbers(dataset, split.validation, split.classes)
+    rows = split.validation if len(split.validation) else split.train[:ASKED]
+    labels = class_numbers(dataset, rows, split.classes)
 
     def validate(frozen: nn.Sequential, learning: nn.Sequential) -> Metrics:
         # Every rank fills in its own rows of a table of zeros; their sum is the whole table, without padding.
@@ -246,7 +248,12 @@ def validation(
                 frozen=frozen,
                 behind=behind,
             )
-        summary: dict[str, Any] = measure.summarise(labels, group.sum(table).cpu().numpy(), split.classes)
+        answers = group.sum(table).cpu().numpy()
+        if not np.isfinite(answers).all():
+            raise RunError("behind the epoch's last step the answers are no numbers; a lower learning rate may help")
+        if not len(split.validation):
+            return {}
+        summary: dict[str, Any] = measure.summarise(labels, answers, split.classes)
         return {"loss": summary["log_loss"], **{name: summary[name] for name in ("accuracy", "macro_f1", "ece")}}
 
     return validate
