@@ -34,8 +34,12 @@ def test_the_interval_of_a_share_is_that_of_the_patients_and_not_of_their_slices
     assert low < share < high
 
 
-def test_weighted_numbers_are_those_of_slices_drawn_so_often():
+@pytest.mark.parametrize("certainty", [None, 0.1])
+def test_weighted_numbers_are_those_of_slices_drawn_so_often(certainty):
     slices = judged(patients=12, each=3)
+    if certainty:  # few values, so that many are equal
+        rounded = (slices.probabilities / certainty).round() * certainty + 1e-3
+        slices = Slices(slices.labels, rounded / rounded.sum(1, keepdims=True), slices.patients)
     (weights,) = drawn_weights(slices.patients, draws=5)
 
     found = scores(slices.labels, slices.probabilities, weights)
@@ -79,6 +83,7 @@ def test_the_interval_of_a_calibration_error_holds_the_true_one():
         slices = Slices((~right).astype(np.int64), shares, [str(patient) for patient in np.arange(270) // 6])
         low, high = intervals(slices, classes=CLASSES[:2], draws=300)["ece"]
         held += low <= error <= high
+        assert low <= summarise(slices.labels, shares, CLASSES[:2])["ece"] <= high
 
     assert held >= 0.85 * 60  # percentiles hold it in none: they lie above it
 

@@ -44,6 +44,13 @@ def test_every_number_is_the_one_worked_out_by_hand():
     assert cat["auroc"] == pytest.approx((3 * 5 + 0.5 * 3 * 1 + 0.5 * 1 * 5) / 24)  # pairs in order, ties half
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_slices_that_a_model_is_equally_sure_of_none_comes_first(order):
+    labels = np.array([0] * 50 + [1] * 50)[::order]
+
+    assert summarise(labels, sure_of([0] * 100), CLASSES)["accuracy_at_90"] == pytest.approx(0.5)
+
+
 def test_auroc_counts_the_pairs_in_the_right_order():
     scores = np.array([0.9, 0.6, 0.7, 0.2])
     summary = summarise(np.array([0, 0, 1, 1]), np.stack([scores, 1 - scores], axis=1), ("cat", "dog"))

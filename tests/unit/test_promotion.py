@@ -54,6 +54,9 @@ def test_each_check_asks_what_it_says():
     equal = beats_baselines(rule, own | {"macro_f1": 0.7})
     assert not equal.passed and "more than 0.700, of 1-NN" in equal.expected
     assert not beats_baselines(rule, own | {"baselines": {}}).passed
+    votes = {"accuracy": 0.7, "accuracy_at_90": None}
+    surest = beats_baselines(Rule(metric="accuracy_at_90"), {"accuracy_at_90": 0.65, "baselines": {"1-NN": votes}})
+    assert (surest.passed, surest.expected) == (False, "more than 0.700, of 1-NN")
     assert is_calibrated(rule, own).passed and not is_calibrated(rule, own | {"ece": 0.11}).passed
     assert not_worse(rule, [-0.049, 0.1], than="the other").passed
     assert not not_worse(rule, [-0.051, 0.1], than="the other").passed

@@ -25,7 +25,9 @@ def intervals(*repetitions: Slices, classes: Sequence[str], draws: int = DRAWS, 
     """Bound every number of `metrics.summarise` by the percentile bootstrap over patients (Efron, 1979), at LEVEL.
 
     But the calibration error by the basic bootstrap (Davison and Hinkley, 1997, 5.2), not below 0: it is a sum of
-    absolute values, which every resampling raises once more, so that percentiles lie above what they should bound.
+    absolute values, which every resampling raises once more, so that percentiles lie above what they should bound. It
+    is a rough one all the same: the error of few slices is above 0 by chance alone, so that its lower end may be, too,
+    and where it would end below what was measured, it ends there.
 
     Args:
         repetitions: what models said of slices of the same patients, one for each seed; their mean is bounded.
@@ -46,7 +48,7 @@ def intervals(*repetitions: Slices, classes: Sequence[str], draws: int = DRAWS, 
         errors = [calibration_error(each.labels, each.probabilities, each.models) for each in repetitions]
         measured = float(np.mean(errors))
         low, high = (max(0.0, 2 * measured - end) for end in reversed(drawn))
-        bounds["ece"] = [low, high]
+        bounds["ece"] = [low, max(high, measured)]
     found: dict[str, Any] = {name: value for name, value in bounds.items() if "/" not in name}
     found["per_class"] = {
         label: {name.partition("/")[0]: value for name, value in bounds.items() if name.endswith(f"/{index}")}
@@ -194,11 +196,13 @@ def _calibration_error(right: NDArray[np.bool_], top: Floats, weights: Floats, b
 
 def _accuracy_at_coverage(right: NDArray[np.bool_], top: Floats, weights: Floats) -> Floats:
     order = np.argsort(-top, kind="stable")
+    starts = np.flatnonzero(np.diff(-top[order], prepend=-np.inf))  # of equal values, which count alike
     sorted_weights = weights[:, order]
-    end = COVERAGE * sorted_weights.sum(1, keepdims=True)
-    before = sorted_weights.cumsum(1) - sorted_weights
-    counted = (end - before).clip(0, sorted_weights)
-    share: Floats = (counted @ right[order]) / end[:, 0]
+    counts = np.add.reduceat(sorted_weights, starts, axis=1)
+    hits = np.add.reduceat(sorted_weights * right[order], starts, axis=1)
+    end = COVERAGE * counts.sum(1, keepdims=True)
+    counted = (end - (counts.cumsum(1) - counts)).clip(0, counts)
+    share: Floats = (counted * np.divide(hits, counts, where=counts > 0, out=np.zeros_like(hits))).sum(1) / end[:, 0]
     return share
 
 

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_curve
 
 from neuralblack.evaluation.patients import Slices
 from neuralblack.evaluation.svg import plain, svg
-from neuralblack.metrics import BINS, bin_of
+from neuralblack.metrics import BINS, bin_of, surest_first
 
 TRAIN, VALIDATION = "#c2703d", "#14948a"  # told apart by the blind to red and green too, and by their dashes
 COLOURS = ("#14948a", "#c2703d", "#4f6bb0", "#a0569c")  # of classes, with DASHES beside them
@@ -124,8 +124,7 @@ def _reliability(axes: Any, slices: Slices) -> None:
 
 
 def _coverage(axes: Any, slices: Slices) -> None:
-    order = np.argsort(-slices.probabilities.max(1), kind="stable")
-    wrong = (slices.probabilities.argmax(1) != slices.labels)[order]
+    wrong = surest_first(slices.probabilities.max(1), slices.probabilities.argmax(1) != slices.labels)
     count = np.arange(1, len(wrong) + 1)
     axes.plot(count / len(wrong), wrong.cumsum() / count, color=VALIDATION, lw=2)
     axes.axvline(0.9, color="gray", lw=1, alpha=0.5, linestyle=(0, (4, 2)))
