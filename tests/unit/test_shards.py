@@ -115,6 +115,21 @@ def test_shards_are_not_written_into_a_dataset(dataset):
     assert sorted(dataset.path.iterdir()) == before
 
 
+def test_what_killed_writers_left_goes_and_whatever_else_is_in_the_folder_stays(dataset, tmp_path):
+    left = [".00001.arrow.0123abcd", ".index.arrow.0123abcd", ".shards.json.0123abcd", ".file.0123abcd"]
+    left += [".names.arrow.0123abcd", "..file.0123abcd.4567cdef"]
+    others = [".bashrc.20240101", ".settings.json.20240101", ".notes.arrow.20240101"]
+    for name in (*left, *others):
+        (tmp_path / name).write_bytes(b"x")
+    for folder in (".slices.0a1b2c3d", ".file.0a1b2c3d"):  # the first: left by a killed `prepare --out DIR/slices`
+        (tmp_path / folder).mkdir()
+
+    write_shards(dataset, str(tmp_path))
+
+    hidden = {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
+    assert hidden == {*others, ".slices.0a1b2c3d", ".file.0a1b2c3d"}
+
+
 def test_who_writes_shards_where_others_do_waits_for_them(dataset, cache, tmp_path):
     def write(_):
         write_shards(dataset, str(tmp_path / "shards"), slices=1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -19,6 +20,8 @@ from neuralblack.files import is_address, make_folder, no_space_is_said, passing
 
 BLOCK = 1 << 22  # bytes that are copied at a time
 LOCK = ".writing.lock"  # in a folder, while somebody writes there
+# Of a killed writer: what was to become a file of shards, the path of `writing`, and what was to become that.
+UNFINISHED = re.compile(r"\.(([0-9]{5,}|index|names)\.arrow|shards\.json|file|\.file\.[0-9a-f]{8})\.[0-9a-f]{8}")
 
 
 @dataclass
@@ -121,8 +124,9 @@ class Place:
                 held.enter_context(passing_lock(self.folder / LOCK))
             except OSError as error:
                 raise self._wrong(str(self), error) from None
-            for left in self.folder.glob(f".*.{'[0-9a-f]' * 8}"):
-                left.unlink()
+            for left in self.folder.iterdir():
+                if UNFINISHED.fullmatch(left.name) and left.is_file():
+                    left.unlink()
             path = self.folder / f".file.{uuid.uuid4().hex[:8]}"
             held.callback(path.unlink, missing_ok=True)
             yield path
