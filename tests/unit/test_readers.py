@@ -320,6 +320,13 @@ def test_unknown_suffix_lists_the_known_ones(tmp_path):
     assert ".png, .jpg, .jpeg, .tif, .tiff, .mat, .dcm, .nii, .nii.gz" in error_of(path)
 
 
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.7", "scan.bak"])
+def test_a_file_whose_name_says_no_format_is_told_by_its_bytes(tmp_path, name):
+    saved(tmp_path, Image.fromarray(GREY)).rename(tmp_path / name)
+
+    assert np.array_equal(read_slice(tmp_path / name, where="scan").image, GREY)
+
+
 def test_every_format_is_named_in_the_one_sentence_for_people():
     assert KINDS == "PNG, JPEG, TIFF, MATLAB v7.3 (.mat), DICOM (.dcm) or NIfTI (.nii, .nii.gz)"
 

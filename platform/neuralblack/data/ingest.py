@@ -14,7 +14,7 @@ from hashlib import sha256
 from multiprocessing.connection import wait
 
 from neuralblack.data.preprocessing import Preprocessing, preprocess, stored_box
-from neuralblack.data.readers import READERS, decode, file_bytes, suffix_of
+from neuralblack.data.readers import decode, file_bytes
 from neuralblack.data.slices import Box
 from neuralblack.data.sources import File
 from neuralblack.errors import InputError, RunError
@@ -59,8 +59,7 @@ def read_file(file: File, spec: Preprocessing) -> Read:
     try:
         data = file_bytes(file.path, where=file.path)
         found = sha256(data).hexdigest()
-        suffix = suffix_of(file.path)
-        slice_ = decode(data, suffix=suffix if suffix in READERS else None, where=file.path, labelled=True)
+        slice_ = decode(data, path=file.path, where=file.path, labelled=True)
         pixels = preprocess(slice_.image, spec, where=file.path)
     except InputError as error:
         return Read(file, hash=found, error=error)

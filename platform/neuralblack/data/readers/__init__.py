@@ -99,7 +99,8 @@ def read_slice(source: Path | bytes, *, where: object, labelled: bool = True) ->
     """Read one slice from a file or from an upload's bytes.
 
     Args:
-        source: a path, whose suffix chooses the reader and whose first bytes must agree; or bytes, told by themselves.
+        source: a path, whose suffix chooses the reader and whose first bytes must agree; without a known suffix, and
+            of bytes, they choose it by themselves.
         where: what to call it in an error's message (a server names no file of its user).
         labelled: whether a format that carries label and patient must have them; without, they are not even looked at.
 
@@ -107,8 +108,8 @@ def read_slice(source: Path | bytes, *, where: object, labelled: bool = True) ->
         InputError: the format is unknown, the file is broken, or it is no single slice of real numbers.
     """
     if isinstance(source, bytes):
-        return decode(source, suffix=None, where=where, labelled=labelled)
-    return decode(file_bytes(source, where=where), suffix=suffix_of(source), where=where, labelled=labelled)
+        return decode(source, path=None, where=where, labelled=labelled)
+    return decode(file_bytes(source, where=where), path=source, where=where, labelled=labelled)
 
 
 def file_bytes(path: Path, *, where: object) -> bytes:
@@ -134,21 +135,17 @@ def file_bytes(path: Path, *, where: object) -> bytes:
     )
 
 
-def decode(data: bytes, *, suffix: str | None, where: object, labelled: bool) -> Slice:
-    """Turn a file's bytes into a Slice; `suffix` None means that the bytes alone tell the format."""
-    known = ", ".join(READERS)
-    if suffix is not None and suffix.lower() not in READERS:
-        raise InputError(
-            where, found=f"a file named {suffix or 'without a suffix'}", expected=known, fix="convert it to one of them"
-        )
-    readers = BY_BYTES if suffix is None else (READERS[suffix.lower()],)
+def decode(data: bytes, *, path: Path | None, where: object, labelled: bool) -> Slice:
+    """Turn bytes into a Slice, by the suffix of their file; by themselves where that is none of READERS, or no file."""
+    named = READERS.get(suffix_of(path)) if path else None
+    readers = (named,) if named else BY_BYTES
     for reader in readers:
         if reader.recognises(data):
             return reader.read(data, where=where, labelled=labelled)
-    start = f" ({data[:8]!r} ...)" if suffix else ""  # an upload's bytes are not repeated
+    start = f" ({data[:8]!r} ...)" if named else ""  # an upload's bytes are not repeated
     raise InputError(
         where,
         found=f"bytes of another kind{start}" if data else "an empty file",
         expected=" or ".join(reader.name for reader in readers),
-        fix=(readers[0].fix if suffix else "") or f"export the slice as one of {known}",
+        fix=(named.fix if named else "") or f"export the slice as one of {', '.join(READERS)}",
     )
