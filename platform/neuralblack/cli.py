@@ -207,7 +207,7 @@ def train(
 @app.command()
 def feedback(
     folder: Annotated[Path, typer.Argument(help="What the service kept: `args: feedback` of its configuration.")],
-    data: Annotated[Path, typer.Argument(help="The dataset that the champion was trained on.")],
+    data: Annotated[str, typer.Argument(help="The dataset that the champion was trained on, or its shards.")],
     out: Annotated[Path, typer.Option(help="A new dataset of both.", callback=_outlives_job)],
 ) -> None:
     """Join what readers said to a dataset: slices that are learnt from, and never validated or tested on.
@@ -220,12 +220,13 @@ def feedback(
     """
     from os import environ
 
+    from neuralblack.cluster.environment import shared_dataset
     from neuralblack.data.dataset import open_dataset
     from neuralblack.data.describe import describe_dataset
     from neuralblack.data.feedback import key_from
     from neuralblack.data.join_feedback import join_feedback
 
-    joined = join_feedback(folder, open_dataset(data), out, key=key_from(environ))
+    joined = join_feedback(folder, open_dataset(shared_dataset(data)), out, key=key_from(environ))
     print_rows(str(out), describe_dataset(joined))
 
 

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from neuralblack.cli import app
 from neuralblack.data.dataset import LEARNT_ONLY, NAMES, open_dataset
 from neuralblack.data.describe import describe_dataset
 from neuralblack.data.feedback import Feedback, Said, keyed, write_feedback
@@ -174,6 +176,17 @@ def test_a_patient_of_two_names_is_known_by_either(merged, cache, sharded, tmp_p
     assert joined.manifest["feedback"]["left_out"][KNOWN] == names
     assert len(joined) == len(merged) + 1
     assert "X1" not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_the_command_takes_the_address_of_shards(dataset, folder, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEURALBLACK_FEEDBACK_KEY", KEY.decode())
+    folder.say(head(dataset, 0))
+    write_shards(dataset, str(tmp_path / "shards"))
+    address = (tmp_path / "shards").as_uri()
+
+    done = CliRunner().invoke(app, ["feedback", str(folder.path), address, "--out", str(tmp_path / "out")])
+
+    assert done.exit_code == 0 and len(open_dataset(tmp_path / "out")) == len(dataset) + 1
 
 
 def test_a_patient_whom_a_folder_names_is_known_by_its_last_part(tmp_path):
