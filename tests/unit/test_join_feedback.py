@@ -1,5 +1,6 @@
 """What readers said joins a dataset where it can be learnt from without touching what is tested."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -14,6 +15,7 @@ from neuralblack.data.feedback import Feedback, Said, keyed, write_feedback
 from neuralblack.data.join_feedback import COPY, DISAGREE, KNOWN, OTHERWISE, REPLACED, join_feedback
 from neuralblack.data.mat_writer import write_mat
 from neuralblack.data.phantoms import Patient, draw_phantom
+from neuralblack.data.places import Place
 from neuralblack.data.prepare import prepare
 from neuralblack.data.preprocessing import preprocess
 from neuralblack.data.splits import make_split
@@ -187,6 +189,23 @@ def test_the_command_takes_the_address_of_shards(dataset, folder, cache, tmp_pat
     done = CliRunner().invoke(app, ["feedback", str(folder.path), address, "--out", str(tmp_path / "out")])
 
     assert done.exit_code == 0 and len(open_dataset(tmp_path / "out")) == len(dataset) + 1
+
+
+def test_where_the_node_has_room_for_one_shard_each_is_fetched_once_to_look_and_once_to_copy(
+    dataset, folder, bucket, cache, tmp_path, monkeypatch
+):
+    folder.say(head(dataset, 0))
+    write_shards(dataset, "s3://slices/all", slices=10)
+    one = bucket.head_object(Bucket="slices", Key="all/00000.arrow")["ContentLength"]
+    monkeypatch.setenv("NEURALBLACK_CACHE_GIB", str(1.5 * one / 2**30))
+    monkeypatch.setattr("neuralblack.data.join_feedback.PIECE", 7)
+    fetch, fetched = Place.fetch, []
+    monkeypatch.setattr(Place, "fetch", lambda *each: fetched.append(each[1]) or fetch(*each))
+
+    joined = join_feedback(folder.path, open_dataset("s3://slices/all"), tmp_path / "out", key=KEY)
+
+    assert joined.hash == join_feedback(folder.path, dataset, tmp_path / "other", key=KEY).hash
+    assert max(Counter(fetched).values()) == 2 and len(set(fetched)) == 6
 
 
 def test_a_patient_whom_a_folder_names_is_known_by_its_last_part(tmp_path):

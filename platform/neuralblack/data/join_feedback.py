@@ -12,6 +12,7 @@ from neuralblack.data.dataset import LEARNT_ONLY, NO_BOX, Dataset, Row, open_dat
 from neuralblack.data.duplicates import groups, near_duplicates
 from neuralblack.data.feedback import Feedback, check_key, keyed, list_feedback, pixels_hash, read_feedback
 from neuralblack.data.patients import GROUP, has_id, is_named
+from neuralblack.data.shards import by_shard
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 
@@ -21,7 +22,7 @@ DISAGREE = "of which readers say different things"
 REPLACED = "said anew by the same reader, or of the same slice"
 KNOWN = "of a patient of the dataset"
 COPY = "that are copies of slices of the dataset"
-PIECE = 1024  # slices written at a time
+PIECE = 1024  # slices read at a time
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +95,17 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
     }
     with new_folder(out) as target:
         with (target / "pixels").open("wb") as file:
-            for at in range(0, len(dataset), PIECE):
-                file.write(np.ascontiguousarray(dataset.images[at : at + PIECE]).tobytes())
+            order = _by_shard(dataset)
+            for at in range(0, len(order), PIECE):
+                rows = order[at : at + PIECE]
+                for row, pixels in zip(rows.tolist(), dataset.images[rows], strict=True):
+                    file.seek(row * pixels.nbytes)
+                    file.write(pixels.tobytes())
+            file.seek(dataset.images.nbytes)
             for opinion in kept:
                 file.write(opinion.pixels.tobytes())
-        rows, other_names = [*_rows(dataset), *map(_row, kept)], dataset.other_names
-        write_dataset(target, rows, target / "pixels", dataset.spec, facts, other_names=other_names)
+        table, other_names = [*_rows(dataset), *map(_row, kept)], dataset.other_names
+        write_dataset(target, table, target / "pixels", dataset.spec, facts, other_names=other_names)
     return open_dataset(out)
 
 
@@ -139,7 +145,7 @@ def _of_dataset(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tu
     known by all. Opinions that are prepared otherwise say so, too.
     """
     pixels = [each.pixels for each in opinions]
-    copied = near_duplicates((dataset.images[row] for row in range(len(dataset))), pixels)
+    copied = near_duplicates((dataset.images[row] for row in _by_shard(dataset).tolist()), pixels)
     copies = {int(index) for index in copied[:, 1]}
     named = {keyed(key, name) for name in _names(dataset)}
     first: dict[str, int] = {}  # patient -> the first opinion of them
@@ -151,6 +157,11 @@ def _of_dataset(opinions: Sequence[Opinion], dataset: Dataset, key: bytes) -> tu
     person = groups(len(opinions), [*called, *near_duplicates(pixels)])
     known = {person[i] for i, each in enumerate(opinions) if i in copies or each.feedback.patient in named}
     return copies, {index for index in range(len(opinions)) if person[index] in known}
+
+
+def _by_shard(dataset: Dataset) -> NDArray[np.int64]:
+    """Order all rows so that each shard is fetched once."""
+    return by_shard(np.arange(len(dataset)), len(dataset))
 
 
 def _read(path: Path) -> tuple[Feedback, NDArray[np.uint8], str]:
