@@ -242,7 +242,14 @@ def test_it_is_on_the_disk_before_it_is_answered(tmp_path, monkeypatch):
     assert [path.parent for path in synced] == [tmp_path, tmp_path.parent]  # the file, its folder
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: data.replace(b"anna", b"ann\0")])
+def bomb(_):
+    """A picture of hundreds of megapixels, which Pillow refuses."""
+    stream = io.BytesIO()
+    Image.new("1", (14_000, 14_000)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: data.replace(b"anna", b"ann\0"), bomb])
 def test_a_damaged_file_is_named(damage, tmp_path):
     say(service(tmp_path))
     [path] = list_feedback(tmp_path)

@@ -153,7 +153,7 @@ def read_feedback(path: Path) -> tuple[Feedback, NDArray[np.uint8]]:
         with Image.open(path, formats=["PNG"]) as image:
             image.load()
             text, pixels = getattr(image, "text", {}).get(TEXT), np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _none(path, f"a file that does not open ({type(error).__name__})") from None
     if text is None:
         raise _none(path, "a PNG with nothing said in it")
