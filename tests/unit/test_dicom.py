@@ -222,6 +222,12 @@ def test_rescale_and_window_are_applied_in_this_order():
     assert shown[below][0] <= between.min() and between.max() <= shown[above][0]
 
 
+def test_of_several_windows_a_later_one_may_be_as_bad_as_it_likes():
+    changes = {"WindowCenter": [300, 9], "WindowWidth": [201, 0]}
+
+    assert np.array_equal(image_of(dicom_bytes(**changes)), image_of(dicom_bytes(WindowCenter=300, WindowWidth=201)))
+
+
 @pytest.mark.parametrize(("function", "distinct"), [("LINEAR_EXACT", False), ("SIGMOID", True), ("", False)])
 def test_every_function_of_a_window_is_known(function, distinct):
     shown = image_of(dicom_bytes(VOILUTFunction=function, WindowCenter=400, WindowWidth=100))
@@ -269,7 +275,10 @@ def test_tables_are_looked_up_without_wrapping(which, values, syntax):
         ({"BitsStored": 12, "HighBit": 15}, ["pixels of 12 bits", "bit 15", "bit 11"]),  # left-aligned: they would wrap
         ({"RescaleSlope": "1e308", "RescaleIntercept": "1e308"}, ["no finite numbers"]),
         ({"WindowCenter": 1, "WindowWidth": 0}, ["a display window narrower"]),
-        ({"VOILUTFunction": PLANTED, "WindowCenter": 1, "WindowWidth": 9}, ["broken", "ValueError"]),
+        ({"WindowCenter": [1, 1], "WindowWidth": [0, 9]}, ["a display window narrower"]),
+        ({"VOILUTFunction": PLANTED, "WindowCenter": 1, "WindowWidth": 9}, ["VOILUTFunction", "LINEAR_EXACT or SIGM"]),
+        ({"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": 1, "WindowWidth": 0}, ["window of width 0", "above 0"]),
+        ({"VOILUTFunction": "SIGMOID", "WindowCenter": 1, "WindowWidth": 0}, ["window of width 0", "above 0"]),
         ({"VOILUTSequence": table(0, [1, 2], 99, "u1")}, None),
     ],
 )

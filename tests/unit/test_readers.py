@@ -287,6 +287,12 @@ def test_tiff_of_numbers_that_pillow_has_no_mode_for_is_refused_with_what_to_do(
         read_slice(number_tiff(GREY.astype(np.float64)), where="upload", labelled=False)
 
 
+def test_tiff_in_lab_is_refused_by_its_colours(tmp_path):
+    lab = Image.merge("LAB", [Image.fromarray(GREY)] * 3)
+
+    assert "found an image in the colours LAB; expected grey or RGB" in error_of(saved(tmp_path, lab, "scan.tif"))
+
+
 def test_camera_orientation_is_followed(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # turn by 90 degrees to the right to see it upright

@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 from neuralblack.errors import InputError
 
+FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # PS3.3 C.11.2.1.3: how a window maps values
+
 
 def shown_values(values: NDArray[np.generic], header: Any, *, little: bool, where: object) -> NDArray[np.generic]:
     """Apply what PS3.3 C.11.1 (modality), C.7.5.1.1.2 (padding) and C.11.2 (display) say about stored values (H, W).
 
     Of several windows or tables the first is taken. `little` is the order of the bytes in tables. Raises InputError
-    where a window has no width, and pydicom's own errors where the header is broken.
+    where a window has no width or no known function, and pydicom's own errors where the header is broken.
     """
     from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
@@ -29,17 +31,31 @@ def shown_values(values: NDArray[np.generic], header: Any, *, little: bool, wher
         return _looked_up(values, header.VOILUTSequence[0], little=little)
     if header.get("WindowCenter") is None or header.get("WindowWidth") is None:
         return values
-    if not header.get("VOILUTFunction"):
-        header.VOILUTFunction = "LINEAR"
-    if np.min(header.WindowWidth) < 1 and header.VOILUTFunction == "LINEAR":  # PS3.3 C.11.2.1.2.1
-        raise InputError(
-            where,
-            found="a display window narrower than 1",
-            expected="a WindowWidth of 1 or more",
-            fix="set a window and export the slice again",
-        )
+    header.VOILUTFunction = _function(header, where=where)
     shown: NDArray[np.generic] = apply_windowing(values, header)
     return shown
+
+
+def _function(header: Any, *, where: object) -> str:
+    """Name the function of the first window; raises InputError where it cannot be applied."""
+    function = str(header.get("VOILUTFunction") or "LINEAR").upper()
+    width = header.WindowWidth[0] if header["WindowWidth"].VM > 1 else header.WindowWidth
+    if function not in FUNCTIONS:
+        raise InputError(
+            where,
+            found="a display window whose VOILUTFunction is none of the standard's",
+            expected=" or ".join(FUNCTIONS),
+            fix="set one of them or none, and export the slice again",
+        )
+    linear = function == "LINEAR"
+    if width < 1 if linear else width <= 0:  # PS3.3 C.11.2.1.2.1 and C.11.2.1.3
+        raise InputError(
+            where,
+            found=f"a display window {'narrower than 1' if linear else 'of width 0 or less'}",
+            expected=f"a WindowWidth {'of 1 or more' if linear else 'above 0'}",
+            fix="set a window and export the slice again",
+        )
+    return function
 
 
 def _padding(values: NDArray[np.generic], header: Any) -> NDArray[np.bool_]:

@@ -25,7 +25,7 @@ def recognises(data: bytes) -> bool:
 def read(data: bytes, *, where: object, labelled: bool) -> Slice:
     """Decode one image to grey; it never carries a label, so `labelled` changes nothing.
 
-    Raises InputError where it is broken, too small or large, or of several frames.
+    Raises InputError where it is broken, too small or large, of several frames, or in the colours LAB.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -37,6 +37,10 @@ def read(data: bytes, *, where: object, labelled: bool) -> Slice:
                     found=f"an image of {frames} frames",
                     expected="one slice",
                     fix="split volumes into slices first",
+                )
+            if image.mode == "LAB":  # which Pillow opens, and converts to nothing
+                raise InputError(
+                    where, found="an image in the colours LAB", expected="grey or RGB", fix="export the slice in grey"
                 )
             return Slice(_grey(image), colour=_colour(image))
     except InputError:
