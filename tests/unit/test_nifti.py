@@ -69,6 +69,18 @@ def test_one_slice_is_read_in_every_wrapping(shape, kind, zipped):
     assert np.array_equal(image, PIXELS.T[::-1, ::-1])  # RAS+: the front up, the patient's right on the left
 
 
+@pytest.mark.parametrize("behind", [b"", gzip.compress(b""), bytes(8)], ids=["nothing", "bgzip's end", "padding"])
+@pytest.mark.parametrize("step", [1000, 2000])
+def test_gzip_of_several_members_is_read(step, behind):
+    whole = nifti_bytes()
+    members = [gzip.compress(whole[at : at + step]) for at in range(0, len(whole), step)]
+
+    assert np.array_equal(image_of(b"".join(members) + behind), image_of(whole))
+    assert "truncated" in refusal(b"".join(members[:-1]) + behind)
+    assert "truncated" in refusal(b"".join(members)[:-4])
+    assert "more than its header says" in refusal(b"".join(members) + gzip.compress(b"x"))
+
+
 @pytest.mark.parametrize("name", ["slice.nii", "slice.NII.GZ"])
 def test_a_file_is_read_by_its_suffix(tmp_path, name):
     (tmp_path / name).write_bytes(nifti_bytes(zipped=name.lower().endswith("gz")))

@@ -19,6 +19,7 @@ GZIP = b"\x1f\x8b\x08"
 HEADER = {1: 348, 2: 540}  # bytes, by version
 MAX_OFFSET = 2**20  # where the pixels begin: behind the header and its extensions
 GZIP_START = 2**17  # a gzip header with its optional fields may have 64 KB and a name
+PIECE = 2**14  # bytes that are unpacked at a time: what is behind a gzip member is copied for each
 AGAIN = "export the slice again"
 # What each axis of the picture runs towards, downwards and to the right, by the axis that the slice stands on
 # (as nibabel names ends of axes: Left, Right, Posterior, Anterior, Inferior, Superior).
@@ -129,21 +130,36 @@ def _check(header: Any, *, where: object) -> tuple[tuple[int, ...], np.dtype[Any
 
 def _content(data: bytes, needed: int, *, where: object) -> bytes:
     """Return the file's bytes; of gzip never more than `needed`, whatever the rest would unpack to."""
-    whole = True
     if data.startswith(GZIP):
-        inflater = zlib.decompressobj(wbits=31)
-        data = inflater.decompress(data, needed)
-        if inflater.decompress(inflater.unconsumed_tail, 1):
-            raise InputError(
-                where,
-                found="a file that unpacks to more than its header says",
-                expected=f"{needed} bytes",
-                fix=AGAIN,
-            )
-        whole = inflater.eof  # behind the checksum, which zlib has compared
-    if len(data) < needed or not whole:
-        raise InputError(where, found="a truncated NIfTI file", expected=f"{needed} bytes unpacked", fix=AGAIN)
+        data = _inflated(data, needed, where=where)
+    if len(data) < needed:
+        raise _truncated(needed, where=where)
     return data
+
+
+def _inflated(data: bytes, needed: int, *, where: object) -> bytes:
+    """Unpack gzip, which may be several members one behind another (RFC 1952, 2.2), as bgzip writes it."""
+    found, at = bytearray(), 0
+    while data.startswith(GZIP, at):
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof and at < len(data):
+            piece = data[at : at + PIECE]
+            found += member.decompress(piece, needed + 1 - len(found))
+            if len(found) > needed:
+                raise InputError(
+                    where,
+                    found="a file that unpacks to more than its header says",
+                    expected=f"{needed} bytes",
+                    fix=AGAIN,
+                )
+            at += len(piece) - len(member.unconsumed_tail) - len(member.unused_data)
+        if not member.eof:  # which is behind the checksum, which zlib has compared
+            raise _truncated(needed, where=where)
+    return bytes(found)
+
+
+def _truncated(needed: int, *, where: object) -> InputError:
+    return InputError(where, found="a truncated NIfTI file", expected=f"{needed} bytes unpacked", fix=AGAIN)
 
 
 def _upright(volume: NDArray[np.generic], affine: NDArray[np.float64], *, where: object) -> NDArray[np.generic]:
