@@ -159,7 +159,7 @@ def phantoms(
     out: Annotated[Path, typer.Argument(help="A new folder.", callback=_outlives_job)],
     patients: Annotated[int, typer.Option(min=4, help="Made-up heads.")] = 40,
     slices: Annotated[int, typer.Option(min=1, help="Neighbouring slices of each head and view.")] = 3,
-    size: Annotated[int, typer.Option(min=64, help="Pixels a side.")] = 512,
+    size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels a side.")] = 512,  # MAX_SIDE of data/slices.py
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same heads.")] = 0,
 ) -> None:
     """Write made-up slices: OUT/figshare in the archive's .mat layout and OUT/images in class folders.

@@ -4,11 +4,14 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from neuralblack.cli import app
 from neuralblack.data.duplicates import groups, near_duplicates
 from neuralblack.data.mat_writer import write_cvind, write_mat
 from neuralblack.data.phantoms import TUMOURS, VIEWS, Patient, draw_phantom, write_phantoms
 from neuralblack.data.preprocessing import Preprocessing, preprocess
+from neuralblack.data.slices import MAX_SIDE
 from neuralblack.errors import InputError
 from neuralblack.labels import CLASSES
 
@@ -178,6 +181,16 @@ def test_numbers_that_make_no_dataset_are_refused(tmp_path, options, words):
 
     assert all(word in str(error.value) for word in words)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("size", "status"), [(MAX_SIDE, 0), (MAX_SIDE + 1, 2)])
+def test_the_command_draws_nothing_larger_than_prepare_reads(size, status, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("neuralblack.data.phantoms.write_phantoms", lambda *_, size, **__: drawn.append(size))
+
+    done = CliRunner().invoke(app, ["phantoms", str(tmp_path / "out"), "--size", str(size)])
+
+    assert (done.exit_code, drawn) == (status, [size] * (status == 0))
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
