@@ -292,13 +292,22 @@ def test_nothing_to_judge_is_refused(dataset, predictor, tmp_path):
         evaluate(predictor, dataset, [], tmp_path / "out")
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(dataset, split, predictor, tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize("names", [["thesis.tex"], ["README.md"], ["metrics.json", "README.md", "train.py"]])
+def test_a_folder_with_other_things_in_it_is_left_alone(dataset, split, predictor, tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("years of work")
 
-    with pytest.raises(InputError, match="no evaluation"):
+    with pytest.raises(InputError, match=f"no evaluation: {names[-1]}"):
         evaluate(predictor, dataset, split.test, tmp_path)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(names, "years of work")
+
+
+def test_a_file_is_no_place_for_an_evaluation(dataset, split, predictor, tmp_path):
+    (tmp_path / "metrics.json").write_text("mine")
+
+    with pytest.raises(InputError, match="no evaluation: a file"):
+        evaluate(predictor, dataset, split.test, tmp_path / "metrics.json")
 
 
 def test_an_evaluation_that_fails_leaves_the_earlier_one(dataset, split, predictor, tmp_path):

@@ -246,12 +246,21 @@ def _check(predictor: Classifier, dataset: Dataset, out: Path) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Raise InputError where `evaluate` could not write: best asked before the work."""
+    """Raise InputError where `evaluate` could not write, or would take away what it did not write.
+
+    Best asked before the work. That there is a metrics.json does not make a folder an evaluation: many tools write one.
+    """
     check_new_folder(out)
-    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    if not empty and not (out / METRICS).is_file():
+    if not out.exists():
+        return
+    names = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
+    others = sorted(names - {METRICS, PREDICTIONS, REPORT, CARD})
+    if others or (names and METRICS not in names):
         raise InputError(
-            out, found="something that is no evaluation", expected="a new folder", fix="choose another --out"
+            out,
+            found=f"something that is no evaluation: {(others or sorted(names))[0]}",
+            expected="a new folder, or one with nothing but an evaluation in it",
+            fix="choose another --out; nothing of it was touched",
         )
 
 
