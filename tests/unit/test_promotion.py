@@ -441,6 +441,34 @@ def test_evaluations_of_other_slices_are_not_compared(runs, tmp_path):
         paired(some, some)
 
 
+def _cut_off(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _without_patients(path):
+    pq.write_table(pq.read_table(path).drop_columns("patient"), path)
+
+
+def _of_other_classes(path):
+    table = pq.read_table(path)
+    at = table.column_names.index("label")
+    pq.write_table(table.set_column(at, "label", pa.array(["stroke"] * len(table))), path)
+
+
+@pytest.mark.parametrize("damage", [_cut_off, _without_patients, _of_other_classes])
+def test_damaged_predictions_are_named_and_force_goes_past_those_of_the_champion(runs, tmp_path, damage):
+    (first, kept), (second, report), _ = runs
+    champion = promote(first, tmp_path, FORCED, evaluation=kept)
+    predictions = tmp_path / "evaluations" / champion.id / PREDICTIONS
+    damage(predictions)
+
+    with pytest.raises(InputError, match=r"predictions\.parquet: found a table that cannot be used .*evaluate RUN"):
+        compare(report, predictions.parent)
+    with pytest.raises(InputError, match=r"predictions\.parquet: found .* --champion-evaluation"):
+        challenge(second, tmp_path, evaluation=report)
+    assert challenge(second, tmp_path, evaluation=report, force="its table is damaged")[0].id != champion.id
+
+
 def test_a_champion_without_an_evaluation_has_to_be_evaluated_first(runs, tmp_path):
     (first, _), (second, report), _ = runs
     promote(first, tmp_path, FORCED)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from neuralblack.errors import InputError
 from neuralblack.evaluation.bootstrap import differences
 from neuralblack.evaluation.metrics_file import PREDICTIONS, read_metrics
-from neuralblack.evaluation.patients import Slices
+from neuralblack.evaluation.patients import Slices, read_predictions
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         slices that both, only the first, only the second and neither got right.
 
     Raises:
-        InputError: an evaluation is missing, or they are of other slices, labels or classes.
+        InputError: an evaluation is missing or damaged, or they are of other slices, labels or classes.
 
     """
     ours, theirs = paired(first, second)
@@ -57,7 +56,7 @@ def paired(first: Path, second: Path) -> tuple[Slices, Slices]:
     """Read two evaluations of the same slices, in one order.
 
     Raises:
-        InputError: an evaluation is missing, or they are of other slices, labels or classes.
+        InputError: an evaluation is missing or damaged, or they are of other slices, labels or classes.
 
     """
     classes = [read_metrics(folder)["classes"] for folder in (first, second)]
@@ -77,9 +76,8 @@ def paired(first: Path, second: Path) -> tuple[Slices, Slices]:
                 expected="all that evaluate wrote",
                 fix="neuralblack evaluate RUN DATASET --out REPORT again",
             )
-        ids = pq.read_table(folder / PREDICTIONS, columns=["id"])["id"].to_pylist()
+        ids, found = read_predictions(folder / PREDICTIONS, classes[0])
         order = np.argsort(ids)
-        found = Slices.read(folder / PREDICTIONS, classes[0])
         patients = [found.patients[index] for index in order]
         slices.append(Slices(found.labels[order], found.probabilities[order], patients))
         keys.append([(ids[index], label) for index, label in zip(order, slices[-1].labels.tolist(), strict=True)])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from neuralblack.evaluation.bootstrap import DRAWS, intervals
-from neuralblack.evaluation.patients import Slices
+from neuralblack.evaluation.patients import Slices, read_predictions
 
 NUMBERS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece", "accuracy_at_90")
 
@@ -28,7 +28,7 @@ def table_of(rounds: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dic
     """
     runs, by_seed = [], dict[int, list[Slices]]()
     for each in rounds:
-        slices = Slices.read(each["predictions"], classes)
+        _, slices = read_predictions(each["predictions"], classes)
         runs.append({"seed": each["seed"], "fold": each["fold"], **_numbers(slices, classes)})
         by_seed.setdefault(each["seed"], []).append(slices)
     whole = [Slices.together(parts) for parts in by_seed.values()]

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from neuralblack.errors import InputError
 from neuralblack.metrics import LEAST, summarise
 
 VERDICT = "mean logit"
@@ -37,14 +39,6 @@ class Slices:
         rows = probabilities.astype(np.float64)
         self.labels, self.probabilities, self.patients = labels, rows / rows.sum(1, keepdims=True), list(patients)
         self.models = np.zeros(len(labels), np.int64) if models is None else models
-
-    @classmethod
-    def read(cls, path: Path, classes: Sequence[str]) -> "Slices":
-        """Read evaluate's predictions.parquet."""
-        table = pq.read_table(path)
-        probabilities = np.stack([table[f"p({name})"].to_numpy() for name in classes], 1)
-        labels = np.array([classes.index(name) for name in table["label"].to_pylist()], np.int64)
-        return cls(labels, probabilities, table["patient"].to_pylist())
 
     @classmethod
     def together(cls, parts: Sequence["Slices"]) -> "Slices":
@@ -77,3 +71,19 @@ class Slices:
         """Count what was right: `metrics.summarise`, and how many patients there are."""
         found = summarise(self.labels, self.probabilities, classes, models=self.models)
         return {**found, "patients": len(set(self.patients))}
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> tuple[list[str], Slices]:
+    """Read evaluate's predictions.parquet: ids, and what the model said; raises InputError where that is damaged."""
+    try:
+        table = pq.read_table(path)
+        probabilities = np.stack([table[f"p({name})"].to_numpy() for name in classes], 1)
+        labels = np.array([classes.index(name) for name in table["label"].to_pylist()], np.int64)
+        return table["id"].to_pylist(), Slices(labels, probabilities, table["patient"].to_pylist())
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # cut off, without a column, of other classes
+        raise InputError(
+            path,
+            found=f"a table that cannot be used ({type(error).__name__})",
+            expected=f"id, patient, label and a probability of {', '.join(classes)}, as evaluate writes them",
+            fix="neuralblack evaluate RUN DATASET --out REPORT; for the champion: promote --champion-evaluation REPORT",
+        ) from error
