@@ -441,6 +441,21 @@ def test_evaluations_of_other_slices_are_not_compared(runs, tmp_path):
         paired(some, some)
 
 
+def test_evaluations_of_the_same_slices_with_other_patients_are_not_compared(runs, tmp_path):
+    slices = judged(patients=30)
+    ours = write_evaluation(tmp_path / "ours", slices, runs[0][1])
+    slices.patients = [f"renamed {name}" for name in slices.patients]
+    assert paired(ours, write_evaluation(tmp_path / "renamed", slices, runs[0][1]))
+
+    changes = {"fewer": ["one", *slices.patients[1:]], "as many": [*slices.patients[1:], slices.patients[0]]}
+    for name, patients in changes.items():
+        slices.patients = patients
+        theirs = write_evaluation(tmp_path / name, slices, runs[0][1])
+        for pair in ((ours, theirs), (theirs, ours)):
+            with pytest.raises(InputError, match=r"patients grouped otherwise; .*on one dataset"):
+                paired(*pair)
+
+
 def _cut_off(path):
     path.write_bytes(path.read_bytes()[:-200])
 

@@ -29,7 +29,7 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
         slices that both, only the first, only the second and neither got right.
 
     Raises:
-        InputError: an evaluation is missing or damaged, or they are of other slices, labels or classes.
+        InputError: an evaluation is missing or damaged, or they are of other slices, labels, classes or patients.
 
     """
     ours, theirs = paired(first, second)
@@ -56,7 +56,7 @@ def paired(first: Path, second: Path) -> tuple[Slices, Slices]:
     """Read two evaluations of the same slices, in one order.
 
     Raises:
-        InputError: an evaluation is missing or damaged, or they are of other slices, labels or classes.
+        InputError: an evaluation is missing or damaged, or they are of other slices, labels, classes or patients.
 
     """
     classes = [read_metrics(folder)["classes"] for folder in (first, second)]
@@ -88,4 +88,13 @@ def paired(first: Path, second: Path) -> tuple[Slices, Slices]:
             expected=f"the same {len(keys[0])} slices with the same labels",
             fix="evaluate both on the same folds of the same dataset",
         )
+    together = set(zip(slices[0].patients, slices[1].patients, strict=True))
+    for one in slices:
+        if len(set(one.patients)) != len(together):  # a patient here has slices of several there
+            raise InputError(
+                second,
+                found=f"the same slices as in {first}, of {len(set(slices[1].patients))} patients grouped otherwise",
+                expected=f"slices of the same {len(set(slices[0].patients))} patients",
+                fix="evaluate both on one dataset; patients that no file names are grouped anew in every other",
+            )
     return slices[0], slices[1]
