@@ -311,6 +311,24 @@ def test_promoting_the_champion_again_is_no_move(runs, tmp_path):
     assert len(check_audit(tmp_path)) == 1
 
 
+def test_the_champion_promoted_again_keeps_the_evaluation_that_the_next_challenger_is_compared_with(
+    runs, tmp_path, caplog
+):
+    run, report = runs[0]
+    easier = shutil.copytree(report, tmp_path / "easier")
+    (easier / "README.md").write_text("easier")
+    registry = tmp_path / "registry"
+    model = promote(run, registry, FORCED)
+
+    promote(run, registry, FORCED, evaluation=report)  # it had none
+    before = read_card(registry, model.id)
+    promote(run, registry, FORCED, evaluation=easier)
+
+    assert before == read_card(registry, model.id) == (report / "README.md").read_text()
+    assert f"{model.id} is the champion already; what it was promoted with stays" in caplog.text
+    assert len(check_audit(registry)) == 1
+
+
 def test_a_run_is_judged_by_its_evaluation_and_the_next_one_beside_it(runs, tmp_path):
     (first, report), (second, other), _ = runs
     low = [

@@ -53,7 +53,8 @@ def promote(
         judgement: what the gate found; written into the audit.
         expected: the model that the alias meant when the judgement was made, None for none. Another one by now, and
             nothing moves: of two promotions beside the same champion one wins.
-        evaluation: of the model, kept beside it.
+        evaluation: of the model, kept beside it; not in place of the one with which it became what it is: the next
+            challenger is compared with that, and a change of it would have no line in the audit.
 
     Raises:
         InputError: the gate did not pass and was not forced, another promotion was faster, or something is damaged,
@@ -81,8 +82,11 @@ def promote(
         if before != source.id:
             _check_ends(registry)
         model = _take_in(source, registry)
-        if evaluation:
-            with new_folder(registry / "evaluations" / source.id) as folder:
+        kept = registry / "evaluations" / source.id
+        if evaluation and before == source.id and kept.is_dir():
+            log.warning("%s is the %s already; what it was promoted with stays, not %s", source.id, alias, evaluation)
+        elif evaluation:
+            with new_folder(kept) as folder:
                 shutil.copytree(evaluation, folder, dirs_exist_ok=True)
         if before != source.id:
             _move(registry, alias, before, source.id, action="promote", **judgement.as_json())
