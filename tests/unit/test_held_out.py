@@ -119,9 +119,9 @@ def test_the_champion_is_judged_elsewhere_by_its_name(predictor, dataset, elsewh
     assert "no challenger" in missing and "neuralblack challenger RUN" in missing
 
 
-def test_what_needs_the_runs_own_dataset_says_so(predictor, dataset, elsewhere, tmp_path):
+def test_what_needs_the_runs_own_dataset_says_so_first(predictor, dataset, elsewhere, tmp_path):
     with pytest.raises(InputError, match=r"--record-wise: found another dataset than the run's"):
-        evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", record_wise=True)
+        evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", trained_on=dataset.path, record_wise=True)
     shutil.copytree(elsewhere.path, tmp_path / "wrong")
     with pytest.raises(InputError, match="of which the split was made"):
         evaluate_held_out(predictor, elsewhere.path, tmp_path / "out", trained_on=tmp_path / "wrong")

@@ -11,7 +11,7 @@ from neuralblack.data.splits import make_split
 from neuralblack.errors import InputError
 from neuralblack.evaluation.baselines import known_part
 from neuralblack.evaluation.evaluate import evaluate
-from neuralblack.evaluation.leakage import measure_ledger
+from neuralblack.evaluation.leakage import RECIPE, measure_ledger
 from neuralblack.evaluation.metrics_file import read_metrics
 from neuralblack.evaluation.pictures import choose_examples
 from neuralblack.inference.predictor import Judgement
@@ -186,6 +186,14 @@ def test_what_was_not_measured_is_said_and_not_made_up(dataset, split, predictor
 
     assert result["robustness"] is None and result["pointing"] is None and result["copies"]["looked_for"] is False
     assert page.count("Not measured") == 3 and "were not looked for" in page and "under heat for" not in page
+
+
+def test_the_recipe_trained_record_wise_is_shown_without_simpler_means_too(dataset, split, predictor, tmp_path):
+    evaluate(predictor, dataset, split.test, tmp_path, record_wise={RECIPE: {"accuracy": 0.875, "macro_f1": 0.8}})
+    page = (tmp_path / "report.html").read_text("utf-8")
+
+    assert "<td>87.5%</td>" in page and "Simpler means were left out (--no-baselines)" in page
+    assert page.count("Not measured") == 2
 
 
 def test_a_result_too_good_to_be_true_opens_the_report_with_an_alarm(dataset, split, tmp_path):

@@ -31,11 +31,13 @@ def ledger(result: Mapping[str, Any]) -> str:
             if left
             else "No copy of a slice it learnt is here."
         )
-    if not result["baselines"]:
+    if not result["baselines"] and not result["record_wise"]:
         return (
             "<h2>Beside simpler means</h2><p class='soft'>Not measured: the slices the model learnt from were not "
             f"given (--trained-on DATASET), or --no-baselines was. {said}</p>"
         )
+    if not result["baselines"]:
+        said = f"Simpler means were left out (--no-baselines). {said}"
     lines = []
     for name, one in {result["model"]["name"]: result, **result["baselines"]}.items():
         mixed = result["record_wise"].get(RECIPE if one is result else name)

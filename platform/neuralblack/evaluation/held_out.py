@@ -72,6 +72,10 @@ def evaluate_held_out(
             expected="a model of whole slices or heads: a mark does not follow a disturbed slice",
             fix="leave --closer out",
         )
+    if record_wise and source is not dataset:
+        raise InputError(
+            "--record-wise", found="another dataset than the run's", expected="the run's own", fix="leave it out here"
+        )
     baselines: dict[str, dict[str, Any]] = {}
     together: dict[str, dict[str, float]] = {}
     copies: dict[str, Any] = {"looked_for": False, "left_out": []}
@@ -84,16 +88,12 @@ def evaluate_held_out(
             train, test = (known_part(*part, predictor.classes) for part in ((source, split.train), (dataset, rows)))
             methods = {**BASELINES, **linear_probe(predictor.folder.config)}
             baselines, together = measure_ledger(_sample(train), test, predictor.classes, methods)
-        if record_wise and source is dataset:
+        if record_wise:
             parts = (split.train, split.validation, known_part(dataset, rows, predictor.classes).rows)
             retrain = retrain_with(predictor.folder.config, dataset, predictor.classes)
             together[RECIPE] = measure_retrained(retrain, dataset, parts, predictor.classes)
     else:
         log.warning("copies of learnt slices were not looked for, and no baselines: --trained-on DATASET does both")
-    if record_wise and source is not dataset:
-        raise InputError(
-            "--record-wise", found="another dataset than the run's", expected="the run's own", fix="leave it out here"
-        )
     return evaluate(
         predictor,
         dataset,
