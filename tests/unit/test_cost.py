@@ -41,6 +41,9 @@ def test_a_line_that_a_kill_cut_off_is_passed_over(tmp_path):
         file.write('{"epoch": 1, "sec')
 
     assert cost_of(tmp_path)["epochs"] == 1
+    for epoch in (1, 2):
+        Clock(tmp_path).lap(epoch)
+    assert cost_of(tmp_path)["epochs"] == 3
 
 
 def test_nothing_written_down_is_said(tmp_path):

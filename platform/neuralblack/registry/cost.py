@@ -22,8 +22,9 @@ class Clock:
         """Write down what an epoch that has just ended cost."""
         now = self._clock()
         line = {"epoch": epoch, "seconds": round(now - self._since, 3), "workers": self._workers}
-        with self._path.open("a") as file:  # a line that a kill cut off is passed over
-            file.write(json.dumps(line) + "\n")
+        cut_off = self._path.exists() and not self._path.read_bytes().endswith(b"\n")  # by a kill: it is passed over
+        with self._path.open("a") as file:
+            file.write("\n" * cut_off + json.dumps(line) + "\n")
         self._since = now
 
 
