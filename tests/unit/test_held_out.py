@@ -14,6 +14,7 @@ from neuralblack.data.splits import load_split
 from neuralblack.errors import InputError
 from neuralblack.evaluation.held_out import evaluate_held_out
 from neuralblack.evaluation.metrics_file import METRICS, read_metrics
+from neuralblack.evaluation.model_card import write_card
 from neuralblack.files import digest
 from neuralblack.inference.predictor import Predictor
 from neuralblack.registry.gate import Judgement
@@ -137,7 +138,21 @@ def test_a_model_card_says_to_people_and_programs_what_came_out(predictor, datas
     assert index["name"] == predictor.name and result["dataset"]["revision"] == dataset.hash
     assert values["accuracy on slices"] == pytest.approx(found["accuracy"], abs=1e-4)
     assert values["accuracy on patients"] == pytest.approx(found["by_patient"]["accuracy"], abs=1e-4)
-    for words in ("Research use only", "Not for", "Known limits", "256 x 256", "## Data", "seed", "epochs", PROBE):
+    for words in ("Research use only", "Not for", "Known limits", "## Data", "seed", "epochs", PROBE):
         assert words in body
+    for words in ("figshare 1512427, 15 images in class folders", "They have the licences of their sources"):
+        assert words in body
+    assert "Nanfang" not in body and "256 x 256" not in body  # made-up heads are not of the archive
     test = next(line for line in body.splitlines() if line.startswith("| test |"))
     assert str(len(load_split(predictor.folder.split, dataset).test)) in test
+
+
+def test_a_model_card_tells_of_the_archive_only_where_it_was_learnt_from(predictor, dataset, elsewhere, tmp_path):
+    found = evaluate_held_out(predictor, elsewhere.path, tmp_path / "out")
+    assert "is not known here" in (tmp_path / "out/README.md").read_text("utf-8")
+
+    archive = {"kind": "figshare", "files": 3064}
+    card, split = predictor.folder.card, predictor.folder.split
+    for sources, told in (([archive], True), ([archive | {"files": 48}], False), ([], False)):
+        words = write_card(found, card, split, {}, sources=sources)
+        assert [each in words for each in ("Nanfang", "CC BY 4.0", "256 x 256", "The archive")] == [told] * 4

@@ -181,7 +181,8 @@ def evaluate(
             making=making,
         )
         if made and split:
-            write_bytes(folder / CARD, write_card(result, made, split, making).encode())
+            sources = dataset.manifest.get("sources", ()) if dataset.hash == split["dataset"] else ()
+            write_bytes(folder / CARD, write_card(result, made, split, making, sources=sources).encode())
         write_json(folder / METRICS, result)
     return result
 

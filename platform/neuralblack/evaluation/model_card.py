@@ -4,7 +4,7 @@ The fields are those of Mitchell et al., 2019, "Model cards for model reporting"
 (its documentation: model cards, model-index), so that the numbers show where a model is kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,16 +15,33 @@ from neuralblack.evaluation.words import between, percent
 
 NUMBERS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece", "accuracy_at_90")
 SHARES = {"accuracy", "balanced_accuracy", "macro_f1", "accuracy_at_90"}
-DATA = (
+ARCHIVE_FILES = 3_064
+ARCHIVE = (
     "T1-weighted contrast-enhanced slices with glioma, meningioma and pituitary tumour come from Jun Cheng's *brain "
     "tumor dataset* (figshare, doi 10.6084/m9.figshare.1512427, CC BY 4.0): 3,064 slices of 233 patients of Nanfang "
     "Hospital, Guangzhou, and the General Hospital of Tianjin Medical University, 2005 to 2010 (Cheng et al., 2015, "
-    "PLoS ONE). Slices of other sources have the licences of their sources; ask whoever prepared them."
+    "PLoS ONE)."
 )
+ARCHIVE_LIMITS = (
+    "Fifteen slices of the archive are 256 x 256 pixels, all of pituitary tumours: size tells the class of these.",
+    "The archive has no slice of `no tumour`: those come from other sources, and can be told by their look.",
+)
+KINDS = {
+    "figshare": "files laid out as those of figshare 1512427",
+    "images": "images in class folders",
+    "feedback": "slices that readers labelled",
+}
+
+Sources = Sequence[Mapping[str, Any]]
 
 
 def write_card(
-    result: Mapping[str, Any], made: Mapping[str, Any], split: Mapping[str, Any], making: Mapping[str, str]
+    result: Mapping[str, Any],
+    made: Mapping[str, Any],
+    split: Mapping[str, Any],
+    making: Mapping[str, str],
+    *,
+    sources: Sources = (),
 ) -> str:
     """Write the card of a model, Markdown.
 
@@ -33,14 +50,15 @@ def write_card(
         made: the model folder's card.json: config, dataset, calibration, what it was made with.
         split: the split's manifest.
         making: how it was made (`making.facts_of_making`).
+        sources: `kind` and `files` of each source of the dataset that it learnt from; none: not known.
 
     """
     head = yaml.safe_dump(_head(result, made), sort_keys=False, allow_unicode=True)
     sections = (
         _use(result, made["config"].get("input", "slice")),
-        _data(result, made, split),
+        _data(result, made, split, sources),
         _numbers(result),
-        _limits(result),
+        _limits(result, sources),
         _making(making),
     )
     return f"---\n{head}---\n\n# {result['model']['name']}\n\n> {NOTICE}\n\n" + "\n\n".join(sections) + "\n"
@@ -86,7 +104,7 @@ def _use(result: Mapping[str, Any], shown: str) -> str:
         f"{', '.join(result['classes'])}. For research on such slices, and on classifiers of them.\n\n"
         "**Not for**: diagnosis, triage or any decision about a patient; other sequences (T2, FLAIR), other "
         "modalities, other organs; tumours of other kinds, which it will call one of its own; children and the very "
-        "old: the archive names no ages. Its heat maps show where the network looked, not where a tumour is.\n\n"
+        "old: nobody recorded ages. Its heat maps show where the network looked, not where a tumour is.\n\n"
         f"**Input**: one grey slice, upright, as PNG, JPEG, TIFF, `.mat`, DICOM or NIfTI; it is padded to a square, "
         f"scaled to {result['dataset']['preprocessing']['size']} pixels, and its grey values are stretched "
         f"({result['dataset']['preprocessing']['clip_percent']:g}% clipped).{SHOWN[shown]} "
@@ -95,7 +113,21 @@ def _use(result: Mapping[str, Any], shown: str) -> str:
     )
 
 
-def _data(result: Mapping[str, Any], made: Mapping[str, Any], split: Mapping[str, Any]) -> str:
+def _has_archive(sources: Sources) -> bool:
+    """Tell whether Cheng's whole archive is among the sources; other data, and made-up heads, may have its layout."""
+    return any((one["kind"], one["files"]) == ("figshare", ARCHIVE_FILES) for one in sources)
+
+
+def _origin(sources: Sources) -> str:
+    if not sources:
+        return "Where the slices that it learnt from come from is not known here: ask whoever prepared them."
+    counts = ", ".join(f"{one['files']:,} {KINDS.get(one['kind'], one['kind'])}" for one in sources)
+    known = f"{ARCHIVE} " if _has_archive(sources) else ""
+    licences = "Slices of other sources have" if known else "They have"
+    return f"It was prepared from {counts}. {known}{licences} the licences of their sources; ask whoever prepared them."
+
+
+def _data(result: Mapping[str, Any], made: Mapping[str, Any], split: Mapping[str, Any], sources: Sources) -> str:
     lines = ["| part | folds | slices | patients | " + " | ".join(result["classes"]) + " |"]
     lines.append("|---" * (4 + len(result["classes"])) + "|")
     for name in PARTS:
@@ -107,7 +139,7 @@ def _data(result: Mapping[str, Any], made: Mapping[str, Any], split: Mapping[str
     fed = split.get("learnt_only")
     said = f"{fed:,} slices of the training part are in no fold, such as readers' feedback. " if fed else ""
     return (
-        f"## Data\n\n{DATA}\n\n{table}\n\n{said}Parts are of different patients; "
+        f"## Data\n\n{_origin(sources)}\n\n{table}\n\n{said}Parts are of different patients; "
         f"dataset {made['dataset']['hash'][:12]}, the judged slices {result['dataset']['hash'][:12]}."
     )
 
@@ -138,10 +170,10 @@ def _numbers(result: Mapping[str, Any]) -> str:
     )
 
 
-def _limits(result: Mapping[str, Any]) -> str:
+def _limits(result: Mapping[str, Any], sources: Sources) -> str:
     found = [
-        "Fifteen slices of the archive are 256 x 256 pixels, all of pituitary tumours: size tells the class of these.",
-        "A class from a source of its own can be told by the look of the source; `no tumour` always is one here.",
+        *(ARCHIVE_LIMITS if _has_archive(sources) else ()),
+        "A class from a source of its own can be told by the look of the source.",
         "Heat maps are Grad-CAM: they show what spoke for a class, and often lie beside the tumour.",
     ]
     if not result["copies"]["looked_for"]:
