@@ -193,13 +193,22 @@ def test_the_command_draws_nothing_larger_than_prepare_reads(size, status, tmp_p
     assert (done.exit_code, drawn) == (status, [size] * (status == 0))
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+def test_phantoms_take_the_place_of_phantoms_and_of_nothing_else(tmp_path):
+    out, scans = tmp_path / "out", tmp_path / "out" / "figshare"
+    for _ in range(2):
+        write_phantoms(out, patients=4, slices=1, size=64)
 
-    with pytest.raises(InputError, match="no phantoms"):
-        write_phantoms(tmp_path, patients=4, slices=1, size=64)
+    def refused():
+        with pytest.raises(InputError, match="found something that is no phantoms; expected a new folder"):
+            write_phantoms(out, patients=4, slices=1, size=64)
+        return True
 
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    (scans / "thesis.tex").write_text("years of work")
+    assert refused() and (scans / "thesis.tex").read_text() == "years of work"
+    (scans / "thesis.tex").unlink()
+    pixels = np.zeros((64, 64), np.int16)
+    write_mat(scans / "1.mat", label=1, patient="100360", image=pixels, mask=pixels > 0, border=np.zeros(4))
+    assert refused(), "it may be the archive itself"
 
 
 def test_unknown_view_is_refused_with_the_known_ones():

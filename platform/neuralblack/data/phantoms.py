@@ -7,6 +7,7 @@ views at neighbouring places. No person was scanned; a result on phantoms says t
 nothing about medicine.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from neuralblack.data.mat_writer import write_cvind, write_mat
 from neuralblack.data.phantom_anatomy import Head, draw_head
 from neuralblack.data.phantom_shapes import Array, vector
 from neuralblack.data.phantom_tumours import Tumour, draw_tumour
+from neuralblack.data.readers import read_slice
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
 from neuralblack.labels import CLASSES, FIGSHARE_CODES
@@ -26,6 +28,8 @@ from neuralblack.labels import CLASSES, FIGSHARE_CODES
 VIEWS = {"axial": 2, "coronal": 1, "sagittal": 0}  # view -> the axis it is cut across
 FOLDS = 5
 DRAWN = 224  # pixels; larger slices are interpolated, as scanners do
+PATIENT = "phantom"  # and a number
+WRITTEN = re.compile(r"figshare/([0-9]+|cvind)\.mat|images/no tumour/p[0-9]+_[a-z]+_[0-9]+\.png")
 THIN = 1.0  # millimetres to both sides in the healthy: so near that `data.duplicates` knows the slices for one person's
 PIVOT = vector(0, -17, -6)  # a tilted head turns about this place
 TUMOURS = tuple(label for label in CLASSES if label in FIGSHARE_CODES.values())
@@ -109,7 +113,7 @@ def write_phantoms(
     which the archive has no code, to OUT/images/no tumour as 16-bit PNGs.
 
     Args:
-        out: a folder; it appears when it is whole, in place of one that was there.
+        out: a new folder; it appears when it is whole, in place of phantoms that were there.
         patients: 4 or more, dealt to the four classes in turn.
         slices: neighbouring slices for each patient and view.
         size: pixels along each side.
@@ -136,7 +140,7 @@ def write_phantoms(
                         write_mat(
                             scans / f"{len(folds)}.mat",
                             label=codes[label],
-                            patient=f"phantom{number:03}",
+                            patient=f"{PATIENT}{number:03}",
                             image=phantom.image,
                             mask=phantom.mask,
                             border=phantom.border,
@@ -151,9 +155,22 @@ def write_phantoms(
     return total
 
 
+def _is_made_up(out: Path) -> bool:
+    """Tell whether a folder holds phantoms and nothing else, or nothing: the archive itself has the same layout."""
+    if not out.is_dir():
+        return False
+    names = [path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()]
+    if not all(map(WRITTEN.fullmatch, names)):
+        return False
+    first = out / "figshare" / "1.mat"
+    try:
+        return not names or str(read_slice(first, where=first).patient).startswith(PATIENT)
+    except InputError:
+        return False
+
+
 def _check(out: Path, patients: int, slices: int, size: int) -> None:
-    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    if not empty and not (out / "figshare" / "cvind.mat").is_file():
+    if out.exists() and not _is_made_up(out):
         raise InputError(out, found="something that is no phantoms", expected="a new folder", fix="choose another OUT")
     for name, value, least in (("--patients", patients, len(CLASSES)), ("--slices", slices, 1), ("--size", size, 32)):
         if value < least:
