@@ -237,6 +237,13 @@ def check_manifest(folder: Path) -> str:
     return digest(manifest)
 
 
+def strangers(folder: Path) -> list[str]:
+    """List the files of a folder that its manifest does not: whoever replaces the folder would take them away."""
+    known = {MANIFEST, *read_json(folder / MANIFEST).get("files", {})}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return sorted(found - known)
+
+
 @contextmanager
 def no_space_is_said(path: Path, *, fix: str = "free some space or choose another disk") -> Iterator[None]:
     """Turn "no space left" into an InputError; safetensors reports it as an error of its own with the same words."""

@@ -422,6 +422,15 @@ def test_what_is_no_dataset_is_never_written_over(tmp_path, figshare):
     assert (tmp_path / "file").read_text() == "x"
 
 
+def test_a_dataset_is_not_renewed_over_files_that_are_none_of_its_own(tmp_path, figshare, prepared):
+    (prepared / "notes").mkdir()
+    (prepared / "notes" / "thesis.tex").write_text("years of work")
+
+    prepare([figshare], prepared, size=64)  # nothing has changed, so nothing is renewed
+    assert "thesis.tex: found a file that is none of the dataset's" in stop([figshare], prepared, size=128)
+    assert (prepared / "notes" / "thesis.tex").read_text() == "years of work"
+
+
 def test_dataset_is_kept_apart_from_the_scans(tmp_path, figshare):
     assert "shares files" in stop([figshare], figshare / "out")
     assert not (figshare / "out").exists()

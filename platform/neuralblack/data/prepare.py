@@ -28,6 +28,7 @@ from neuralblack.files import (
     new_folder,
     read_json,
     sha256,
+    strangers,
     write_json,
 )
 
@@ -76,6 +77,7 @@ def prepare(
             logger.info("nothing has changed since %s was prepared", out)
             return dataset
         folds = [source.folds() for source in found]  # a wrong fold file is found before hours of reading
+        _check_alone(out)
         with new_folder(out) as folder:
             reads = _read(folder / PIXELS, found, spec, skip_bad=skip_bad, workers=workers, progress=progress)
             _write(folder, found, folds, reads, spec, options)
@@ -111,6 +113,17 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
             )
     check_new_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)  # where its lock lies
+
+
+def _check_alone(out: Path) -> None:
+    """Refuse to renew a dataset whose folder holds files that would go with it."""
+    if is_dataset(out) and (others := strangers(out)):
+        raise InputError(
+            out / others[0],
+            found="a file that is none of the dataset's",
+            expected="a dataset with nothing else in its folder, which is renewed whole",
+            fix="move it away, or choose another --out; nothing of it was touched",
+        )
 
 
 def _as_before(out: Path, found: Sequence[Source], options: object, *, skip_bad: bool) -> Dataset | None:
