@@ -316,11 +316,48 @@ def test_a_folder_directly_below_a_class_folder_is_a_patient(tmp_path, caplog):
 
     assert set(dataset.labels) == {"pituitary"}
     of = {identity[-5:-4]: patient for identity, patient in zip(dataset.ids, dataset.patients, strict=True)}
-    place = "folder-images/Training/pituitary_tumor"
+    place = "folder-images/pituitary_tumor"
     assert (of["0"], of["1"], of["2"], of["3"]) == (*[f"{place}/patient 7"] * 3, f"{place}/patient 8")
     assert of["4"].startswith("group-")
-    assert "2 folders below class folders count as a patient each" in caplog.text
+    assert "2 patients are named by folders below class folders" in caplog.text
     assert any(name == "patients by folder" and said.startswith("2,") for name, said in describe_dataset(dataset))
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """Patient p10 in Training and in Testing, and another one of this name under another class."""
+    places = ["Training/glioma/p10", "Testing/glioma/p10", "Testing/pituitary/p10", "Testing/no"]
+    for number, place in enumerate(places):
+        folder = tmp_path / "scans" / place
+        folder.mkdir(parents=True)
+        Image.fromarray(picture(number)).save(folder / f"{number}.png")
+    return tmp_path / "scans"
+
+
+def test_what_lies_above_a_class_folder_tells_no_patients_apart(tmp_path, halves):
+    dataset = prepare([halves], tmp_path / "out", size=64)
+
+    named = {patient for patient in dataset.patients if not patient.startswith("group-")}
+    assert named == {"folder-scans/glioma/p10", "folder-scans/pituitary/p10"}
+    said = dict(describe_dataset(dataset))["patients by folder"]
+    assert said.startswith("2, named by folders")
+    assert "names in several class folders, which count as a patient in each: 1; " in said
+
+
+def test_a_dataset_that_names_folders_otherwise_is_prepared_again_and_any_other_is_not(
+    tmp_path, halves, images, monkeypatch, caplog
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "NAMING", 1)
+        for source in (halves, images):
+            prepare([source], tmp_path / f"out {source.name}", size=64)
+
+    for source in (halves, images):
+        with caplog.at_level("INFO"):
+            prepare([source], tmp_path / f"out {source.name}", size=64)
+
+    kept = [record.args[0].name for record in caplog.records if record.msg.startswith("nothing has changed")]
+    assert kept == ["out images"]
 
 
 def test_near_duplicates_in_folders_of_two_patients_make_them_one(tmp_path):

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from neuralblack.data.dataset import LEARNT_ONLY, Dataset
-from neuralblack.data.sources import FOLDER
+from neuralblack.data.sources import FOLDER, in_several_classes
 from neuralblack.data.splits import NO_PATIENTS
 
 
@@ -18,9 +18,7 @@ def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
         ("slices", f"{len(dataset):,} of {spec.size} x {spec.size} pixels, {dataset.images.nbytes / 2**20:.0f} MiB"),
         ("patients", f"{len(set(dataset.patients)):,}"),
     ]
-    folders = sum(patient.startswith(FOLDER) for patient in set(dataset.patients))
-    if folders:
-        rows.append(("patients by folder", f"{folders:,}, each a folder below a class folder; {NO_PATIENTS}"))
+    rows += _by_folder(dataset)
     for name in dataset.classes:
         counts = facts["classes"][name]
         rows.append((name, f"{counts['slices']:,} slices of {counts['patients']:,} patients"))
@@ -52,6 +50,17 @@ def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
         rows.append(("feedback", f"{feedback['joined']:,} slices, joined to the dataset {feedback['to'][:12]}"))
         rows += [("feedback left out", f"{len(ids):,} {reason}") for reason, ids in feedback["left_out"].items() if ids]
     return rows
+
+
+def _by_folder(dataset: Dataset) -> list[tuple[str, str]]:
+    """Say how many patients are known by their folders only, and how many of those names need a look."""
+    count = sum(patient.startswith(FOLDER) for patient in set(dataset.patients))
+    if not count:
+        return []
+    said = [f"{count:,}, named by folders below class folders"]
+    if several := in_several_classes(dataset.patients):
+        said.append(f"names in several class folders, which count as a patient in each: {several:,}")
+    return [("patients by folder", "; ".join([*said, NO_PATIENTS]))]
 
 
 def _folds(dataset: Dataset) -> str:

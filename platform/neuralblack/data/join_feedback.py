@@ -70,7 +70,7 @@ def join_feedback(folder: Path, dataset: Dataset, out: Path, *, key: bytes) -> D
             dataset.path,
             found=f"{len(joined_patients)} patients who have several names, of which it holds one each",
             expected="all names, so that each is found whatever readers call them",
-            fix="prepare it again by the same command, and write its shards elsewhere; its hash stays",
+            fix="prepare it again by the same command, and write its shards elsewhere",
         )
     opinions = [Opinion(path.stem, *_read(path)) for path in list_feedback(folder)]
     kept, left_out = choose(opinions, dataset, key)

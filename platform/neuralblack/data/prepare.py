@@ -18,7 +18,7 @@ from neuralblack.data.dataset import NAMES, Dataset, Row, is_dataset, open_datas
 from neuralblack.data.ingest import Read, read_files
 from neuralblack.data.patients import Assignment, Known, assign
 from neuralblack.data.preprocessing import Preprocessing
-from neuralblack.data.sources import File, Source, find_sources
+from neuralblack.data.sources import NAMING, File, Source, find_sources
 from neuralblack.errors import InputError
 from neuralblack.files import (
     behind_link,
@@ -73,6 +73,8 @@ def prepare(
     with lock(out.with_name(f".{out.name}.lock")):
         clear_leftovers(out)
         options = {"preprocessing": spec.model_dump(), "grouping": duplicates.VERSION}
+        if _by_folder(found):
+            options["folders"] = NAMING
         if (dataset := _as_before(out, found, options, skip_bad=skip_bad)) is not None:
             logger.info("nothing has changed since %s was prepared", out)
             return dataset
@@ -156,6 +158,10 @@ def _same(file: File, known: Mapping[str, Any]) -> bool:
         return not known["sha256"]
 
 
+def _by_folder(found: Sequence[Source]) -> set[str]:
+    return {file.patient for source in found for file in source.files if file.patient}
+
+
 def _all_files(found: Sequence[Source]) -> list[File]:
     return [file for source in found for file in (*source.files, *([source.fold_file] if source.fold_file else []))]
 
@@ -206,8 +212,8 @@ def _write(
         for file in [read.file]
     ]
     images = np.memmap(folder / PIXELS, np.uint8, "r", shape=(len(good), spec.size, spec.size))
-    if folders := {file.patient for source in found for file in source.files} - {None}:
-        logger.info("%d folders below class folders count as a patient each", len(folders))
+    if folders := _by_folder(found):
+        logger.info("%d patients are named by folders below class folders", len(folders))
     whose = assign(known, images)
     rows = [
         Row(read.file.id, patient, read.label, fold, source_of[read.file.id], read.hash, read.box, read.shape)

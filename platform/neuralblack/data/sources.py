@@ -1,7 +1,8 @@
 """Find the scans in folders that people give: of which kind each is, and what its files say by name and place."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,13 +15,15 @@ from neuralblack.labels import FOLDER_NAMES, from_folder
 
 FOLD_FILE = "cvind.mat"
 FOLDER = "folder-"  # opens the name of a patient whom a folder says
+NAMING = 2  # of such patients; a dataset that names them otherwise is prepared again. 1: with what is above the class
 
 
 @dataclass(frozen=True)
 class File:
     """One scan to read. `id` is the source's name and the path below it; `label` is None where the file has its own.
 
-    `patient` is the folder directly below the class's, where the scan lies in one, named with its source and class.
+    `patient` is the folder directly below the class's, where the scan lies in one, named with its source and class
+    folder. What lies above that, such as Training and Testing, tells nobody apart.
     """
 
     id: str
@@ -159,7 +162,7 @@ def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ..
         if not depth:
             unknown.add(file.path.parent)
             continue
-        below = "/".join([f"{FOLDER}{name}", *parts[: depth + 1]]) if len(parts) > depth else None
+        below = "/".join([f"{FOLDER}{name}", *parts[depth - 1 : depth + 1]]) if len(parts) > depth else None
         found.append(replace(file, label=from_folder(parts[depth - 1]), patient=below))
     if unknown:
         places = ", ".join(path.relative_to(folder).as_posix() for path in sorted(unknown))
@@ -170,6 +173,17 @@ def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ..
             fix="rename or move them; a new class goes into neuralblack/labels.py",
         )
     return tuple(found)
+
+
+def in_several_classes(patients: Iterable[str]) -> int:
+    """Count names of patients' folders that several class folders of a source have: the same people, or others.
+
+    >>> in_several_classes(["folder-scans/glioma/p1", "folder-scans/pituitary/p1", "folder-scans/glioma/p2", "p1"])
+    1
+    """
+    parts = (name.rsplit("/", 2) for name in set(patients) if name.startswith(FOLDER))
+    counts = Counter((source, folder) for source, _, folder in parts)
+    return sum(count > 1 for count in counts.values())
 
 
 def natural(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
