@@ -1,7 +1,7 @@
 """The command `neuralblack`: one verb per step; each verb imports what it needs, so that --help stays fast."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -276,7 +276,6 @@ def retrain(
     Example: neuralblack retrain data/with-feedback runs/second --report reports/second --set lr=1e-4
     """
     from neuralblack.cluster.retrain import retrain as retrain_champion
-    from neuralblack.evaluation.challenge import challenge
 
     model, result = retrain_champion(
         data=data,
@@ -291,9 +290,7 @@ def retrain(
     print_results(f"{model.id} on {result['slices']} slices of {result['patients']} patients", result)
     typer.echo(f"report {report / 'report.html'}")
     if promote:
-        champion, judgement = challenge(Path(run), registry, evaluation=report)
-        print_checks(judgement.as_json())
-        typer.echo(f"champion {champion.id} in {champion.path}")
+        _ask_gate(Path(run), registry, evaluation=report)
     else:
         typer.echo(f"not promoted; the gate: neuralblack promote {run} --evaluation {report} --registry {registry}")
 
@@ -534,15 +531,7 @@ def promote(
 
     Example: neuralblack promote runs/first --evaluation reports/first --registry registry
     """
-    from neuralblack.evaluation.challenge import challenge
-    from neuralblack.registry.aliases import SERVE_ANEW, alias_for
-
-    model, judgement = challenge(
-        run, registry, evaluation=evaluation, champions=champion_evaluation, overrides=rule, force=force
-    )
-    print_checks(judgement.as_json())
-    typer.echo(f"{alias_for(model)} {model.id} in {model.path}")
-    typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")
+    _ask_gate(run, registry, evaluation=evaluation, champions=champion_evaluation, overrides=rule, force=force)
 
 
 @app.command()
@@ -706,6 +695,27 @@ def status(
         print_status(found)
     if found["troubles"]:
         raise SystemExit(1)
+
+
+def _ask_gate(
+    run: Path,
+    registry: Path,
+    *,
+    evaluation: Path | None,
+    champions: Path | None = None,
+    overrides: Sequence[str] = (),
+    force: str = "",
+) -> None:
+    """Promote a run's model, if it passes, and say so; arguments as `challenge`."""
+    from neuralblack.evaluation.challenge import challenge
+    from neuralblack.registry.aliases import SERVE_ANEW, alias_for
+
+    model, judgement = challenge(
+        run, registry, evaluation=evaluation, champions=champions, overrides=overrides, force=force
+    )
+    print_checks(judgement.as_json())
+    typer.echo(f"{alias_for(model)} {model.id} in {model.path}")
+    typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")
 
 
 def run_verb(verb: Callable[[], object]) -> None:

@@ -12,7 +12,10 @@ from typer.main import get_command
 
 from neuralblack import cli
 from neuralblack.cli import app, run_verb
+from neuralblack.config import TrainConfig
 from neuralblack.errors import RunError
+from neuralblack.registry.aliases import SERVE_ANEW
+from neuralblack.registry.gate import Judgement
 
 VERBS = sorted(get_command(app).commands)
 
@@ -188,6 +191,24 @@ def test_training_in_this_process_takes_a_gpu_only_where_one_is_asked_for(words,
     neuralblack("train", "slices", "run", "--workers", 0, "--set", "weights=none", *words)
 
     assert asked == [device]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("promote", "run"), ("retrain", "slices", "run", "--report", "report", "--promote")],
+    ids=lambda words: words[0],
+)
+def test_a_promotion_says_which_name_moved_and_what_a_service_needs(words, neuralblack, monkeypatch):
+    promoted = SimpleNamespace(id="tiny-0123456789ab", path="models", config=TrainConfig(input="roi"))
+    result = {"slices": 8, "patients": 4}
+    monkeypatch.setattr("neuralblack.cluster.retrain.retrain", lambda **_: (promoted, result))
+    monkeypatch.setattr("neuralblack.evaluation.challenge.challenge", lambda *_, **__: (promoted, Judgement()))
+    monkeypatch.setattr(cli, "print_results", lambda *_: None)
+
+    status, out, _ = neuralblack(*words)
+
+    assert status == 0
+    assert f"roi {promoted.id} in models\na service that runs keeps its model: {SERVE_ANEW}\n" in out
 
 
 def test_a_run_that_failed_is_one_line_and_status_1(neuralblack, monkeypatch, dataset, tmp_path):
