@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from neuralblack.cli import Engine, Gpus, Registry, Wait, run_verb
+from neuralblack.cli import Engine, Gpus, Model, Registry, Wait, run_verb
 from neuralblack.cluster.batch_predict import classify_all
 from neuralblack.cluster.environment import shared_path
-from neuralblack.registry.aliases import CHAMPION, resolve
+from neuralblack.registry.aliases import is_name, named_model
 from neuralblack.terminal import print_rows, progress_bar
 
 
@@ -25,7 +25,7 @@ def predict(
         str, typer.Argument(help="A folder of slices; Parquet or Arrow files; a prepared dataset; shards.")
     ],
     out: Annotated[str, typer.Argument(help="The results' folder; the same command again goes on.")],
-    model: Annotated[Path | None, typer.Option(help="A model folder or a run; none given: the champion.")] = None,
+    model: Model = None,
     registry: Registry = Path("registry"),
     engine: Engine = "auto",
     column: Annotated[str | None, typer.Option(help="A table's column with the bytes of files.")] = None,
@@ -39,12 +39,13 @@ def predict(
 
     Example: python jobs/predict.py scans answers --registry registry
     """
-    path = model or resolve(shared_path(registry, name="registry"), CHAMPION).path
+    if model is None or is_name(model):  # else the registry is not looked into
+        registry = shared_path(registry, name="registry")
     with progress_bar("classifying") as progress:
         result = classify_all(
             source,
             out,
-            model=path,
+            model=named_model(model, registry),
             engine=engine,
             column=column,
             workers=workers,

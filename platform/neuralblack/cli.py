@@ -45,6 +45,10 @@ Registry = Annotated[Path, typer.Option(envvar="NEURALBLACK_REGISTRY", help="The
 ChangedRegistry = Annotated[
     Path, typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder.", callback=_outlives_job)
 ]
+Model = Annotated[
+    Path | None,
+    typer.Option(help="A run, a model folder, or of the registry champion, challenger, roi, an id; none: champion."),
+]
 Engine = Annotated[str, typer.Option(help="auto, openvino-bf16, eager-fp32...; an unknown one lists them all.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that train together; 0: in this process, to debug.")]
 Trials = Annotated[int, typer.Option(min=1, help="Configurations to try.")]
@@ -433,9 +437,7 @@ def compare(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Slices: PNG, JPEG, TIFF, .mat, DICOM or NIfTI.")],
-    model: Annotated[
-        Path | None, typer.Option(help="A run, a model folder, an id or challenger; none given: champion.")
-    ] = None,
+    model: Model = None,
     registry: Registry = Path("registry"),
     engine: Engine = "auto",
     box: Annotated[
@@ -457,7 +459,7 @@ def predict(
     from neuralblack.data.preprocessing import marked
     from neuralblack.data.slices import box_from
     from neuralblack.inference.predictor import Predictor
-    from neuralblack.registry.aliases import CHAMPION, named_model, resolve
+    from neuralblack.registry.aliases import named_model
     from neuralblack.service.answers import NOTICE
 
     tumour, unreadable = box_from(box) if box is not None else None, 0
@@ -468,8 +470,7 @@ def predict(
             expected="one, as the box is in its pixels",
             fix="ask about each alone",
         )
-    path = named_model(model, registry) if model else resolve(registry, CHAMPION).path
-    predictor = Predictor.load(path, engine=engine)
+    predictor = Predictor.load(named_model(model, registry), engine=engine)
     if tumour and not predictor.needs_box:
         raise InputError(
             "--box",

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs.predict import predict as job
 from PIL import Image
 from tests.tiny import save_untrained
 
@@ -21,9 +22,13 @@ from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.shards import scattered
 from neuralblack.data.write_shards import write_shards
 from neuralblack.errors import InputError
+from neuralblack.files import read_json
 from neuralblack.inference.predictor import Predictor
 from neuralblack.labels import CLASSES
+from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, point_alias
+from neuralblack.registry.gate import Judgement
 from neuralblack.registry.model_folder import open_model
+from neuralblack.registry.promotion import promote
 
 
 @pytest.fixture
@@ -118,6 +123,31 @@ def test_a_folder_that_would_be_left_out_without_a_word_is_refused(to, words, tm
 
     with pytest.raises(InputError, match=words):
         survey(tmp_path / "scans", Preprocessing(size=64))
+
+
+@pytest.mark.parametrize("name", [None, CHAMPION, CHALLENGER, MARKED, "id"])
+def test_the_job_takes_the_names_of_the_registry_that_the_command_takes(name, scans, model, tmp_path, monkeypatch):
+    promoted = promote(model, tmp_path / "registry", Judgement(forced="a test"))
+    for alias in (CHALLENGER, MARKED):
+        point_alias(tmp_path / "registry", alias, promoted.id)
+    asked = Path(promoted.id if name == "id" else name) if name else None
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+
+    job(str(scans), str(tmp_path / "out"), asked, tmp_path / "registry", engine="eager-fp32", workers=0)
+
+    assert read_json(tmp_path / "out" / "job.json")["facts"]["model"]["name"] == promoted.id
+    with pytest.raises(InputError, match="registry registry: found a relative path inside a job"):
+        job(str(scans), str(tmp_path / "other"), asked, Path("registry"), engine="eager-fp32", workers=0)
+
+
+def test_a_model_given_to_the_job_as_a_path_needs_no_registry(scans, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    monkeypatch.chdir(tmp_path)
+
+    job(str(scans), str(tmp_path / "out"), model, engine="eager-fp32", workers=0)
+    for relative in (Path("model"), Path("runs/first")):  # one of the job's folder, and one that is not there
+        with pytest.raises(InputError, match=f"model {relative}: found a relative path inside a job"):
+            job(str(scans), str(tmp_path / "other"), relative, engine="eager-fp32", workers=0)
 
 
 def test_of_a_folder_the_files_are_taken_that_prepare_takes(tmp_path):

@@ -65,12 +65,17 @@ def resolve(registry: Path, name: str) -> ModelFolder:
     return folder
 
 
-def named_model(path: Path, registry: Path) -> Path:
-    """Let people name a model of the registry where a path is meant: `champion`, `challenger` or an id.
-
-    A path that exists is that path, whatever it is called. Raises InputError where the registry has no such model.
-    """
+def is_name(path: Path) -> bool:
+    """Tell whether a model of the registry is meant: an alias or an id. A path that exists is that path."""
     name = str(path)
-    if path.exists() or not (name in (CHAMPION, CHALLENGER, MARKED) or is_model_id(name)):
-        return path
-    return resolve(registry, name).path
+    return (name in (CHAMPION, CHALLENGER, MARKED) or is_model_id(name)) and not path.exists()
+
+
+def named_model(path: Path | None, registry: Path) -> Path:
+    """Let people name a model of the registry where a path is meant: what `is_name` knows; None is the champion.
+
+    Raises InputError where the registry has no such model.
+    """
+    if path is None:
+        return resolve(registry, CHAMPION).path
+    return resolve(registry, str(path)).path if is_name(path) else path
