@@ -460,7 +460,7 @@ def predict(
     from neuralblack.data.slices import box_from
     from neuralblack.inference.predictor import Predictor
     from neuralblack.registry.aliases import named_model
-    from neuralblack.service.answers import NOTICE
+    from neuralblack.service.answers import NOTICE, named, result
 
     tumour, unreadable = box_from(box) if box is not None else None, 0
     if tumour and len(images) > 1:
@@ -488,8 +488,9 @@ def predict(
             continue
         answer = predictor([marked(slice_, tumour, where=f"{image}, --box") if tumour else slice_])[0]
         if json:
-            facts = {"model": predictor.identity, "preprocessing": predictor.spec.version, "notice": NOTICE}
-            typer.echo(dumps({"file": str(image), **answer.as_json(), **facts}))
+            name = named({"name": predictor.name, "hash": predictor.hash})
+            facts = {"model": name, "preprocessing": predictor.spec.version, "notice": NOTICE}
+            typer.echo(dumps({"file": str(image), **result(answer), **facts}))
         elif answer.label is None:
             typer.echo(f"{image}\t{answer.status}\t{' '.join(reason.sentence for reason in answer.reasons)}")
         else:

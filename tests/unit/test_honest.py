@@ -14,10 +14,11 @@ from neuralblack.cli import app
 from neuralblack.config import TrainConfig
 from neuralblack.data.slices import Prepared
 from neuralblack.inference.engines import build_engine
-from neuralblack.inference.predictor import Predictor
+from neuralblack.inference.predictor import Prediction, Predictor
 from neuralblack.inference.reference import GOLDEN, LEARNT, MARGIN, calibrate, golden_rows, learnt_rows
 from neuralblack.registry.describe import describe
 from neuralblack.registry.model_folder import load_reference, open_model
+from neuralblack.service.answers import result
 from neuralblack.training.runs import check_run, train_here
 
 SHORT = TrainConfig(model="tiny", weights="none", epochs=3, batch_size=16, precision="fp32", lr=0.02)
@@ -95,7 +96,7 @@ def test_an_answer_has_a_set_with_its_coverage_and_its_top_class_first(run, data
 
     assert answer.status == "ok" and answer.coverage == 0.95
     assert answer.prediction_set[0] == answer.label == max(answer.probabilities, key=answer.probabilities.get)
-    assert "reasons" not in answer.as_json()
+    assert "reasons" not in result(answer)
 
 
 def test_a_model_without_calibration_promises_no_coverage(dataset, tiny, tmp_path):
@@ -119,7 +120,7 @@ def test_in_a_batch_only_what_is_no_slice_is_refused_and_the_others_are_answered
         assert (answer.label, answer.prediction_set) == (alone.label, alone.prediction_set)
         assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-4)  # another size of batch
     assert answers[1].label is None and answers[1].probabilities is None and answers[1].prediction_set is None
-    assert answers[1].as_json() == {
+    assert result(answers[1]) == {
         "status": "refused",
         "reasons": [{"code": "colour", "sentence": "The picture is in colour; an MRI slice is grey."}],
     }
@@ -143,6 +144,12 @@ def test_the_command_line_says_that_a_file_is_refused_and_why(run, dataset, tmp_
     plain, refused = predict()
     _, line = map(json.loads, predict("--json"))
 
+    monkeypatch.setattr(Predictor, "__call__", lambda self, _: [Prediction("ok", "glioma", 1.0, {}, ())])
+    bare, _ = map(json.loads, predict("--json"))
+
+    assert bare == {"file": str(tmp_path / "slice.png")} | result(Prediction("ok", "glioma", 1.0, {}, ())) | {
+        name: line[name] for name in ("model", "preprocessing", "notice")
+    }
     assert plain.split("\t")[1] in open_model(run / "model").classes
     assert refused.endswith("red.png\trefused\tThe picture is in colour; an MRI slice is grey.")
     assert (

@@ -425,7 +425,7 @@ def test_a_model_folder_is_saved_promoted_found_and_answers(name, tmp_path):
     predictor = Predictor(model, engine="eager-fp32")
     (answer,) = predictor([images[0].numpy()])
     assert answer.status == "ok" and set(answer.probabilities) == set(CLASSES)
-    assert predictor.identity["name"] == model.id
+    assert predictor.name == model.id
     assert predictor.explain(images[0].numpy()).shape == (96, 96)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,18 +41,6 @@ class Prediction:
     coverage: float | None = None
     reasons: tuple[Reason, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
-        """Say it as the fields of an answer over HTTP; what it does not have is left out."""
-        fields: dict[str, Any] = {
-            "status": self.status,
-            "label": self.label,
-            "probabilities": self.probabilities,
-            "prediction_set": list(self.prediction_set) if self.prediction_set else None,
-            "coverage": self.coverage,
-            "reasons": [{"code": reason.code, "sentence": reason.sentence} for reason in self.reasons] or None,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
-
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
@@ -90,11 +77,6 @@ class Predictor:
     def load(cls, path: Path, *, engine: str = "auto", device: str | None = None) -> "Predictor":
         """Load a model folder, or a run's; every hash is checked before the first weight."""
         return cls(open_model(model_path(path)), engine=engine, device=device)
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Which model answers, as every answer says it."""
-        return {"name": self.name, "version": self.hash[:12], "hash": self.hash}
 
     def probabilities(
         self, images: NDArray[np.uint8], boxes: NDArray[np.int64] | None = None, *, batch: int = BATCH
