@@ -189,11 +189,12 @@ def test_a_mistake_in_the_yaml_is_named_and_nothing_is_written(change, words, re
         ({"port": "abc"}, ["http_options port", "found 'abc'", "65535"]),
         ({"port": None}, ["http_options port", "found None"]),
         ({"port": 70_000}, ["http_options port", "found 70000"]),
+        ({"port": 0}, ["http_options port", "found 0", "1 to 65535"]),
         ({"request_timeouts": 30}, ["http_options", "request_timeouts", "request_timeout_s"]),
         ({"request_timeout_s": "25"}, ["deadline_s", "request_timeout_s, 25"]),
         (5, ["http_options", "found 5"]),
     ],
-    ids=["no number", "nothing", "too large", "misspelt", "a number in quotes", "no settings"],
+    ids=["no number", "nothing", "too large", "any", "misspelt", "a number in quotes", "no settings"],
 )
 def test_a_mistake_in_the_http_options_is_named_in_one_line(option, words, registry, tmp_path):
     path = changed(tmp_path, lambda app: None)

@@ -122,10 +122,10 @@ def _block(config: dict[str, Any], name: str, *, where: object) -> dict[str, Any
 
 
 def _port(value: object, *, where: object) -> int:
-    if str(value).isdecimal() and int(str(value)) < 2**16:
+    if str(value).isdecimal() and 0 < int(str(value)) < 2**16:
         return int(str(value))
     raise InputError(
-        f"{where} http_options port", found=repr(value), expected="0 to 65535", fix="leave the line out for 8000"
+        f"{where} http_options port", found=repr(value), expected="1 to 65535", fix="leave the line out for 8000"
     )
 
 
