@@ -636,7 +636,10 @@ def serve(
         Path | None,
         typer.Option(envvar="NEURALBLACK_REGISTRY", help="The registry's folder; none given: as the file says."),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="The interface to listen on; none given: loopback.")] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="The interface to listen on; none given: loopback; with --resolved as the file says."),
+    ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="None given: as the file says.")] = None,
     resolved: Annotated[
         Path | None, typer.Option(help="Only write the configuration with the champion's hash, for `serve deploy`.")

@@ -285,6 +285,25 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(registry):
             )
 
 
+@pytest.mark.parametrize(
+    ("named", "host", "warned"),
+    [("0.0.0.0", None, True), ("127.0.0.1", None, False), ("0.0.0.0", "127.0.0.1", False)],
+    ids=["by the file", "nowhere", "by both"],
+)
+def test_a_host_that_only_the_file_names_is_said_to_be_passed_over(named, host, warned, registry, tmp_path, caplog):
+    path = tmp_path / "open.yaml"
+    path.write_text((CONFIGS / "local.yaml").read_text().replace("host: 127.0.0.1", f"host: {named}"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match="another program listening"):
+            running.serve_here(path, registry=registry, host=host, port=port, ready=pytest.fail)
+
+    said = "listening on loopback only: http_options host 0.0.0.0 counts with --resolved; here say --host 0.0.0.0"
+    assert (said in caplog.messages) == warned
+
+
 def test_without_a_token_a_service_that_is_not_anonymous_is_refused_before_anything_starts(
     registry, tmp_path, monkeypatch
 ):

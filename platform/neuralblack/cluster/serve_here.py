@@ -47,7 +47,7 @@ def serve_here(
     Args:
         config: one of serve_configs/.
         registry: where its model is looked up; none given: what the file says.
-        host: the interface to listen on; none given: loopback, whatever the file says.
+        host: the interface to listen on; none given: loopback, and a file that says another is warned of.
         port: none given: the file's.
         ready: called once with the address when the model answers.
         until: another way to end it.
@@ -62,6 +62,9 @@ def serve_here(
     _need_secrets(resolved, host or LOOPBACK)
     max_pending = max(checked(ServeArgs, each["args"], where=config).max_pending for each in resolved["applications"])
     http = resolved["http_options"]
+    if host is None and http["host"] not in (LOOPBACK, "localhost"):
+        words = "listening on loopback only: http_options host %s counts with --resolved; here say --host %s"
+        log.warning(words, http["host"], http["host"])
     http["host"] = LOOPBACK  # of replicas and Serve's own proxy; HAProxy alone listens where `host` says
     refuse_taken(host or LOOPBACK, http["port"])
     if "ray.serve" in sys.modules:
