@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from neuralblack import __version__
 from neuralblack.errors import InputError, RunError
 from neuralblack.terminal import (
     print_audit,
@@ -29,6 +30,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _say_version(asked: bool) -> None:
+    """Print the version, where it is asked for, and end."""
+    if asked:
+        typer.echo(f"neuralblack {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def no_verb(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Take the options that belong to no verb."""
 
 
 def _outlives_job(parameter: typer.CallbackParam, value: Path | list[Path] | None) -> Path | list[Path] | None:
@@ -58,6 +75,7 @@ MinWorkers = Annotated[
 ]
 TrialWorkers = Annotated[int, typer.Option(min=1, help="Workers of one trial.")]
 Gpus = Annotated[bool, typer.Option("--gpus", help="One GPU for each worker, or for this process with --workers 0.")]
+TrialGpus = Annotated[bool, typer.Option("--gpus", help="One GPU for each worker of a trial.")]
 Track = Annotated[list[str], typer.Option("--track", help="Also show epochs in tensorboard or mlflow; again for both.")]
 SearchBy = Annotated[str, typer.Option("--search", help="random, or optuna (extra `optuna`).")]
 ShareGib = Annotated[
@@ -307,7 +325,7 @@ def tune(
     search_by: SearchBy = "random",
     concurrent: Concurrent = 0,
     workers: TrialWorkers = 1,
-    gpus: Gpus = False,
+    gpus: TrialGpus = False,
     wait_for_nodes: Wait = 0,
     share_gib: ShareGib = 16,
     track: Track = [],
@@ -347,7 +365,7 @@ def crossval(
     run: Annotated[str, typer.Argument(help="A folder for all runs; the same command again does what is missing.")],
     seeds: Annotated[int, typer.Option(min=1, help="Runs for each fold, with seeds 0, 1, ...")] = 1,
     refit: Annotated[bool, typer.Option(help="Then fit each again on every fold but the tested one.")] = True,
-    gpus: Gpus = False,
+    gpus: Annotated[bool, typer.Option("--gpus", help="One GPU for each run.")] = False,
     wait_for_nodes: Wait = 0,
     set_: Set = [],
 ) -> None:
@@ -525,7 +543,10 @@ def promote(
         Path | None, typer.Option(help="Of the champion, on the same slices; none given: what it was promoted with.")
     ] = None,
     rule: Annotated[
-        list[str], typer.Option(metavar="FIELD=VALUE", help="Change a number of the gate: metric, margin, most_ece.")
+        list[str],
+        typer.Option(
+            metavar="FIELD=VALUE", help="Change a number of the gate: metric, margin, most_ece, least_patients."
+        ),
     ] = [],
     force: Annotated[str, typer.Option(metavar="REASON", help="Go past the gate; the reason is kept.")] = "",
 ) -> None:

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from typer.main import get_command
 
-from neuralblack import cli
+from neuralblack import __version__, cli
 from neuralblack.cli import app, run_verb
 from neuralblack.config import TrainConfig
 from neuralblack.errors import RunError
 from neuralblack.registry.aliases import SERVE_ANEW
-from neuralblack.registry.gate import Judgement
+from neuralblack.registry.gate import Judgement, Rule
 
 VERBS = sorted(get_command(app).commands)
 
@@ -44,6 +44,23 @@ def test_every_verb_shows_an_example_that_names_options_it_has(verb, neuralblack
     command = get_command(app).commands[verb]
     known = {option for parameter in command.params for option in parameter.opts} | {"--out"}
     assert set(re.findall(r"--[a-z-]+", example.split("&&")[0])) <= known
+
+
+def test_its_version_is_that_of_the_package(neuralblack):
+    assert neuralblack("--version") == (0, f"neuralblack {__version__}\n", "")
+
+
+@pytest.mark.parametrize(("verb", "zero"), [("train", True), ("tune", False), ("crossval", False)])
+def test_help_speaks_of_no_workers_only_where_there_can_be_none(verb, zero, neuralblack):
+    _, out, _ = neuralblack(verb, "--help")
+
+    assert ("--workers 0" in re.sub(r"[\s│]+", " ", out)) == zero
+
+
+def test_help_names_every_number_of_the_gate():
+    (rule,) = [each for each in get_command(app).commands["promote"].params if each.name == "rule"]
+
+    assert all(name in rule.help for name in Rule.model_fields)
 
 
 def test_help_needs_neither_torch_nor_ray():
