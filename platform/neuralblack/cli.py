@@ -694,7 +694,7 @@ def status(
         str | None,
         typer.Option(
             envvar="RAY_API_SERVER_ADDRESS",
-            help="Of the Ray cluster that serves, http://127.0.0.1:8265: every replica.",
+            help="Of the Ray cluster that serves, http://127.0.0.1:8265: every replica. To be run on one of its nodes.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="All of it as one JSON object.")] = False,

@@ -119,6 +119,14 @@ def test_every_node_installs_this_commits_wheel_with_the_tested_versions(cluster
     assert all("constraints.txt" in line or "--no-deps" in line for line in installs)
 
 
+def test_the_readme_asks_for_the_status_on_the_head_where_the_dashboard_and_its_token_are(cluster):
+    (said,) = re.findall(r"`ray exec cluster.yaml '(neuralblack status [^']*)'`", (ROOT / "README.md").read_text())
+    address, port = re.findall(r"--dashboard-(?:host|port)=(\S+)", cluster["head_start_ray_commands"][-1])
+
+    assert said.endswith(f"--registry {SHARED}/registry --dashboard http://{address}:{port}")
+    assert environment(cluster)["RAY_AUTH_TOKEN_PATH"] in cluster["file_mounts"]
+
+
 def test_what_the_readme_serves_and_scrapes_with_lies_on_the_head(cluster):
     assert cluster["file_mounts"][f"{HOME}/serve_configs"] == "./serve_configs"
     named = re.findall(rf"{HOME}/serve_configs/([\w.]+)", (ROOT / "README.md").read_text())

@@ -165,6 +165,18 @@ def test_a_changed_audit_is_trouble(serving, registry):
     assert found["counted"]["models"] == {NEW: 1}
 
 
+@pytest.mark.parametrize(("status", "cause"), [("RUNNING", False), ("DEPLOYING", False), ("UNHEALTHY", True)])
+def test_only_an_application_that_is_not_well_has_a_cause(status, cause, serving, registry):
+    application = {"status": status, "message": "", "deployments": {}}
+    said = json.dumps({"applications": {"neuralblack": application}}).encode()
+    dashboard = serving({"/api/serve/applications/": said, "/api/prometheus/sd": b"[]"})
+
+    found = status_of(registry=registry, service=serving(ready(NEW)), dashboard=dashboard)
+
+    assert ("cause" in found["applications"]["neuralblack"]) == cause
+    assert found["troubles"] == ["application neuralblack is UNHEALTHY: Serve gave no reason"] * cause
+
+
 def test_with_a_dashboard_every_replica_of_every_node_counts_and_serves_own_trouble_is_said(
     serving, registry, monkeypatch
 ):

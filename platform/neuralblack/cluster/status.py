@@ -43,9 +43,9 @@ def status_of(
 
     Returns:
         JSON: registry (alias -> model, since, by; None where it was not seen), service (address, and the model that
-        answers), applications (name -> status, replicas by state; of the dashboard), counted (models: replicas of each,
-        pending: slices, requests by outcome, last_failure: route, code, time; None where no replica says), and
-        troubles, a sentence each.
+        answers), applications (name -> status, replicas by state, and the cause where it is not well; of the
+        dashboard), counted (models: replicas of each, pending: slices, requests by outcome, last_failure: route, code,
+        time; None where no replica says), and troubles, a sentence each.
 
     """
     troubles: list[str] = []
@@ -72,7 +72,7 @@ def status_of(
     if model and champion and model not in [each["model"] for each in (champion, marked) if each]:
         troubles.append(f"{service} answers with {model}, but the champion is {champion['model']}. Fix: {SERVE_ANEW}")
     for name, each in (applications or {}).items():
-        if each["status"] not in WELL:
+        if "cause" in each:
             troubles.append(f"application {name} is {each['status']}: {each['cause']}")
     return {
         "registry": names,
@@ -133,8 +133,9 @@ def _applications(dashboard: str) -> dict[str, Any]:
         found[name] = {
             "status": each["status"],
             "replicas": dict(Counter(replica["state"] for one in deployments for replica in one["replicas"])),
-            "cause": cause_of([each["message"], *(one["message"] for one in deployments)]),
         }
+        if each["status"] not in WELL:
+            found[name]["cause"] = cause_of([each["message"], *(one["message"] for one in deployments)])
     return found
 
 
