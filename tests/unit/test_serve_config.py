@@ -115,6 +115,18 @@ def test_host_and_port_are_taken_from_the_command_line(registry):
     assert (http["host"], http["port"]) == ("192.0.2.1", 81)
 
 
+@pytest.mark.parametrize(("node", "warned"), [("128", False), ("160", True), (None, False)])
+def test_another_limit_of_haproxy_than_of_the_replicas_is_said(node, warned, registry, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("NEURALBLACK_MAX_PENDING", raising=False)
+    if node:
+        monkeypatch.setenv("NEURALBLACK_MAX_PENDING", node)
+
+    write_resolved(CONFIGS / "production.yaml", tmp_path / "out.yaml", registry=registry)
+
+    said = "max_pending is 128, but HAProxy has NEURALBLACK_MAX_PENDING=160: make them one number"
+    assert [message.startswith(said) for message in caplog.messages] == [True] * warned
+
+
 def changed(tmp_path, change):
     config = yaml.safe_load((CONFIGS / "local.yaml").read_text())
     change(config["applications"][0])

@@ -1,6 +1,7 @@
 """Serve's YAML, resolved: the alias becomes a model's id and hash, so that all replicas have the same model."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 IMPORT_PATH = "neuralblack.cluster.serve:app"
 DEPLOYMENT = "Classifier"  # what it deploys
 LOOPBACK = "127.0.0.1"
+MAX_PENDING = "NEURALBLACK_MAX_PENDING"  # what haproxy.sh reads
 SERVE_SLOTS = 5  # what max_ongoing_requests is where nobody says it
 
 
@@ -159,6 +161,7 @@ def write_resolved(
     """Write a resolved configuration for `serve deploy OUT`; returns the model's id. Arguments as `resolve_config`."""
     config = resolve_config(path, registry=registry, host=host, port=port)
     check_schema(config, where=path)
+    _compare_with_haproxy(config)
     header = f"# Made from {path.name} by `neuralblack serve --resolved`. Deploy it with: serve deploy {out.name}\n"
     make_folder(out.parent)
     write_bytes(out, (header + yaml.safe_dump(config, sort_keys=False)).encode())
@@ -202,6 +205,16 @@ def check_schema(config: dict[str, Any], *, where: object) -> None:
         checked(LiveOptions, deployment.get("user_config") or {}, where=f"{where} user_config")
         slots = parsed.deployments[0].max_ongoing_requests if "max_ongoing_requests" in deployment else SERVE_SLOTS
         _check_order(args, slots=slots, last=serve.http_options.request_timeout_s, where=where)
+
+
+def _compare_with_haproxy(config: dict[str, Any]) -> None:
+    """Say where HAProxy refuses at another number than the replicas, by the environment that a cluster's nodes have."""
+    most = os.environ.get(MAX_PENDING)
+    for application in config["applications"]:
+        own = checked(ServeArgs, application["args"], where="args").max_pending
+        if most and most != str(own):
+            words = "max_pending is %d, but HAProxy has %s=%s: make them one number (cluster.yaml, run_options)"
+            log.warning(words, own, MAX_PENDING, most)
 
 
 def _refuse_unknown(block: dict[str, Any], schema: type[BaseModel], *, where: object) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import neuralblack
-from neuralblack.cluster.serve_config import LOOPBACK
+from neuralblack.cluster.serve_config import LOOPBACK, MAX_PENDING
 from neuralblack.errors import InputError, RunError
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def environment(folder: Path, *, ports: int, bind_host: str | None = None, max_p
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
         "NEURALBLACK_HAPROXY": binary,
         "NEURALBLACK_BIND_HOST": bind_host or "",
-        "NEURALBLACK_MAX_PENDING": str(max_pending),
+        MAX_PENDING: str(max_pending),
         # A request that met a dying replica goes to another, once: a request that kills replicas kills two at most.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
