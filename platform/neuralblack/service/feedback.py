@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from neuralblack.data.feedback import NEW_KEY, Feedback, Said, key_from, keyed, mark_key, sweep, write_feedback
@@ -23,7 +22,7 @@ from neuralblack.service.answers import Prediction, pixels_of
 from neuralblack.service.auth import READERS, readers_from
 from neuralblack.service.example_slices import is_example
 from neuralblack.service.problems import Problem
-from neuralblack.service.uploads import FIELD, checked_upload, read_form
+from neuralblack.service.uploads import FIELD, checked_upload, is_form, read_form
 
 log = logging.getLogger(__name__)
 
@@ -165,12 +164,9 @@ async def read_opinion(request: Request, *, classes: tuple[str, ...], max_bytes:
         Problem: 400 no form or an unreadable one, 413 and 415 as for any slice, 422 another class or field, or
             a slice that the page made up.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+    if not is_form(request):
         raise Problem(400, "bad_form", "Feedback is a form (multipart/form-data) with the fields file and label.")
-    try:
-        form = await read_form(request, max_bytes=max_bytes, most=1)
-    except MultiPartException as error:
-        raise Problem(400, "bad_form", f"The form cannot be read: {error.message}") from None
+    form = await read_form(request, max_bytes=max_bytes, most=1)
     names = [name for name, _ in form.multi_items()]
     if len(set(names)) < len(names) or not {FIELD, LABEL} <= set(names) <= {FIELD, LABEL, PATIENT}:
         raise Problem(422, "invalid_request", f"The form has each once: {FIELD}, {LABEL} and, if known, {PATIENT}.")

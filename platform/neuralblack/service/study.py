@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from neuralblack.errors import InputError
 from neuralblack.metrics import LEAST
 from neuralblack.service.answers import Prediction, result
 from neuralblack.service.problems import Problem, as_problem
-from neuralblack.service.uploads import FIELD, read_form, size_of
+from neuralblack.service.uploads import FIELD, is_form, read_form, size_of
 
 MOST_SLICES = 64
 BODY_SLICES = 4  # a study's body may be so many times as large as the largest slice
@@ -30,17 +29,11 @@ async def read_study(request: Request, *, max_bytes: int, most: int) -> list[byt
     Raises:
         Problem: 400 no form, an unreadable one, or one without a file; 413 too large a body or too many files.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+    if not is_form(request):
         raise no_form()
     whole = BODY_SLICES * max_bytes
-    try:
-        form = await read_form(request, max_bytes=whole, most=most)
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise Problem(413, "too_many", f"A study has at most {most} slices here; this one has more.") from None
-        raise Problem(400, "bad_form", f"The form cannot be read: {error.message}") from None
-    except Problem:
-        raise study_too_large(whole) from None
+    too_many = Problem(413, "too_many", f"A study has at most {most} slices here; this one has more.")
+    form = await read_form(request, max_bytes=whole, most=most, larger=study_too_large(whole), more=too_many)
     files = form.getlist(FIELD)
     if not files or not all(isinstance(file, UploadFile) for file in files):
         raise Problem(400, "no_file", f"The form needs its slices as files in fields “{FIELD}”, and only files there.")

@@ -20,16 +20,21 @@ async def read_upload(request: Request, *, max_bytes: int) -> bytes:
     Raises:
         Problem: 400 nothing or an unreadable form, 413 more than `max_bytes`, 415 no format that has a reader.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
+    if is_form(request):
         data = await _form_file(request, max_bytes=max_bytes)
     else:
         data = await read_body(request, max_bytes=max_bytes)
     return checked_upload(data, max_bytes=max_bytes)
 
 
+def is_form(request: Request) -> bool:
+    """Tell whether a request says that its body is a multipart form."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
+
+
 async def read_body(request: Request, *, max_bytes: int) -> bytes:
     """Read a whole body into memory; raises Problem 413."""
-    return b"".join([chunk async for chunk in _limited(request, max_bytes=max_bytes, of=max_bytes)])
+    return b"".join([chunk async for chunk in _limited(request, max_bytes=max_bytes, larger=too_large(max_bytes))])
 
 
 def size_of(count: int) -> str:
@@ -53,29 +58,33 @@ def checked_upload(data: bytes, *, max_bytes: int) -> bytes:
 
 
 async def _form_file(request: Request, *, max_bytes: int) -> bytes:
-    try:
-        form = await read_form(request, max_bytes=max_bytes, most=1)
-    except MultiPartException as error:
-        raise Problem(400, "bad_form", f"The form cannot be read: {error.message}") from None
+    form = await read_form(request, max_bytes=max_bytes, most=1)
     file = form.get(FIELD)
     if not isinstance(file, UploadFile):
         raise Problem(400, "no_file", f"The form has no file in its field “{FIELD}”.")
     return await file.read()
 
 
-async def read_form(request: Request, *, max_bytes: int, most: int) -> FormData:
+async def read_form(
+    request: Request, *, max_bytes: int, most: int, larger: Problem | None = None, more: Problem | None = None
+) -> FormData:
     """Read a multipart form of at most `most` files into memory, `max_bytes` and its frame in all.
 
     Raises:
-        MultiPartException: it cannot be read, or has more files.
-        Problem: 413 it is larger.
+        Problem: 400 it cannot be read; `larger` or else 413, where it is; `more` or else 400, where it has more files.
     """
-    stream = _limited(request, max_bytes=max_bytes + FRAME_BYTES, of=max_bytes)
-    return await _InMemory(request.headers, stream, max_files=most, max_fields=8, max_part_size=FRAME_BYTES).parse()
+    stream = _limited(request, max_bytes=max_bytes + FRAME_BYTES, larger=larger or too_large(max_bytes))
+    parser = _InMemory(request.headers, stream, max_files=most, max_fields=8, max_part_size=FRAME_BYTES)
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        if more and error.message.startswith("Too many files"):
+            raise more from None
+        raise Problem(400, "bad_form", f"The form cannot be read: {error.message}") from None
 
 
-async def _limited(request: Request, *, max_bytes: int, of: int) -> AsyncGenerator[bytes, None]:
-    """Pass on a body's pieces until there are too many bytes, whatever its header promised.
+async def _limited(request: Request, *, max_bytes: int, larger: Problem) -> AsyncGenerator[bytes, None]:
+    """Pass on a body's pieces until there are too many bytes, whatever its header promised; then raise `larger`.
 
     A client hears an answer only when it has sent its body, so twice the limit more is read and thrown away.
     """
@@ -90,7 +99,7 @@ async def _limited(request: Request, *, max_bytes: int, of: int) -> AsyncGenerat
         elif taken > 3 * max_bytes:
             break
     if over:
-        raise too_large(of)
+        raise larger
 
 
 def too_large(max_bytes: int) -> Problem:
