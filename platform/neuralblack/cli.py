@@ -1,9 +1,9 @@
 """The command `neuralblack`: one verb per step; each verb imports what it needs, so that --help stays fast."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -317,46 +317,53 @@ def retrain(
         typer.echo(f"not promoted; the gate: neuralblack promote {run} --evaluation {report} --registry {registry}")
 
 
-@app.command()
-def tune(
-    data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
-    run: Annotated[str, typer.Argument(help="The search's folder; the same command again goes on.")],
-    trials: Trials = 8,
-    search_by: SearchBy = "random",
-    concurrent: Concurrent = 0,
-    workers: TrialWorkers = 1,
-    gpus: TrialGpus = False,
-    wait_for_nodes: Wait = 0,
-    share_gib: ShareGib = 16,
-    track: Track = [],
-    set_: Set = [],
-) -> None:
-    """Search learning rates, unfreeze schedule, loss, views and more with Ray Tune and ASHA.
+def tune_over(space: Mapping[str, Any] | None = None) -> Callable[..., None]:
+    """Make the verb `tune` for a search space, TrainConfig's fields -> what Ray Tune draws; None: DEFAULT_SPACE."""
 
-    What is drawn is DEFAULT_SPACE of cluster/space.py, but for what --set gives; another space goes into jobs/tune.py.
+    def tune(
+        data: Annotated[str, typer.Argument(help="A prepared dataset, or shards of one.")],
+        run: Annotated[str, typer.Argument(help="The search's folder; the same command again goes on.")],
+        trials: Trials = 8,
+        search_by: SearchBy = "random",
+        concurrent: Concurrent = 0,
+        workers: TrialWorkers = 1,
+        gpus: TrialGpus = False,
+        wait_for_nodes: Wait = 0,
+        share_gib: ShareGib = 16,
+        track: Track = [],
+        set_: Set = [],
+    ) -> None:
+        """Search learning rates, unfreeze schedule, loss, views and more with Ray Tune and ASHA.
 
-    Example: neuralblack tune data/slices runs/search --trials 16 --set epochs=8
-    """
-    from neuralblack.cluster.space import DEFAULT_SPACE, with_fixed
-    from neuralblack.cluster.tune import tune_on_cluster
+        What is drawn is DEFAULT_SPACE of cluster/space.py, by jobs/tune.py its own SPACE; but for what --set gives.
 
-    config, space = with_fixed(set_, DEFAULT_SPACE)
-    model, rows = tune_on_cluster(
-        config,
-        data=data,
-        run=run,
-        space=space,
-        trials=trials,
-        search=search_by,
-        concurrent=concurrent,
-        workers=workers,
-        gpus=gpus,
-        wait_s=wait_for_nodes,
-        share_gib=share_gib,
-        track=track,
-    )
-    print_trials(rows)
-    typer.echo(f"model {model.id} in {model.path}")
+        Example: neuralblack tune data/slices runs/search --trials 16 --set epochs=8
+        """
+        from neuralblack.cluster.space import DEFAULT_SPACE, with_fixed
+        from neuralblack.cluster.tune import tune_on_cluster
+
+        config, searched = with_fixed(set_, DEFAULT_SPACE if space is None else space)
+        model, rows = tune_on_cluster(
+            config,
+            data=data,
+            run=run,
+            space=searched,
+            trials=trials,
+            search=search_by,
+            concurrent=concurrent,
+            workers=workers,
+            gpus=gpus,
+            wait_s=wait_for_nodes,
+            share_gib=share_gib,
+            track=track,
+        )
+        print_trials(rows)
+        typer.echo(f"model {model.id} in {model.path}")
+
+    return tune
+
+
+app.command("tune")(tune_over())
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ from typer.main import get_command
 
 from neuralblack import __version__, cli
 from neuralblack.cli import app, run_verb
+from neuralblack.cluster.space import DEFAULT_SPACE
 from neuralblack.config import TrainConfig
 from neuralblack.errors import RunError
 from neuralblack.registry.aliases import SERVE_ANEW
 from neuralblack.registry.gate import Judgement, Rule
 
+ROOT = Path(__file__).resolve().parents[2]
 VERBS = sorted(get_command(app).commands)
 
 
@@ -208,6 +211,29 @@ def test_training_in_this_process_takes_a_gpu_only_where_one_is_asked_for(words,
     neuralblack("train", "slices", "run", "--workers", 0, "--set", "weights=none", *words)
 
     assert asked == [device]
+
+
+@pytest.mark.parametrize(
+    ("written", "searched"),
+    [("DEFAULT_SPACE", {*DEFAULT_SPACE} - {"lr"}), ('{"lr": None, "loss": None}', {"loss"})],
+    ids=["as it is", "another"],
+)
+def test_the_search_job_takes_its_own_space_with_the_options_of_the_verb(written, searched, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "neuralblack.cluster.tune.tune_on_cluster",
+        lambda config, **more: asked.append((config, more)) or (SimpleNamespace(id="a model", path="run"), []),
+    )
+    job = tmp_path / "tune.py"
+    job.write_text((ROOT / "jobs" / "tune.py").read_text().replace("SPACE = DEFAULT_SPACE", f"SPACE = {written}"))
+    monkeypatch.setattr(sys, "argv", [str(job), "slices", "run", "--trials", "3", "--gpus", "--set", "lr=0.01"])
+
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(job), run_name="__main__")
+
+    ((config, more),) = asked
+    assert (ended.value.code or 0, config.lr, more["trials"], more["gpus"]) == (0, 0.01, 3, True)
+    assert set(more["space"]) == searched
 
 
 @pytest.mark.parametrize(
