@@ -64,7 +64,9 @@ ChangedRegistry = Annotated[
 ]
 Model = Annotated[
     Path | None,
-    typer.Option(help="A run, a model folder, or of the registry champion, challenger, roi, an id; none: champion."),
+    typer.Option(
+        help="A run, a model folder, or a name in the registry: champion (the default), challenger, roi, an id."
+    ),
 ]
 Engine = Annotated[str, typer.Option(help="auto, openvino-bf16, eager-fp32...; an unknown one lists them all.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that train together; 0: in this process, to debug.")]
@@ -335,7 +337,8 @@ def tune_over(space: Mapping[str, Any] | None = None) -> Callable[..., None]:
     ) -> None:
         """Search learning rates, unfreeze schedule, loss, views and more with Ray Tune and ASHA.
 
-        What is drawn is DEFAULT_SPACE of cluster/space.py, by jobs/tune.py its own SPACE; but for what --set gives.
+        Values are drawn from DEFAULT_SPACE of cluster/space.py, in jobs/tune.py from SPACE at its top. A field that
+        --set gives is not searched.
 
         Example: neuralblack tune data/slices runs/search --trials 16 --set epochs=8
         """

@@ -17,6 +17,7 @@ from typing import Any
 from neuralblack.errors import InputError
 
 MANIFEST = "manifest.json"
+DESKTOP = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,8 @@ def make_folder(path: Path) -> None:
         with no_space_is_said(path):
             path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        place = next(each for each in (path, *path.absolute().parents) if os.access(each, os.F_OK))
-        found = f"a folder that cannot be written to ({error.strerror})" if place.is_dir() else "a file in its place"
+        place = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+        found = f"a folder in which none can be made ({error.strerror})" if place.is_dir() else "a file in its place"
         expected = "a folder" if place == path else f"a folder to make {path.name} in"
         raise InputError(
             place, found=found, expected=expected, fix="choose another place, or ask whose it is"
@@ -239,9 +240,13 @@ def check_manifest(folder: Path) -> str:
 
 def strangers(folder: Path) -> list[str]:
     """List the files of a folder that its manifest does not: whoever replaces the folder would take them away."""
-    known = {MANIFEST, *read_json(folder / MANIFEST).get("files", {})}
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    return sorted(found - known)
+    return sorted(files_in(folder) - {MANIFEST, *read_json(folder / MANIFEST).get("files", {})})
+
+
+def files_in(folder: Path) -> set[str]:
+    """Name all files below a folder, but for those that a desktop leaves where somebody has looked."""
+    paths = [path for path in folder.rglob("*") if not path.is_dir() and not DESKTOP.fullmatch(path.name)]
+    return {path.relative_to(folder).as_posix() for path in paths}
 
 
 @contextmanager

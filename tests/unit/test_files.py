@@ -166,8 +166,13 @@ def test_a_lock_in_a_folder_that_may_only_be_read_names_the_folder(tmp_path, mon
 def test_a_folder_that_cannot_be_made_says_what_is_in_the_way(tmp_path):
     (tmp_path / "file").write_text("mine")
 
-    with pytest.raises(InputError, match=r"^/proc: found a folder that cannot be written to .* to make below in"):
+    with pytest.raises(InputError, match=r"^/proc: found a folder in which none can be made .* to make below in"):
         make_folder(Path("/proc/run/below"))  # which root cannot make either
+    (tmp_path / "link").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(InputError, match=f"^{tmp_path / 'link'}: found a file in its place"):
+        make_folder(tmp_path / "link")
+    with pytest.raises(InputError, match=f"^{tmp_path}: found a folder in which none can be made .File name too long"):
+        make_folder(tmp_path / ("x" * 300))
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=f"^{tmp_path / 'file'}: found a file in its place; expected a folder"):
             make_folder(path)

@@ -203,6 +203,8 @@ def test_phantoms_take_the_place_of_phantoms_and_of_nothing_else(tmp_path):
             write_phantoms(out, patients=4, slices=1, size=64)
         return True
 
+    (scans / ".DS_Store").touch()  # of somebody who has looked
+    write_phantoms(out, patients=4, slices=1, size=64)
     (scans / "thesis.tex").write_text("years of work")
     assert refused() and (scans / "thesis.tex").read_text() == "years of work"
     (scans / "thesis.tex").unlink()

@@ -460,6 +460,9 @@ def test_what_is_no_dataset_is_never_written_over(tmp_path, figshare):
 
 
 def test_a_dataset_is_not_renewed_over_files_that_are_none_of_its_own(tmp_path, figshare, prepared):
+    (prepared / ".DS_Store").touch()  # of somebody who has looked
+    prepare([figshare], prepared, size=80)
+    prepare([figshare], prepared, size=64)
     (prepared / "notes").mkdir()
     (prepared / "notes" / "thesis.tex").write_text("years of work")
 

@@ -325,7 +325,7 @@ def test_the_champion_promoted_again_keeps_the_evaluation_that_the_next_challeng
     promote(run, registry, FORCED, evaluation=easier)
 
     assert before == read_card(registry, model.id) == (report / "README.md").read_text()
-    assert f"{model.id} is the champion already; what it was promoted with stays" in caplog.text
+    assert f"{model.id} is the champion already, and what it was promoted with stays" in caplog.text
     assert len(check_audit(registry)) == 1
 
 

@@ -40,7 +40,7 @@ def test_a_promoted_run_is_the_champion_and_the_same_model(run, tmp_path):
     assert champion.id == model.id == open_model(run / "model").id
     assert resolve(tmp_path / "registry", model.id).hash == champion.hash
     assert promote(run, tmp_path / "registry", FORCED).path == model.path
-    with pytest.raises(InputError, match=r"^/proc: found a folder that cannot be written to"):
+    with pytest.raises(InputError, match=r"^/proc: found a folder in which none can be made"):
         promote(run, Path("/proc/registry"), FORCED)
 
 
@@ -225,7 +225,7 @@ def test_a_place_that_may_not_be_written_is_named(tmp_path, begin, reason, monke
 
     monkeypatch.setattr(Path, "mkdir", refused)  # root is refused nowhere
 
-    with pytest.raises(InputError, match=f"{tmp_path}: found a folder that cannot be written to"):
+    with pytest.raises(InputError, match=f"{tmp_path}: found a folder in which none can be made"):
         begin(tmp_path / "run")
 
 

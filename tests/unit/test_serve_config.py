@@ -47,7 +47,7 @@ def test_the_alias_becomes_a_model_and_its_hash_that_rays_own_schema_takes(name,
     assert (args["model"], args["hash"], args["registry"]) == (MODEL_ID, HASH, str(registry.resolve()))
     assert config["http_options"]["host"] == "127.0.0.1"
     check_schema(config, where=name)
-    with pytest.raises(InputError, match=r"^/proc: found a folder that cannot be written to"):
+    with pytest.raises(InputError, match=r"^/proc: found a folder in which none can be made"):
         write_resolved(CONFIGS / name, Path("/proc/below") / name, registry=registry)
 
 

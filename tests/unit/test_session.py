@@ -11,8 +11,12 @@ from neuralblack.cluster.session import ray_session
 from neuralblack.errors import InputError
 
 
-def test_ray_that_was_imported_first_is_not_started_where_others_reach_it():
-    code = "import ray; from neuralblack.cluster.session import ray_session\nwith ray_session(): print('started')"
+@pytest.mark.parametrize("late", ["", "os.environ['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'] = '0'; "])
+def test_ray_that_was_imported_first_is_not_started_where_others_reach_it(late):
+    code = (
+        f"import os, ray; {late}from neuralblack.cluster.session import ray_session\n"
+        "with ray_session(): print('started')"
+    )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -1,7 +1,6 @@
 """Where a command runs: within a job or not, and what a Ray of our own needs in its environment before its import."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,6 @@ LOCAL = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default 2 s redoes more epochs after a killed worker
 }
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_CAME_LATE = "ray" in sys.modules and os.environ.get(_LOOPBACK) != LOCAL[_LOOPBACK]
 _WITHIN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in a job's entrypoint; RAY_JOB_SUBMISSION_ID is not
 
 
@@ -38,12 +36,14 @@ def set_environment() -> None:
 
 def refuse_ray_imported_first() -> None:
     """Refuse to start a Ray that was imported before this package: it would listen where others reach it."""
-    if _CAME_LATE:
+    from ray._private import ray_constants  # what Ray has read; the environment may say otherwise by now
+
+    if ray_constants.ENABLE_RAY_CLUSTER:
         raise InputError(
             "import ray",
             found="Ray imported before neuralblack.cluster, so it would listen on this machine's own address",
             expected="loopback, which Ray reads from its environment when it is imported",
-            fix=f"import neuralblack.cluster first, or export {_LOOPBACK}={LOCAL[_LOOPBACK]}",
+            fix=f"import neuralblack.cluster first, or export {_LOOPBACK}={LOCAL[_LOOPBACK]} before Python starts",
         )
 
 

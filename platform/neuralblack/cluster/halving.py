@@ -36,6 +36,8 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
     What it stops it writes down. Ray's own has rungs at powers of its reduction factor only.
     """
 
+    _ended = 0  # trials, when Tune last asked; here, as a scheduler that Tune restores is not made anew
+
     def __init__(self, rungs: Sequence[int], *, epochs: int, trials: Path) -> None:
         """Set the rungs.
 
@@ -49,7 +51,6 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
         (bracket,) = self._brackets
         bracket._rungs = [(rung, {}) for rung in reversed(rungs)]  # tests/unit/test_search.py watches over it
         self._trials = trials
-        self._ended = 0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Choose the next; where a trial has ended since the last time, Tune writes its state down first.

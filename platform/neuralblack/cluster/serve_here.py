@@ -17,6 +17,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from neuralblack.cluster.environment import refuse_ray_imported_first
 from neuralblack.cluster.serve_config import LOOPBACK, ServeArgs, check_schema, resolve_config
 from neuralblack.cluster.serve_environment import QUIET, environment, free_block, own_folder, refuse_taken
 from neuralblack.config import checked
@@ -107,6 +108,7 @@ def _need_secrets(config: dict[str, Any], host: str) -> None:
 def _start_ray(folder: Path) -> None:
     import ray
 
+    refuse_ray_imported_first()
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     ray.init(

@@ -133,7 +133,9 @@ def table_of(
         trial_id = Path(result.path).name.removeprefix(TRIAL)
         inner = run / "trials" / trial_id
         if not (inner / TRIAL_JSON).exists():
-            continue  # it never started: the search was stopped before
+            if result.error:
+                raise RunError(f"a trial did not start: {last_line(result.error)}")
+            continue  # the search was stopped before
         what = read_json(inner / TRIAL_JSON)
         checkpoints = registered_checkpoints(inner / "checkpoints")  # of Ray Train, or Tune's own
         checkpoints = checkpoints or [Path(kept.path) for kept, _ in result.best_checkpoints]

@@ -22,7 +22,7 @@ from neuralblack.data.phantom_shapes import Array, vector
 from neuralblack.data.phantom_tumours import Tumour, draw_tumour
 from neuralblack.data.readers import read_slice
 from neuralblack.errors import InputError
-from neuralblack.files import new_folder
+from neuralblack.files import files_in, new_folder
 from neuralblack.labels import CLASSES, FIGSHARE_CODES
 
 VIEWS = {"axial": 2, "coronal": 1, "sagittal": 0}  # view -> the axis it is cut across
@@ -159,7 +159,7 @@ def _is_made_up(out: Path) -> bool:
     """Tell whether a folder holds phantoms and nothing else, or nothing: the archive itself has the same layout."""
     if not out.is_dir():
         return False
-    names = [path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()]
+    names = files_in(out)
     if not all(map(WRITTEN.fullmatch, names)):
         return False
     first = out / "figshare" / "1.mat"

@@ -180,8 +180,10 @@ def in_several_classes(patients: Iterable[str]) -> int:
 
     >>> in_several_classes(["folder-scans/glioma/p1", "folder-scans/pituitary/p1", "folder-scans/glioma/p2", "p1"])
     1
+    >>> in_several_classes(["folder-7"])  # what a file says may look like that
+    0
     """
-    parts = (name.rsplit("/", 2) for name in set(patients) if name.startswith(FOLDER))
+    parts = (name.rsplit("/", 2) for name in set(patients) if name.startswith(FOLDER) and name.count("/") > 1)
     counts = Counter((source, folder) for source, _, folder in parts)
     return sum(count > 1 for count in counts.values())
 

@@ -95,6 +95,7 @@ def paired(first: Path, second: Path) -> tuple[Slices, Slices]:
                 second,
                 found=f"the same slices as in {first}, of {len(set(slices[1].patients))} patients grouped otherwise",
                 expected=f"slices of the same {len(set(slices[0].patients))} patients",
-                fix="evaluate both on one dataset; patients that no file names are grouped anew in every other",
+                fix="evaluate both on one dataset, as patients that no file names are grouped anew in every other; for "
+                "the champion: promote --champion-evaluation REPORT",
             )
     return slices[0], slices[1]

@@ -27,7 +27,7 @@ from neuralblack.evaluation.model_card import write_card
 from neuralblack.evaluation.patients import VERDICT, VERDICTS, Slices
 from neuralblack.evaluation.report import write_report
 from neuralblack.evaluation.subsets import by_source, tumour_only
-from neuralblack.files import check_new_folder, new_folder, write_bytes, write_json
+from neuralblack.files import check_new_folder, files_in, new_folder, write_bytes, write_json
 from neuralblack.metrics import calibration_error, summarise
 from neuralblack.registry.promotion import CARD
 
@@ -93,6 +93,7 @@ def evaluate(
     explain: Explain | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
     split: Mapping[str, Any] | None = None,
+    sources: Sequence[Mapping[str, Any]] = (),
     made: Mapping[str, Any] | None = None,
     cost: str = "not recorded",
     progress: Callable[[int, int], None] | None = None,
@@ -115,6 +116,7 @@ def evaluate(
         explain: draws heat maps; none given: the report has none, and where the model looks is not measured.
         history: one dict for each epoch of training: epoch, train_loss, train_accuracy, loss, accuracy.
         split: the split's manifest, for the report's facts; without it the report claims nothing about training.
+        sources: of the dataset that was learnt from, as its manifest has them; none: not known.
         made: the model folder's card.json; with it and `split` a model card is written beside the report.
         cost: of the training, in words.
         progress: called with slices done and slices in all.
@@ -181,7 +183,6 @@ def evaluate(
             making=making,
         )
         if made and split:
-            sources = dataset.manifest.get("sources", ()) if dataset.hash == split["dataset"] else ()
             write_bytes(folder / CARD, write_card(result, made, split, making, sources=sources).encode())
         write_json(folder / METRICS, result)
     return result
@@ -254,14 +255,14 @@ def check_out(out: Path) -> None:
     check_new_folder(out)
     if not out.exists():
         return
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {"a file"}
+    names = files_in(out) if out.is_dir() else {"a file"}
     others = sorted(names - {METRICS, PREDICTIONS, REPORT, CARD})
     if others or (names and METRICS not in names):
         raise InputError(
             out,
             found=f"something that is no evaluation: {(others or sorted(names))[0]}",
             expected="a new folder, or one with nothing but an evaluation in it",
-            fix="choose another --out; nothing of it was touched",
+            fix="move it away, or choose another --out; nothing of it was touched",
         )
 
 

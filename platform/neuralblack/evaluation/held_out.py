@@ -107,6 +107,7 @@ def evaluate_held_out(
         explain=predictor.explain,
         history=predictor.folder.history,
         split=manifest,
+        sources=source.manifest.get("sources", ()) if source else (),
         made=predictor.folder.card,
         cost=said(cost_of(predictor.folder.path.parent)),
         progress=progress,

@@ -84,7 +84,14 @@ def promote(
         model = _take_in(source, registry)
         kept = registry / "evaluations" / source.id
         if evaluation and before == source.id and kept.is_dir():
-            log.warning("%s is the %s already; what it was promoted with stays, not %s", source.id, alias, evaluation)
+            log.warning(
+                "%s is the %s already, and what it was promoted with stays; to compare with %s: "
+                "promote RUN --champion-evaluation %s",
+                source.id,
+                alias,
+                evaluation,
+                evaluation,
+            )
         elif evaluation:
             with new_folder(kept) as folder:
                 shutil.copytree(evaluation, folder, dirs_exist_ok=True)

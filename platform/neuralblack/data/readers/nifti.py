@@ -19,6 +19,7 @@ GZIP = b"\x1f\x8b\x08"
 HEADER = {1: 348, 2: 540}  # bytes, by version
 MAX_OFFSET = 2**20  # where the pixels begin: behind the header and its extensions
 GZIP_START = 2**17  # a gzip header with its optional fields may have 64 KB and a name
+MEMBERS, MEMBER_BYTES = 64, 64  # at most so many, and one for so many bytes: each takes time, and may hold nothing
 PIECE = 2**14  # bytes that are unpacked at a time: what is behind a gzip member is copied for each
 AGAIN = "export the slice again"
 # What each axis of the picture runs towards, downwards and to the right, by the axis that the slice stands on
@@ -139,8 +140,13 @@ def _content(data: bytes, needed: int, *, where: object) -> bytes:
 
 def _inflated(data: bytes, needed: int, *, where: object) -> bytes:
     """Unpack gzip, which may be several members one behind another (RFC 1952, 2.2), as bgzip writes it."""
-    found, at = bytearray(), 0
+    found, at, members = bytearray(), 0, 0
     while data.startswith(GZIP, at):
+        members += 1
+        if members > MEMBERS + needed // MEMBER_BYTES:
+            raise InputError(
+                where, found=f"gzip in more than {members - 1} members", expected="64 KB in each, or one", fix=AGAIN
+            )
         member = zlib.decompressobj(wbits=31)
         while not member.eof and at < len(data):
             piece = data[at : at + PIECE]
