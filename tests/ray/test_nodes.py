@@ -105,7 +105,7 @@ def test_a_node_that_comes_to_a_cluster_of_unknown_size_ends_the_wait(two_nodes,
 
 
 def test_training_goes_on_with_the_workers_that_are_left(two_nodes, dataset, tiny, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("neuralblack.cluster.train.START_S", 5.0)
+    monkeypatch.setattr("neuralblack.cluster.train.START_S", 20.0)
     config, run = CONFIG.model_copy(update={"epochs": EPOCHS}), tmp_path / "run"
 
     in_background(
