@@ -7,13 +7,13 @@ from typing import Literal
 from neuralblack.errors import InputError
 from neuralblack.files import is_address
 
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 LOCAL = {
     "RAY_AUTH_MODE": "disabled",  # loopback only; unset, Ray 2.60 writes a token into the home folder
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # without it Linux replaces 127.0.0.1 by the machine's address
+    _LOOPBACK: "0",  # without it Linux replaces 127.0.0.1 by the machine's address
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default 2 s redoes more epochs after a killed worker
 }
-_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _WITHIN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in a job's entrypoint; RAY_JOB_SUBMISSION_ID is not
 
 
