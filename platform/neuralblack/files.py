@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,29 @@ def check_new_folder(path: Path) -> None:
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         found = "a folder that cannot be written to" if place.is_dir() else "a file"
         raise InputError(place, found=found, expected=f"a folder to write {path.name} in", fix="choose another place")
+
+
+def check_replaceable(path: Path, own: Sequence[str], *, what: str) -> None:
+    """Raise InputError where `new_folder` could not make this folder, or would take away what another program wrote.
+
+    Args:
+        path: the folder that is to be made, or made anew.
+        own: names of the files that are written there; the first is never missing.
+        what: it is, for the message.
+
+    """
+    check_new_folder(path)
+    if not path.exists():
+        return
+    names = files_in(path) if path.is_dir() else {"a file"}
+    others = sorted(names.difference(own))
+    if others or (names and own[0] not in names):
+        raise InputError(
+            path,
+            found=f"something that is no {what}: {(others or sorted(names))[0]}",
+            expected=f"a new folder, or one with nothing but such a {what} in it",
+            fix="move it away, or choose another folder; nothing of it was touched",
+        )
 
 
 def make_folder(path: Path) -> None:

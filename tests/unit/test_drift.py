@@ -181,7 +181,7 @@ def test_the_report_is_a_page_and_numbers_and_nothing_else_is_overwritten(tmp_pa
     )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine").touch()
-    with pytest.raises(InputError, match="no drift report"):
+    with pytest.raises(InputError, match="no drift report: mine"):
         write_drift(measure_drift({"a": counted(REFERENCE, slices(1)).text().decode()}), tmp_path / "other")
     (tmp_path / "out" / "mine").touch()
     for taken in ("out", "metrics.txt"):

@@ -14,7 +14,7 @@ from neuralblack.errors import InputError
 from neuralblack.evaluation.charts import drift_chart
 from neuralblack.evaluation.report import NOTICE
 from neuralblack.evaluation.scrape import numbers_of
-from neuralblack.files import new_folder, write_bytes, write_json
+from neuralblack.files import check_replaceable, new_folder, write_bytes, write_json
 
 COUNTED, EXPECTED = "neuralblack_input_slices_total", "neuralblack_input_expected_share"
 REFERENCE, MODEL = "neuralblack_input_reference", "neuralblack_model_info"
@@ -75,8 +75,7 @@ def measure_drift(texts: Mapping[str, str]) -> dict[str, Any]:
 
 def write_drift(found: Mapping[str, Any], out: Path) -> None:
     """Write drift.json and drift.html, whole or not at all; arguments as `measure_drift` returns."""
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"drift.html", "drift.json"}):
-        raise InputError(out, found="something that is no drift report", expected="a new folder", fix="another --out")
+    check_replaceable(out, ("drift.json", "drift.html"), what="drift report")
     page = Template(Path(__file__).with_name("report.html").read_text("utf-8"))
     title = f"Drift before {found['model']['name']}"
     lines = "".join(

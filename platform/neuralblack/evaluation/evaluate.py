@@ -27,7 +27,7 @@ from neuralblack.evaluation.model_card import write_card
 from neuralblack.evaluation.patients import VERDICT, VERDICTS, Slices
 from neuralblack.evaluation.report import write_report
 from neuralblack.evaluation.subsets import by_source, tumour_only
-from neuralblack.files import check_new_folder, files_in, new_folder, write_bytes, write_json
+from neuralblack.files import check_replaceable, new_folder, write_bytes, write_json
 from neuralblack.metrics import calibration_error, summarise
 from neuralblack.registry.promotion import CARD
 
@@ -252,18 +252,7 @@ def check_out(out: Path) -> None:
 
     Best asked before the work. That there is a metrics.json does not make a folder an evaluation: many tools write one.
     """
-    check_new_folder(out)
-    if not out.exists():
-        return
-    names = files_in(out) if out.is_dir() else {"a file"}
-    others = sorted(names - {METRICS, PREDICTIONS, REPORT, CARD})
-    if others or (names and METRICS not in names):
-        raise InputError(
-            out,
-            found=f"something that is no evaluation: {(others or sorted(names))[0]}",
-            expected="a new folder, or one with nothing but an evaluation in it",
-            fix="move it away, or choose another --out; nothing of it was touched",
-        )
+    check_replaceable(out, (METRICS, PREDICTIONS, REPORT, CARD), what="evaluation")
 
 
 def _words(spec: Preprocessing) -> str:
