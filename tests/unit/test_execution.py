@@ -6,11 +6,13 @@ import torch
 
 from neuralblack.config import TrainConfig
 from neuralblack.data.splits import make_split
+from neuralblack.evaluation import finalists
 from neuralblack.evaluation.finalists import intervals_of
 from neuralblack.evaluation.record_wise import retrain_with
 from neuralblack.inference.features import pooled_features
 from neuralblack.models.execution import choose_device, exact_convolutions, repeatable_convolutions, sent
 from neuralblack.training.checkpoints import best_checkpoint
+from neuralblack.training.recipe import classify
 from neuralblack.training.runs import train_here
 
 SHORT = TrainConfig(model="tiny", weights="none", epochs=1, batch_size=16, precision="fp32")
@@ -94,3 +96,17 @@ def test_a_searchs_finalists_are_judged_without_rounding_to_tf32(dataset, tiny, 
     intervals_of({0: (SHORT, best_checkpoint((tmp_path / "run" / "checkpoints").iterdir()))}, dataset, split)
 
     assert rounds_to_tf32 and not any(rounds_to_tf32)
+
+
+def test_a_searchs_finalists_are_judged_on_a_sample_of_a_large_validation_part(dataset, tiny, tmp_path, monkeypatch):
+    asked = []
+    split = make_split(dataset, train=None, validation=(2,), test=(1,))
+    train_here(SHORT, data=dataset.path, run=tmp_path / "run")
+    monkeypatch.setattr("neuralblack.data.dataset.SAMPLE", 4)
+    monkeypatch.setattr(
+        finalists, "classify", lambda *args, **named: (asked.append(args[2]), classify(*args, **named))[1]
+    )
+
+    intervals_of({0: (SHORT, best_checkpoint((tmp_path / "run" / "checkpoints").iterdir()))}, dataset, split)
+
+    assert [len(rows) for rows in asked] == [4] and set(asked[0].tolist()) < set(split.validation.tolist())

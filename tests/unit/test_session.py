@@ -26,6 +26,23 @@ def test_ray_that_was_imported_first_is_not_started_where_others_reach_it(late):
 
 
 @pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}", "OMP_NUM_THREADS": "1"}, len(os.sched_getaffinity(0))),
+        ({"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}", "OMP_NUM_THREADS": "3"}, 3),  # torch takes no more than there are cores
+        ({"OMP_NUM_THREADS": "1"}, 1),
+    ],
+    ids=["a job's entrypoint", "one that was told how many", "no job"],
+)
+def test_what_a_job_computes_by_itself_has_all_cores(environment, threads):
+    code = "import neuralblack.cluster, os, torch; print(os.environ['OMP_NUM_THREADS'], torch.get_num_threads())"
+
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
+
+    assert done.stdout.split() == [str(threads), str(min(threads, len(os.sched_getaffinity(0))))], done.stderr
+
+
+@pytest.mark.parametrize(
     ("address", "error"),
     [
         ("http://127.0.0.1:8265", ValueError("Module: http does not have get_client function.\nmore")),

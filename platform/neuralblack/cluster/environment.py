@@ -14,6 +14,7 @@ LOCAL = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default 2 s redoes more epochs after a killed worker
 }
+_THREADS = "OMP_NUM_THREADS"
 _WITHIN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in a job's entrypoint; RAY_JOB_SUBMISSION_ID is not
 
 
@@ -28,7 +29,12 @@ def joins_cluster() -> bool:
 
 
 def set_environment() -> None:
-    """Set what is not set yet; where a cluster is joined, its own settings hold."""
+    """Set what is not set yet; where a cluster is joined, its own settings hold.
+
+    But for a job's entrypoint: Ray gives it one thread, and it calibrates, judges finalists and evaluates by itself.
+    """
+    if within_job() and os.environ.get(_THREADS) == "1":
+        os.environ[_THREADS] = str(len(os.sched_getaffinity(0)))  # torch reads it when it is imported, which is later
     if not joins_cluster():
         for name, value in LOCAL.items():
             os.environ.setdefault(name, value)
