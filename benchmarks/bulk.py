@@ -1,14 +1,12 @@
 """Bulk against posting: the same files classified by jobs/predict.py and by a running service, turn and turn about.
 
-python benchmarks/bulk.py                                      made-up slices, an untrained ResNet-50
-python benchmarks/bulk.py --scans FOLDER --model runs/first    your own
+python -m benchmarks.bulk                                      made-up slices, an untrained ResNet-50
+python -m benchmarks.bulk --scans FOLDER --model runs/first    your own
 """
 
 import json
 import os
-import platform
 import queue
-import shlex
 import signal
 import socket
 import statistics
@@ -19,14 +17,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from http.client import HTTPConnection
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
+from benchmarks.intervals import paired_ratio
+from benchmarks.machine import foot
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENTS = 32
@@ -40,7 +38,7 @@ def main(
     ] = None,
     engine: Annotated[str, typer.Option(help="Of both.")] = "auto",
     files: Annotated[int, typer.Option(min=20, help="Files a round.")] = 400,
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
     out: Annotated[Path, typer.Option(help="The report.")] = ROOT / "docs" / "benchmarks" / "bulk.md",
 ) -> None:
     """Measure, print, and write the report."""
@@ -48,13 +46,16 @@ def main(
         folder = Path(name)
         source, registry = lay_out(scans, folder / "scans", files), folder / "registry"
         champion = promoted(model, folder, registry)
-        bulk, posted = [], []
+        found: dict[str, list[Row]] = {"bulk": [], "posting": []}
+        measure = {
+            "bulk": lambda: run_bulk(source, folder / f"out{len(found['bulk'])}", registry, engine),
+            "posting": lambda: run_service(source, folder, registry, engine),
+        }
         for number in range(rounds):
-            bulk.append(run_bulk(source, folder / f"out{number}", registry, engine))
-            print(f"round {number + 1} bulk    {said(bulk[-1])}", flush=True)
-            posted.append(run_service(source, folder, registry, engine))
-            print(f"round {number + 1} posting {said(posted[-1])}", flush=True)
-    report = as_report(bulk, posted, files=files, engine=engine, champion=champion, scans=scans)
+            for name in list(measure)[:: 1 if number % 2 == 0 else -1]:
+                found[name].append(measure[name]())
+                print(f"round {number + 1} {name:7} {said(found[name][-1])}", flush=True)
+    report = as_report(*found.values(), files=files, engine=engine, champion=champion, scans=scans)
     print(report)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(report)
@@ -192,7 +193,11 @@ def said(row: Row) -> str:
 
 def as_report(bulk: list[Row], posted: list[Row], *, files: int, engine: str, champion: str, scans: Path | None) -> str:
     """Lay the rounds out as the page of docs/benchmarks/."""
-    ratios = {name: [a[name] / b[name] for a, b in zip(bulk, posted, strict=True)] for name in ("steady", "whole")}
+    rates = {
+        name: [{number: row[name] for number, row in enumerate(rows)} for rows in (bulk, posted)]
+        for name in ("steady", "whole")
+    }
+    ratios = {name: paired_ratio(*each) for name, each in rates.items()}
     what = "made-up slices of 512 x 512 pixels, .mat and PNG" if scans is None else "slices"
     lines = [
         "# Bulk against posting",
@@ -200,20 +205,19 @@ def as_report(bulk: list[Row], posted: list[Row], *, files: int, engine: str, ch
         f"{files} {what}, model {champion}, engine `{engine}` for both. *Bulk* is `jobs/predict.py`. *Posting* is",
         "`neuralblack serve` with `serve_configs/local.yaml` and every CPU for its network, and "
         f"{CLIENTS} clients in one process,",
-        "connections kept alive, each file posted once. They take turns; neither runs while the other does.",
+        "connections kept alive, each file posted once. Each is first in turn; neither runs while the other does.",
         "",
         "| round | bulk, slices/s | posting, slices/s | ratio | bulk with start-up | posting with start-up | ratio |",
         "|---|---|---|---|---|---|---|",
     ]
     for number, (a, b) in enumerate(zip(bulk, posted, strict=True)):
         lines.append(
-            f"| {number + 1} | {a['steady']:.1f} | {b['steady']:.1f} | {ratios['steady'][number]:.2f} "
-            f"| {a['whole']:.1f} | {b['whole']:.1f} | {ratios['whole'][number]:.2f} |"
+            f"| {number + 1} | {a['steady']:.1f} | {b['steady']:.1f} | {a['steady'] / b['steady']:.2f} "
+            f"| {a['whole']:.1f} | {b['whole']:.1f} | {a['whole'] / b['whole']:.2f} |"
         )
-    middle = {name: statistics.median(values) for name, values in ratios.items()}
     lines += [
-        f"| median | {mid(bulk, 'steady'):.1f} | {mid(posted, 'steady'):.1f} | **{middle['steady']:.2f}** "
-        f"| {mid(bulk, 'whole'):.1f} | {mid(posted, 'whole'):.1f} | **{middle['whole']:.2f}** |",
+        f"| median | {mid(bulk, 'steady'):.1f} | {mid(posted, 'steady'):.1f} | **{ratios['steady']}** "
+        f"| {mid(bulk, 'whole'):.1f} | {mid(posted, 'whole'):.1f} | **{ratios['whole']}** |",
         "",
         "Without start-up is, of bulk, from the first part written to the last, leaving out as many parts as models",
         "are at work; of posting, from the first request of a ready service to the last answer. With start-up is from",
@@ -221,8 +225,7 @@ def as_report(bulk: list[Row], posted: list[Row], *, files: int, engine: str, ch
         f"Bulk's first part came after {mid(bulk, 'start'):.0f} s; the service",
         f"was ready after {mid(posted, 'start'):.0f} s (medians).",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {machine()}. `{shlex.join(['python', *sys.argv])}`",
-        "",
+        *foot("benchmarks.bulk"),
     ]
     return "\n".join(lines)
 
@@ -230,14 +233,6 @@ def as_report(bulk: list[Row], posted: list[Row], *, files: int, engine: str, ch
 def mid(rows: list[Row], name: str) -> float:
     """Take the median of a number over the rounds."""
     return statistics.median(row[name] for row in rows)
-
-
-def machine() -> str:
-    """Say what it ran on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "ray"))
-    return f"{os.cpu_count()} x {name}, Python {platform.python_version()}, {packages}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import statistics
 import sys
@@ -9,15 +10,17 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from benchmarks.intervals import paired_ratio
 from benchmarks.processes import MARK, marked
 
+import neuralblack.cluster  # noqa: F401  # first, as it sets what Ray reads when it is imported
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import make_split
@@ -34,27 +37,34 @@ EPOCHS = 6  # of a run; the first is not counted
 
 
 def ray_beside_ddp(config: TrainConfig, data: Path, folder: Path, *, rounds: int) -> Iterator[str]:
-    """Train the same epochs under plain DDP and under Ray Train, in turn; an epoch's time and its report's."""
+    """Train the same epochs under plain DDP and under Ray Train; an epoch's time and its report's.
+
+    And plain DDP beside a Ray Train whose workers sleep: that shows what Ray's processes cost by being there.
+    """
     config = config.model_copy(update={"epochs": EPOCHS, "schedule": "all"})
-    contenders = {"plain DDP": _under_ddp, "Ray Train": _under_ray}
-    epochs: dict[str, list[float]] = {name: [] for name in contenders}
+    contenders = {"plain DDP": _under_ddp, "plain DDP beside an idle Ray Train": _beside_ray, "Ray Train": _under_ray}
+    epochs: dict[str, dict[int, float]] = {name: {} for name in contenders}
     reports: list[float] = []
     for number in range(rounds):
-        for name, run in contenders.items():
+        for name in random.Random(number).sample(list(contenders), len(contenders)):
             marks = folder / f"{name.replace(' ', '-')}-{number}.json"
-            run({"config": config.model_dump(), "data": str(data), "marks": str(marks)})
+            contenders[name]({"config": config.model_dump(), "data": str(data), "marks": str(marks)})
             told = json.loads(marks.read_text())
-            epochs[name].append(statistics.median(after[0] - before[1] for before, after in pairwise(told)))
+            epochs[name][number] = statistics.median(after[0] - before[1] for before, after in pairwise(told))
             if name == "Ray Train":
                 reports.append(statistics.median(end - start for start, end in told[1:]))
-            print(f"round {number + 1}, {name}: {epochs[name][-1]:.2f} s an epoch", flush=True)
-    ratios = [ours / plain for plain, ours in zip(*epochs.values(), strict=True)]
-    plain, ours = (statistics.median(values) for values in epochs.values())
+            print(f"round {number + 1}, {name}: {epochs[name][number]:.2f} s an epoch", flush=True)
+    plain, *others = contenders
+    beside = []
+    for name in others:
+        ratio = paired_ratio(epochs[name], epochs[plain])
+        seconds = statistics.median(epochs[name].values())
+        beside.append(f"{name} {seconds:.2f} s, {ratio.median:.3f} ({ratio.low:.3f}–{ratio.high:.3f}) times")
     yield (
         f"An epoch of {config.model} with its validation, all stages, {WORKERS} processes of one thread, medians of "
-        f"{EPOCHS - 1} epochs and {rounds} rounds: plain DDP {plain:.2f} s, under Ray Train {ours:.2f} s; the ratios "
-        f"of the rounds {', '.join(f'{ratio:.3f}' for ratio in ratios)}. Ray Train's report, a barrier, takes "
-        f"{statistics.median(reports):.2f} s more, however long the epoch is."
+        f"{EPOCHS - 1} epochs and {rounds} rounds: {plain} {statistics.median(epochs[plain].values()):.2f} s; "
+        f"{'; '.join(beside)}. Ray Train's report, a barrier, takes {statistics.median(reports):.2f} s more, however "
+        "long the epoch is."
     )
 
 
@@ -86,6 +96,35 @@ def _under_ddp(settings: dict[str, Any]) -> None:
         torch.multiprocessing.spawn(_of_ddp, (settings, f"{folder}/meeting"), nprocs=WORKERS)
 
 
+def _beside_ray(settings: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ray = torch.multiprocessing.get_context("spawn").Process(target=_idle_ray, args=(str(folder),))
+        ray.start()
+        try:
+            while len(list(folder.glob("sleeps-*"))) < WORKERS:
+                if not ray.is_alive():
+                    raise RuntimeError("the idle Ray Train has ended")
+                time.sleep(0.1)
+            _under_ddp(settings)
+        finally:
+            (folder / "end").touch()
+            ray.join()
+
+
+def _idle_ray(folder: str) -> None:
+    _fit(_sleep, {"folder": folder})
+
+
+def _sleep(settings: dict[str, Any]) -> None:
+    import ray.train
+
+    folder = Path(settings["folder"])
+    (folder / f"sleeps-{ray.train.get_context().get_world_rank()}").touch()
+    while not (folder / "end").exists():
+        time.sleep(0.5)
+
+
 def _of_ray(settings: dict[str, Any]) -> None:
     import ray.train
 
@@ -94,6 +133,11 @@ def _of_ray(settings: dict[str, Any]) -> None:
 
 
 def _under_ray(settings: dict[str, Any]) -> None:
+    _fit(_of_ray, settings)
+
+
+def _fit(work: Callable[[dict[str, Any]], None], settings: dict[str, Any]) -> None:
+    """Run Ray Train's loop over WORKERS workers, in a Ray of its own."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -101,7 +145,7 @@ def _under_ray(settings: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory() as folder, ray_session(num_cpus=WORKERS):
         TorchTrainer(
-            _of_ray,
+            work,
             train_loop_config=settings,
             scaling_config=ray.train.ScalingConfig(num_workers=WORKERS),
             run_config=ray.train.RunConfig(
