@@ -128,12 +128,29 @@ def test_picture_that_resembles_patients_of_one_fold_is_in_that_fold():
     assert whose.notes["took_a_patient"] == ["c"] and whose.notes["between_folds"] == []
 
 
-def test_patients_without_a_fold_file_get_the_hash_fold_that_their_copies_get():
-    slices = [known("a", patient="A"), known("c"), known("d")]
+def test_patients_beside_a_fold_file_get_the_hash_fold_that_their_copies_get():
+    slices = [known("a", patient="A"), known("c"), known("d"), known("e", patient="E", fold=2, source="there")]
 
-    whose = assign(slices, np.stack([picture(0), picture(0), picture(1)]))
+    whose = assign(slices, np.stack([picture(0), picture(0), picture(1), picture(2)]))
 
     assert whose.folds[0] == whose.folds[1] > 0
+
+
+def test_folds_are_left_to_the_split_where_patients_are_named_but_for_a_stray_slice():
+    slices = [known("a", patient="A"), known("b", patient="B"), known("copy of a"), known("stray")]
+
+    whose = assign(slices, np.stack([picture(0), picture(1), picture(0), picture(2)]))
+
+    assert whose.folds == [0] * 4 and whose.patients[:3] == ["A", "B", "A"]
+
+
+def test_a_group_that_resembles_two_patients_is_never_in_another_fold_than_one_of_them():
+    slices = [known(name, patient=name.upper()) for name in "ab"] + [known("c"), known("d")]
+
+    whose = assign(slices, np.stack([*alike(3), picture(1)]))
+
+    assert whose.folds[0] == whose.folds[1] == whose.folds[2] or whose.folds[2] == 0
+    assert whose.folds[3] > 0
 
 
 def test_patient_in_two_folds_names_the_two_slices():

@@ -319,7 +319,7 @@ def test_a_folder_directly_below_a_class_folder_is_a_patient(tmp_path, caplog):
     place = "folder-images/pituitary_tumor"
     assert (of["0"], of["1"], of["2"], of["3"]) == (*[f"{place}/patient 7"] * 3, f"{place}/patient 8")
     assert of["4"].startswith("group-")
-    assert "2 patients are named by folders below class folders" in caplog.text
+    assert "2 patients are named by their folders" in caplog.text
     assert any(name == "patients by folder" and said.startswith("2,") for name, said in describe_dataset(dataset))
 
 
@@ -339,9 +339,51 @@ def test_what_lies_above_a_class_folder_tells_no_patients_apart(tmp_path, halves
 
     named = {patient for patient in dataset.patients if not patient.startswith("group-")}
     assert named == {"folder-scans/glioma/p10", "folder-scans/pituitary/p10"}
-    said = dict(describe_dataset(dataset))["patients by folder"]
-    assert said.startswith("2, named by folders")
-    assert "names in several class folders, which count as a patient in each: 1; " in said
+    below, several = (said for name, said in describe_dataset(dataset) if name == "patients by folder")
+    assert below.startswith("2, named by folders below class folders")
+    assert several.startswith("names in several class folders, which count as a patient in each: 1; ")
+
+
+def test_folders_above_class_folders_are_patients_where_they_differ(tmp_path):
+    places = ["p 7/glioma", "p 7/no", "p 8/glioma", "set 2/p 7/Training/pituitary", "no", "Testing/no"]
+    for number, place in enumerate(places):
+        folder = tmp_path / "scans" / place
+        folder.mkdir(parents=True)
+        Image.fromarray(picture(number)).save(folder / f"{number}.png")
+
+    dataset = prepare([tmp_path / "scans"], tmp_path / "out", size=64)
+
+    of = {identity[-5:-4]: patient for identity, patient in zip(dataset.ids, dataset.patients, strict=True)}
+    assert of["0"] == of["1"] == of["3"] == "folder-scans/../p 7" and of["2"] == "folder-scans/../p 8"
+    assert of["4"].startswith("group-") and of["5"].startswith("group-")
+    (above,) = (said for name, said in describe_dataset(dataset) if name == "patients by folder")
+    assert above.startswith("2, named by folders above class folders")
+
+
+@pytest.mark.parametrize("place", ["archive/glioma", "Training/glioma", "fold 1/glioma", "test_set/glioma"])
+def test_a_folder_above_class_folders_that_parts_a_collection_is_no_patient(tmp_path, place):
+    for number, each in enumerate([place, place.replace("ing", "").replace("1", "2"), "glioma"]):
+        folder = tmp_path / "scans" / each
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(number)).save(folder / f"{number}.png")
+
+    dataset = prepare([tmp_path / "scans"], tmp_path / "out", size=64)
+
+    assert all(patient.startswith("group-") for patient in dataset.patients)
+
+
+def test_a_dataset_of_other_sources_is_not_replaced(tmp_path, figshare, images):
+    prepared = prepare([images], tmp_path / "out", size=64).hash
+
+    message = stop([figshare], tmp_path / "out", size=64)
+
+    assert f"found a dataset of {images.name}, which would be gone" in message and "rm -r" in message
+    assert open_dataset(tmp_path / "out").hash == prepared
+    assert len(prepare([figshare, images], tmp_path / "out", size=64)) > 3
+
+
+def test_a_class_folder_given_by_itself_is_told_to_give_the_one_above(tmp_path, images):
+    assert "Fix: give the folder above it" in stop([images / "no tumour"], tmp_path / "out")
 
 
 def test_a_dataset_that_names_folders_otherwise_is_prepared_again_and_any_other_is_not(

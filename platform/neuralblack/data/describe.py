@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from neuralblack.data.dataset import LEARNT_ONLY, Dataset
-from neuralblack.data.sources import FOLDER, in_several_classes
+from neuralblack.data.sources import ABOVE, FOLDER, in_several_classes
 from neuralblack.data.splits import NO_PATIENTS
 
 
@@ -42,7 +42,10 @@ def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
         for key, words in (
             ("took_a_patient", "slices resemble one of a known patient and are counted as theirs"),
             ("between_folds", "slices resemble those of patients of another fold and are in no fold"),
-            ("under_two_labels", "near-duplicate pairs have different classes"),
+            (
+                "under_two_labels",
+                "near-duplicate pairs have different classes (under_two_labels in manifest.json)",
+            ),
         ):
             if notes[key]:
                 rows.append(("near-duplicates", f"{len(notes[key]):,} {words}"))
@@ -54,13 +57,22 @@ def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
 
 def _by_folder(dataset: Dataset) -> list[tuple[str, str]]:
     """Say how many patients are known by their folders only, and how many of those names need a look."""
-    count = sum(patient.startswith(FOLDER) for patient in set(dataset.patients))
-    if not count:
-        return []
-    said = [f"{count:,}, named by folders below class folders"]
-    if several := in_several_classes(dataset.patients):
-        said.append(f"names in several class folders, which count as a patient in each: {several:,}")
-    return [("patients by folder", "; ".join([*said, NO_PATIENTS]))]
+    named = [patient for patient in set(dataset.patients) if patient.startswith(FOLDER)]
+    above = sum(ABOVE in patient for patient in named)
+    said = []
+    if below := len(named) - above:
+        said.append(f"{below:,}, named by folders below class folders; {NO_PATIENTS}")
+    if above:
+        said.append(
+            f"{above:,}, named by folders above class folders; if these are no patients (sites, scanners), give each "
+            "as a source of its own"
+        )
+    if several := in_several_classes(named):
+        said.append(
+            f"names in several class folders, which count as a patient in each: {several:,}; if these are the same "
+            "people, they may be learnt from and tested on: put class folders below theirs, PATIENT/CLASS/slice.png"
+        )
+    return [("patients by folder", words) for words in said]
 
 
 def _folds(dataset: Dataset) -> str:

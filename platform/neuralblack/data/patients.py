@@ -56,7 +56,8 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
     Folds are the author's where there is a fold file; for the others a hash of the patient, so that they stay when
     slices are added. Where fold files put joined patients into two folds, the fold of most of their slices holds, and
     the slices of another are in no fold: no file is contradicted, nobody is in two folds, and fewest slices are lost.
-    Where all have patient ids and none a fold, all get 0: `splits` makes folds then.
+    Where patients are named and there is no fold file, all get 0: `splits` makes folds then, as large as each other;
+    but not where a group resembles several of them.
 
     Args:
         slices: N slices in any order; the outcome for each does not depend on it.
@@ -101,7 +102,10 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
         "between_folds": sorted(between),
         "under_two_labels": _under_two_labels(slices, pairs),
     }
-    by_split = all(with_id) and all(slice_.fold is None for slice_ in slices)
+    apart = all(
+        len(known) < 2 for known in resembled.values()
+    )  # else only their folds keep a group's patients together
+    by_split = any(with_id) and apart and all(slice_.fold is None for slice_ in slices)
     folds = [0] * len(slices) if by_split else _folds(slices, patients, fold_of)
     return Assignment(patients, folds, notes, other_names)
 

@@ -21,6 +21,7 @@ from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.sources import NAMING, File, Source, find_sources
 from neuralblack.errors import InputError
 from neuralblack.files import (
+    MANIFEST,
     behind_link,
     check_new_folder,
     clear_leftovers,
@@ -79,7 +80,7 @@ def prepare(
             logger.info("nothing has changed since %s was prepared", out)
             return dataset
         folds = [source.folds() for source in found]  # a wrong fold file is found before hours of reading
-        _check_alone(out)
+        _check_renewal(out, found)
         with new_folder(out) as folder:
             reads = _read(folder / PIXELS, found, spec, skip_bad=skip_bad, workers=workers, progress=progress)
             _write(folder, found, folds, reads, spec, options)
@@ -117,14 +118,24 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)  # where its lock lies
 
 
-def _check_alone(out: Path) -> None:
-    """Refuse to renew a dataset whose folder holds files that would go with it."""
-    if is_dataset(out) and (others := strangers(out)):
+def _check_renewal(out: Path, found: Sequence[Source]) -> None:
+    """Refuse to renew a dataset where something would go with it: other files in its folder, or other sources."""
+    if not is_dataset(out):
+        return
+    if others := strangers(out):
         raise InputError(
             out / others[0],
             found="a file that is none of the dataset's",
             expected="a dataset with nothing else in its folder, which is renewed whole",
             fix="move it away, or choose another --out; nothing of it was touched",
+        )
+    sources = {source["name"] for source in read_json(out / MANIFEST)["sources"]}
+    if gone := sorted(sources - {source.name for source in found}):
+        raise InputError(
+            out,
+            found=f"a dataset of {', '.join(gone)}, which would be gone",
+            expected="a new folder, or a dataset of these sources to renew",
+            fix=f"choose another --out, or first rm -r {quote(str(out))}; nothing of it was touched",
         )
 
 
@@ -213,7 +224,7 @@ def _write(
     ]
     images = np.memmap(folder / PIXELS, np.uint8, "r", shape=(len(good), spec.size, spec.size))
     if folders := _by_folder(found):
-        logger.info("%d patients are named by folders below class folders", len(folders))
+        logger.info("%d patients are named by their folders", len(folders))
     whose = assign(known, images)
     rows = [
         Row(read.file.id, patient, read.label, fold, source_of[read.file.id], read.hash, read.box, read.shape)

@@ -15,7 +15,11 @@ from neuralblack.labels import FOLDER_NAMES, from_folder
 
 FOLD_FILE = "cvind.mat"
 FOLDER = "folder-"  # opens the name of a patient whom a folder says
-NAMING = 2  # of such patients; a dataset that names them otherwise is prepared again. 1: with what is above the class
+ABOVE = "/../"  # in the name of one whom a folder above the class folders says; no folder is called ".."
+NAMING = 3  # of such patients; a dataset that names them otherwise is prepared again
+SPLIT = re.compile(  # folders that tell parts of a collection apart
+    r"(train|test|val|valid|dev|eval|fold|split|part|set)(ing|idation|uation)?[ _-]?(set|data)?[ _-]?\d*", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class File:
     """One scan to read. `id` is the source's name and the path below it; `label` is None where the file has its own.
 
     `patient` is the folder directly below the class's, where the scan lies in one, named with its source and class
-    folder. What lies above that, such as Training and Testing, tells nobody apart.
+    folder; else the folders above the class's, but for Training, Testing and the like (SPLIT), where they differ within
+    the source. Of places that are no patients too few come out that way, and no patient is ever two.
     """
 
     id: str
@@ -153,9 +158,10 @@ def _source(folder: Path, name: str) -> Source:
 
 
 def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ...]:
-    """Give each image the class of the nearest folder that names one, and the folder directly below it as patient."""
+    """Give each image the class of the nearest folder that names one, and a patient where folders say whose it is."""
     found: list[File] = []
     unknown: set[Path] = set()
+    above: dict[str, str] = {}  # of those that lie in the class folder itself
     for file in images:
         parts = file.id.removeprefix(f"{name}/").split("/")[:-1]
         depth = max((depth for depth, part in enumerate(parts, start=1) if from_folder(part)), default=0)
@@ -163,14 +169,21 @@ def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ..
             unknown.add(file.path.parent)
             continue
         below = "/".join([f"{FOLDER}{name}", *parts[depth - 1 : depth + 1]]) if len(parts) > depth else None
+        if below is None:
+            above[file.id] = "/".join(part for part in parts[: depth - 1] if not SPLIT.fullmatch(part))
         found.append(replace(file, label=from_folder(parts[depth - 1]), patient=below))
+    if len({*above.values(), ""}) > 2:
+        found = [
+            replace(file, patient=f"{FOLDER}{name}{ABOVE}{above[file.id]}") if above.get(file.id) else file
+            for file in found
+        ]
     if unknown:
         places = ", ".join(path.relative_to(folder).as_posix() for path in sorted(unknown))
         raise InputError(
             folder,
             found=f"images in folders that are no class: {places}",
             expected=f"class folders named like {', '.join(FOLDER_NAMES)} (with or without 'tumor')",
-            fix="rename or move them; a new class goes into neuralblack/labels.py",
+            fix="give the folder above it" if unknown == {folder} else "rename them, or move them out of this folder",
         )
     return tuple(found)
 
@@ -182,8 +195,11 @@ def in_several_classes(patients: Iterable[str]) -> int:
     1
     >>> in_several_classes(["folder-7"])  # what a file says may look like that
     0
+    >>> in_several_classes(["folder-scans/../a/p1", "folder-scans/../b/p1"])
+    0
     """
-    parts = (name.rsplit("/", 2) for name in set(patients) if name.startswith(FOLDER) and name.count("/") > 1)
+    named = (name for name in set(patients) if name.startswith(FOLDER) and ABOVE not in name)
+    parts = (name.rsplit("/", 2) for name in named if name.count("/") > 1)
     counts = Counter((source, folder) for source, _, folder in parts)
     return sum(count > 1 for count in counts.values())
 

@@ -208,7 +208,7 @@ def _check_folds(wanted: Mapping[str, Sequence[int]], present: Sequence[int]) ->
                 f"{part} folds",
                 found=f"{', '.join(map(str, unknown))}, in which there is no slice",
                 expected=f"of the folds {known}",
-                fix="choose among these",
+                fix=f"choose among these: --set {part}_folds=[{present[0] if present else ''}]",
             )
         for other in PARTS[index + 1 :]:
             shared = sorted(set(wanted[part]) & set(wanted[other]))
