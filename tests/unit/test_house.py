@@ -178,6 +178,15 @@ def test_options_in_the_readme_exist():
             assert option in known, f"{' '.join(words)}: {option}"
 
 
+def test_what_the_readme_installs_without_make_runs_its_own_steps():
+    (installed,) = re.findall(r"pip install -c constraints\.txt '\.\[([\w,]+)\]'", README)
+    blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", README)
+    needed = {name for block in blocks for name in re.findall(r"# extra (\w+)", block)}
+
+    assert needed == {"openvino"}
+    assert needed <= set(installed.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
+
+
 def test_scripts_in_the_readme_exist():
     scripts = {word for words in commands() for word in words if word.endswith((".py", ".yaml"))}
 
