@@ -149,8 +149,10 @@ def test_patient_in_two_folds_is_refused():
     dataset = many()
     dataset.patients[0] = dataset.patients[-1]
 
-    with pytest.raises(InputError, match="1 patients in both"):
+    with pytest.raises(InputError, match="train and validation: found 1 patients in both") as error:
         make_split(dataset, train=[1], validation=[5], test=[])
+
+    assert str(error.value).startswith(str(dataset.path)) and error.value.fix.startswith("prepare the dataset anew")
 
 
 def test_classes_are_those_of_the_training_part_and_others_are_left_out_and_counted():
@@ -213,18 +215,19 @@ def lose_a_patient(manifest):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (share_a_patient, "train and test: found 1 patients in both"),
-        (lose_a_patient, "train: found 69 slices of its patients; expected 72"),
+        (share_a_patient, "RUN/split.json, train and test: found 1 patients in both"),
+        (lose_a_patient, "RUN/split.json, train: found 69 slices of its patients; expected 72"),
         (lambda manifest: manifest.update(dataset="0" * 64), "expected dataset 000000000000"),
-        (lambda manifest: manifest.update(version=2), "version 2"),
+        (lambda manifest: manifest.update(version=2), "RUN/split.json: found version 2"),
         (lambda manifest: manifest.pop("parts"), "missing parts"),
     ],
 )
 def test_changed_manifest_is_refused(change, words):
     with pytest.raises(InputError) as error:
-        load_split(changed(change), many())
+        load_split(changed(change), many(), where="RUN/split.json")
 
     assert words in str(error.value)
+    assert str(error.value).endswith("train again in a new run folder: neuralblack train DATA RUN")
 
 
 def test_evaluation_on_patients_a_model_learned_from_or_was_chosen_by_is_refused():
@@ -237,6 +240,8 @@ def test_evaluation_on_patients_a_model_learned_from_or_was_chosen_by_is_refused
         refuse_overlap(split.manifest, dataset, [*split.test, split.train[0]])
     with pytest.raises(InputError, match="12 of 12 patients that are in the model's validation part"):
         refuse_overlap(split.manifest, dataset, split.validation)
+    with pytest.raises(InputError, match=r"^RUN/split\.json: found version 2"):
+        refuse_overlap(split.manifest | {"version": 2}, dataset, split.test, where="RUN/split.json")
 
 
 @pytest.mark.parametrize("where", ["in the model's", "in the other"])

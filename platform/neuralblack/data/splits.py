@@ -16,6 +16,8 @@ from neuralblack.labels import CLASSES
 VERSION = 1
 NO_PATIENTS = "if the folders below the class folders are no patients, put slices directly into the class folders"
 PARTS = ("train", "validation", "test")
+FILE = "split.json"  # in a run's folder and in a model's
+AGAIN = "train again in a new run folder: neuralblack train DATA RUN"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,8 @@ def make_split(
     _check_folds(wanted, present)
     chosen = wanted | {"train": [*wanted["train"], LEARNT_ONLY]}
     rows = {part: np.flatnonzero(np.isin(folds, numbers)) for part, numbers in chosen.items()}
-    _check_apart({part: {dataset.patients[row] for row in rows[part]} for part in PARTS})
+    people = {part: {dataset.patients[row] for row in rows[part]} for part in PARTS}
+    _check_apart(people, where=dataset.path, fix="prepare the dataset anew: neuralblack prepare SCANS --out DATA")
     classes = _classes(dataset, rows["train"])
     kept = {part: _of_classes(dataset, rows[part], classes) for part in PARTS}
     manifest = {
@@ -112,17 +115,20 @@ def make_split(
     return Split(kept["train"], kept["validation"], kept["test"], classes, manifest)
 
 
-def load_split(manifest: Mapping[str, Any], dataset: Dataset) -> Split:
-    """Rebuild a split from its manifest; raises InputError for another dataset, a shared patient, or a changed file."""
-    parts = _patients(manifest)
+def load_split(manifest: Mapping[str, Any], dataset: Dataset, *, where: object = FILE) -> Split:
+    """Rebuild a split from its manifest; `where` is its file, for errors.
+
+    Raises InputError for another dataset, a shared patient, or a changed file.
+    """
+    parts = _patients(manifest, where=where)
     if manifest.get("dataset") != dataset.hash:
         raise InputError(
             dataset.path,
             found=f"dataset {dataset.hash[:12]}",
             expected=f"dataset {str(manifest.get('dataset'))[:12]}, of which the split was made",
-            fix="use that dataset, or split this one anew",
+            fix=f"use that dataset, or {AGAIN}",
         )
-    _check_apart(parts)
+    _check_apart(parts, where=where, fix=AGAIN)
     names = [hashed(patient) for patient in dataset.patients]
     in_a_fold = dataset.folds != 0 if _has_folds(dataset) else np.ones(len(dataset), bool)
     classes = tuple(name for name in CLASSES if name in manifest["classes"])
@@ -132,10 +138,10 @@ def load_split(manifest: Mapping[str, Any], dataset: Dataset) -> Split:
         rows[part] = _of_classes(dataset, mine, classes)
         if len(rows[part]) != manifest["parts"][part].get("slices"):
             raise InputError(
-                f"split manifest, {part}",
+                f"{where}, {part}",
                 found=f"{len(rows[part])} slices of its patients",
                 expected=f"{manifest['parts'][part].get('slices')} as it says",
-                fix="split the dataset anew; the manifest was changed",
+                fix=f"the file was changed: {AGAIN}",
             )
     return Split(rows["train"], rows["validation"], rows["test"], classes, dict(manifest))
 
@@ -153,7 +159,7 @@ def start_behind(split: Split, dataset: Dataset, earlier: Mapping[str, Any], *, 
         InputError: a patient that the model learnt from would be validated or tested on, or one that it was chosen by
             tested on.
     """
-    seen = _seen(earlier)
+    seen = _seen(earlier, where=f"the split of weights {weights}")
     for part, of in (("validation", ("train",)), ("test", ("train", "validation"))):
         asked = _called(dataset, getattr(split, part))
         shared = _known(asked, set().union(*(seen[name] for name in of)))
@@ -173,6 +179,8 @@ def refuse_overlap(
     manifest: Mapping[str, Any],
     dataset: Dataset,
     rows: Sequence[int] | NDArray[np.int64],
+    *,
+    where: object = FILE,
 ) -> None:
     """Refuse to evaluate on patients a model was trained on or chosen by; raises InputError with how many.
 
@@ -181,8 +189,9 @@ def refuse_overlap(
     Args:
         manifest: of the model's split.
         dataset, rows: what shall be evaluated on.
+        where: the manifest's file, for errors.
     """
-    seen = _seen(manifest)
+    seen = _seen(manifest, where=where)
     asked = _called(dataset, rows)
     for part in ("train", "validation"):
         shared = _known(asked, seen[part])
@@ -225,16 +234,16 @@ def _check_folds(wanted: Mapping[str, Sequence[int]], present: Sequence[int]) ->
         )
 
 
-def _check_apart(patients: Mapping[str, Collection[str]]) -> None:
+def _check_apart(patients: Mapping[str, Collection[str]], *, where: object, fix: str) -> None:
     for index, part in enumerate(PARTS):
         for other in PARTS[index + 1 :]:
             shared = len(set(patients[part]) & set(patients[other]))
             if shared:
                 raise InputError(
-                    f"{part} and {other}",
+                    f"{where}, {part} and {other}",
                     found=f"{shared} patients in both",
                     expected="parts that do not overlap",
-                    fix="split the dataset anew by patient",
+                    fix=fix,
                 )
 
 
@@ -283,15 +292,14 @@ def _known(called: Mapping[str, set[str]], seen: set[str]) -> list[str]:
     return [patient for patient, names in called.items() if names & seen]
 
 
-def _seen(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+def _seen(manifest: Mapping[str, Any], *, where: object) -> dict[str, set[str]]:
     """List the hashed names of each part's patients, those of the weights that the run started from among them."""
     more = (manifest.get("earlier", {}), manifest.get("other_names", {}))
-    return {
-        part: patients.union(*(each.get(part, ()) for each in more)) for part, patients in _patients(manifest).items()
-    }
+    patients = _patients(manifest, where=where)
+    return {part: mine.union(*(each.get(part, ()) for each in more)) for part, mine in patients.items()}
 
 
-def _patients(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+def _patients(manifest: Mapping[str, Any], *, where: object) -> dict[str, set[str]]:
     """Read a manifest's hashed patients by part; raises InputError where it is none of this version."""
     try:
         if manifest["version"] != VERSION:
@@ -299,8 +307,8 @@ def _patients(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
         return {part: set(manifest["parts"][part]["patients"]) for part in PARTS}
     except (KeyError, TypeError):
         raise InputError(
-            "split manifest",
+            where,
             found=f"version {manifest.get('version')} or missing parts",
             expected=f"a split of version {VERSION} with {', '.join(PARTS)}",
-            fix="split the dataset anew",
+            fix=AGAIN,
         ) from None
