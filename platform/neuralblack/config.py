@@ -145,7 +145,7 @@ def with_overrides(config: Model, overrides: Sequence[str]) -> Model:
                 f"--set {text}",
                 found=f"the field {path!r}" if equals else "no '='",
                 expected=_listed(known),
-                fix="FIELD=VALUE",
+                fix="take one of these names" if equals else "FIELD=VALUE",
             )
         place[name] = _value(value, text)
     return checked(type(config), values, where="--set")

@@ -14,7 +14,7 @@ from neuralblack.cluster import serve_here as running
 from neuralblack.cluster.serve_config import DEPLOYMENT, check_schema, resolve_config, write_resolved
 from neuralblack.config import TrainConfig
 from neuralblack.data.feedback import mark_key
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, RunError
 
 CONFIGS = Path(__file__).parents[2] / "serve_configs"
 MODEL_ID, HASH = "tiny-0123456789ab", "0123456789ab" + "c" * 52
@@ -160,7 +160,7 @@ def changed(tmp_path, change):
             ["autoscaling_config", "min_replica", "min_replicas"],
         ),
         (lambda app: app["args"].update(engine="openvino_bf16"), ["args engine", "openvino_bf16", "openvino-bf16"]),
-        (lambda app: app["args"].update(feedback=5), ["args feedback", "found 5", "a folder"]),
+        (lambda app: app["args"].update(feedback=5), ["args feedback", "found 5", "Fix: name a folder, or leave"]),
         (lambda app: app.update(args="champion"), ["args", "found 'champion'", "NAME: VALUE"]),
         (lambda app: app["deployments"][0].update(max_ongoing_requests="many"), ["max_ongoing_requests", "many"]),
     ],
@@ -267,7 +267,7 @@ def test_what_is_no_configuration_is_said_in_one_line(text, words, tmp_path):
 def test_a_replica_refuses_a_configuration_that_was_not_resolved():
     from neuralblack.cluster.serve import app
 
-    with pytest.raises(InputError, match="without its hash"):
+    with pytest.raises(InputError, match=r"^the application's args: found the model champion without its hash"):
         app({"model": "champion", "registry": "/registry"})
     with pytest.raises(InputError, match="absolute path"):
         app({"model": MODEL_ID, "hash": HASH, "registry": "registry"})
@@ -285,6 +285,13 @@ def test_every_port_socket_and_file_of_a_service_is_its_own(tmp_path):
     assert all(first[name] != second[name] for name in ours)
     ports = [int(first[name]) for name in ours if name.endswith("_PORT")]
     assert min(ports) >= 20_000 and max(ports) < 20_256 and len(set(ports)) == len(ports)
+
+
+def test_a_machine_without_free_ports_says_what_frees_some(monkeypatch):
+    monkeypatch.setattr(surroundings, "_is_free", lambda host, port: False)
+
+    with pytest.raises(RunError, match="Fix: stop another service"):
+        surroundings.free_block()
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_starts(registry):

@@ -115,18 +115,19 @@ class Classifier:
 
 def app(args: dict[str, Any]) -> serve.Application:
     """Build the application from the `args:` block of its YAML; raises InputError where that is not resolved."""
+    where = "the application's args"
     if "hash" not in args:
         raise InputError(
-            "args",
+            where,
             found=f"the model {args.get('model')} without its hash",
             expected="a resolved configuration, so that all replicas have the same model",
             fix="neuralblack serve CONFIG --resolved OUT.yaml, then serve deploy OUT.yaml",
         )
-    resolved = checked(ServeArgs, args, where="args")
+    resolved = checked(ServeArgs, args, where=where)
     paths = {"registry": resolved.registry, "feedback": resolved.feedback, "shadow_records": resolved.shadow_records}
     for name, path in paths.items():
         if path is not None and not path.is_absolute():
-            raise InputError(f"args {name}", found=path, expected="an absolute path", fix="as every node reaches it")
+            raise InputError(f"{where} {name}", found=path, expected="an absolute path", fix="as every node reaches it")
     deployment: Any = Classifier  # which is what the decorators have made of it
     return deployment.bind(resolved)
 

@@ -134,7 +134,7 @@ def _port(value: object, *, where: object) -> int:
 def _folder(value: object, *, where: object) -> Path:
     if isinstance(value, str) and value:
         return Path(value)
-    raise InputError(where, found=repr(value), expected="a folder", fix="or leave the line out")
+    raise InputError(where, found=repr(value), expected="a folder", fix="name a folder, or leave the line out")
 
 
 def _resolve_shadow(args: dict[str, Any], champion: ModelFolder, *, where: object) -> None:
@@ -158,7 +158,10 @@ def _resolve_shadow(args: dict[str, Any], champion: ModelFolder, *, where: objec
 def write_resolved(
     path: Path, out: Path, *, registry: Path | None = None, host: str | None = None, port: int | None = None
 ) -> str:
-    """Write a resolved configuration for `serve deploy OUT`; returns the model's id. Arguments as `resolve_config`."""
+    """Write a resolved configuration for `serve deploy OUT`; returns the model's id. Arguments as `resolve_config`.
+
+    Raises InputError where that does, where Ray's schema or ours refuses a field, and where OUT's folder is a file.
+    """
     config = resolve_config(path, registry=registry, host=host, port=port)
     check_schema(config, where=path)
     _compare_with_haproxy(config)

@@ -101,7 +101,7 @@ def free_block() -> int:
     for first in random.sample(BLOCKS, len(BLOCKS)):
         if all(_is_free(LOOPBACK, port) for port in range(first, first + 24)):
             return first
-    raise RunError("no free ports between 20000 and 32000: too many services run on this machine")
+    raise RunError("no free ports between 20000 and 32000. Fix: stop another service on this machine, then try again")
 
 
 def refuse_taken(host: str, port: int) -> None:
