@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.tiny import add_tiny_network
@@ -313,6 +314,13 @@ def test_quantising_keeps_the_folder_as_it_is_where_accuracy_is_lost(run, datase
         quantize.quantize(run, dataset.path, calibration=4)
 
     assert open_model(run / "model").hash == before
+
+
+def test_no_slices_have_no_logits_of_every_class():
+    def never(images):
+        raise AssertionError("no engine is asked for nothing")
+
+    assert quantize.run_all(never, np.zeros((0, 64, 64), np.uint8), classes=3).shape == (0, 3)
 
 
 def test_a_quantised_network_is_part_of_its_folder_and_what_auto_takes(run, dataset, monkeypatch):

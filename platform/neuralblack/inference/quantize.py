@@ -115,9 +115,9 @@ def _measure(folder: ModelFolder, int8: Forward, dataset: Dataset, split: Split)
     validation = sample_of(split.validation, dataset)
     images = dataset.images[validation]
     labels = class_numbers(dataset, validation, split.classes)
-    first, second = (run_all(run, images) for run in (fp32, int8))
+    first, second = (run_all(run, images, classes=len(split.classes)) for run in (fp32, int8))
     golden = _golden(folder, images, first)
-    answers = run_all(int8, golden.images.numpy())
+    answers = run_all(int8, golden.images.numpy(), classes=len(split.classes))
     scores = [summarise(labels, probabilities(logits).numpy(), split.classes)["macro_f1"] for logits in (first, second)]
     return {
         "macro_f1_fp32": scores[0],
@@ -140,10 +140,10 @@ def _golden(folder: ModelFolder, images: NDArray[np.uint8], logits: Tensor) -> G
     return Golden(torch.from_numpy(images[rows.numpy()]), logits[rows])
 
 
-def run_all(run: Forward, images: NDArray[np.uint8]) -> Tensor:
-    """Run any number of stored slices, (N, S, S) uint8, and keep the logits, (N, K)."""
+def run_all(run: Forward, images: NDArray[np.uint8], *, classes: int) -> Tensor:
+    """Run any number of stored slices, (N, S, S) uint8, also none, and keep the logits, (N, `classes`)."""
     batches = (torch.from_numpy(np.array(images[at : at + BATCH])) for at in range(0, len(images), BATCH))
-    return torch.cat([run(batch).logits for batch in batches] or [torch.zeros(0, 1)])
+    return torch.cat([run(batch).logits for batch in batches] or [torch.zeros(0, classes)])
 
 
 @contextmanager

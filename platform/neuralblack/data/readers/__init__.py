@@ -136,7 +136,10 @@ def file_bytes(path: Path, *, where: object) -> bytes:
 
 
 def decode(data: bytes, *, path: Path | None, where: object, labelled: bool) -> Slice:
-    """Turn bytes into a Slice, by the suffix of their file; by themselves where that is none of READERS, or no file."""
+    """Turn bytes into a Slice, by the suffix of their file; by themselves where that is none of READERS, or no file.
+
+    Raises InputError where no reader of that kind knows the bytes, or the one that does refuses what is in them.
+    """
     named = READERS.get(suffix_of(path)) if path else None
     readers = (named,) if named else BY_BYTES
     for reader in readers:
