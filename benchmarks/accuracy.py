@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 from benchmarks.accuracy_part import Settings, complete_folds, is_of, measure_part
 from benchmarks.accuracy_table import markdown
-from benchmarks.machine import foot
+from benchmarks.machine import command, describe_now
 
 from neuralblack.cli import Set, Trials, run_verb
 from neuralblack.data.dataset import open_dataset
@@ -73,7 +73,8 @@ def main(
         write_json(path, part)
         log.info("%s took %.0f minutes; its numbers are in %s", name, (time.monotonic() - start) / 60, path)
     parts = [read_json(path) for path in sorted(results.glob("fold*-seed*.json"))]
-    table = markdown(parts) + "\n".join(foot("benchmarks.accuracy"))
+    now = describe_now()
+    table = f"{markdown(parts)}\nPut together {now['date']}, commit {now['commit']}. {command('benchmarks.accuracy')}\n"
     write_bytes(results / "accuracy.md", table.encode())
     print(table)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.accuracy_row import row_of
+from benchmarks.machine import describe_now
 
 from neuralblack.config import TrainConfig, with_overrides
 from neuralblack.data.crops import box_at
@@ -96,8 +97,8 @@ def measure_part(
         settings: of the table.
 
     Returns:
-        JSON: classes, dataset (hash), fold, seed, settings, the search's trials, the minutes of each stage, and rows as
-        `row_of` makes them.
+        JSON: classes, dataset (hash), fold, seed, settings, the search's trials, the minutes of each stage, rows as
+        `row_of` makes them, and on what machine, of which commit and when the last of it was `made`.
 
     Raises:
         InputError, RunError: as the commands say that it runs.
@@ -146,6 +147,7 @@ def measure_part(
         "settings": asdict(settings),
         "trials": [{name: row[name] for name in ("params", "epochs", "macro_f1", "loss", "error")} for row in trials],
         "minutes": read_json(out / STAGES),
+        "made": describe_now(),
         "rows": rows,
     }
 

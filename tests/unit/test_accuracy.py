@@ -152,6 +152,17 @@ def test_an_aim_is_reached_or_missed_by_what_the_parts_say():
     assert worse.count("**missed**") > page.count("**missed**")
 
 
+def test_the_page_says_of_each_part_where_and_when_it_was_measured():
+    rows = [row(name, said(), block=block) for block, name in ((FIRST, WINNER), (SECOND, "linear probe"))]
+    rows.append(row(REFITTED, said()))
+    made = {"date": "2026-12-01", "CPU": "a quick one", "commit": "abc1234"}
+
+    page = markdown([part(*rows, fold=1), part(*rows, fold=2, seed=1, made=made)])
+
+    assert "- fold 1, seed 0: not recorded" in page
+    assert "- fold 2, seed 1: date: 2026-12-01; CPU: a quick one; commit: abc1234" in page
+
+
 def test_parts_of_different_settings_are_no_table():
     rows = [row("linear probe", said()), row(REFITTED, said())]
     other = {"trials": 3, "epochs": 2, "overrides": ["model=tiny"]}
@@ -199,6 +210,7 @@ def test_a_part_judges_every_method_on_the_patients_that_chose_nothing(tiny, tmp
     assert learnt[SECOND] == learnt[FIRST] + int((dataset.folds == folds[0]).sum())
     assert len({(row["block"], row["learnt"]) for row in found["rows"]}) == 2
     assert "# Accuracy: measured" in markdown([found])
+    assert {"date", "CPU", "memory", "commit"} <= found["made"].keys()
 
 
 def test_inputs_and_losses_are_compared_and_outlined_tumours_have_a_table_of_their_own(
