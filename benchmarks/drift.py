@@ -4,6 +4,7 @@ python -m benchmarks.drift data/slices --fold 4
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.drift import CONFIDENCE, LABEL, fit_reference, statistics_of
+from neuralblack.data.patients import is_named
 from neuralblack.errors import InputError
 from neuralblack.evaluation.disturbances import DISTURBANCES, disturb
 from neuralblack.evaluation.drift import measure_drift
@@ -54,8 +56,8 @@ def main(
     lines = [
         "# What drift shows",
         "",
-        f"Population stability index of {len(came):,} slices of {len({dataset.patients[row] for row in came}):,} "
-        f"patients in fold {fold}, against {len(learnt):,} slices of the other folds: below 0.1 as expected, above",
+        f"Population stability index of {len(came):,} slices of {whose([dataset.patients[row] for row in came])} in "
+        f"fold {fold}, against {len(learnt):,} slices of the other folds: below 0.1 as expected, above",
         "0.25 another population. All slices are changed alike, as by another scanner or another way to export.",
         "",
         f"| {' | '.join(['slices', *names])} |",
@@ -76,6 +78,17 @@ def main(
     print("\n".join(lines))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(lines))
+
+
+def whose(patients: Sequence[str]) -> str:
+    """Say of how many patients slices are, and of how many groups of near-duplicates that stand in for some.
+
+    What a file or a folder calls a patient is taken for one: that it is none, only who made the files can know.
+    """
+    names = set(patients)
+    named = sum(map(is_named, names))
+    groups = len(names) - named
+    return f"{named:,} patients" + (f" and {groups:,} groups of near-duplicates" if groups else "")
 
 
 def _indices(reference: dict[str, object], images: NDArray[np.uint8]) -> tuple[dict[str, float], float]:

@@ -16,6 +16,7 @@ import torch
 import typer
 from benchmarks import aims, clients, contenders, extras, intervals, materials, processes, rounds, serve, soak, wrk
 from benchmarks.counter import Counted, read_counter
+from benchmarks.drift import whose
 from benchmarks.empty import EmptyEngine
 from benchmarks.machine import describe_machine
 from benchmarks.materials import PICTURES, champion, untrained_registry, write_pictures
@@ -347,6 +348,22 @@ def test_the_autoscaling_configuration_is_one_that_serve_takes():
 
     (deployment,) = config["applications"][0]["deployments"]
     assert deployment["ray_actor_options"]["num_cpus"] * 3 <= 2
+
+
+def test_a_page_ends_with_the_machine_the_commit_and_the_command_without_a_private_folder(tmp_path, monkeypatch):
+    engines = importlib.import_module("benchmarks.engines")
+    monkeypatch.setattr(sys, "argv", ["", "--out", str(tmp_path / "engines.md"), "--kind", f"knees={tmp_path}/knees"])
+
+    engines.main(out=tmp_path / "engines.md")
+
+    page = (tmp_path / "engines.md").read_text()
+    assert all(f"\n- {name}: " in page for name in ("CPU", "versions", "commit", "models"))
+    assert page.endswith("`python -m benchmarks.engines --out engines.md --kind knees=knees`\n")
+
+
+def test_groups_of_near_duplicates_are_not_called_patients():
+    assert whose(["a", "a", "b"]) == "2 patients"
+    assert whose(["a", "b", "group-1", "group-1", "between-2"]) == "2 patients and 2 groups of near-duplicates"
 
 
 def test_the_machine_is_described_without_its_name():
