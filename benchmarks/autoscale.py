@@ -73,7 +73,7 @@ def main(
         raise record.failure
     if not record.clients:
         raise RunError("stopped before the load began")
-    finish(record, out, config=config, most=most)
+    finish(record, out, config=config, most=most, model=model)
 
 
 def scaled_config(*, most: int, engine: str) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def watch(record: Record, done: threading.Event) -> None:
         record.replicas.append((at, counts.get("RUNNING", 0), sum(counts.values())))
 
 
-def finish(record: Record, out: Path, *, config: dict[str, Any], most: int) -> None:
+def finish(record: Record, out: Path, *, config: dict[str, Any], most: int, model: str) -> None:
     """Write plot and numbers; raises RunError where the run shows something else than it should."""
     statuses = Counter(sample.status for sample in record.samples)
     running = [count for _, count, _ in record.replicas]
@@ -152,6 +152,7 @@ def finish(record: Record, out: Path, *, config: dict[str, Any], most: int) -> N
     plot(record, out / "autoscale.svg")
     command = shlex.join(["python", "-m", "benchmarks.autoscale", *sys.argv[1:]])
     facts = [("date", date.today().isoformat()), ("command", f"`{command}`"), *describe_machine()]
+    facts.append(("model", f"{model}, untrained"))
     (out / "autoscale.md").write_text(markdown(record, facts, config["applications"][0]["deployments"][0]), "utf-8")
     print(
         f"replicas {running[0]} -> {max(running)} -> {running[-1]}; statuses {json.dumps(statuses)}; {out}/autoscale.md"

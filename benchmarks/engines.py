@@ -1,4 +1,4 @@
-"""How fast each engine is, and how far from eager fp32. python benchmarks/engines.py --model-folder RUN
+"""How fast each engine is, and how far from eager fp32. python -m benchmarks.engines --model-folder RUN
 
 Add --random resnet50 for a network of random weights too.
 
@@ -8,20 +8,16 @@ slow minute of the machine hits all of them; a cell is the median over the round
 """
 
 import multiprocessing
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from benchmarks.machine import foot
 from torch import Tensor
 
 from neuralblack.config import TrainConfig
@@ -66,7 +62,8 @@ def main(
             if installed() and len(threads) > 1:
                 text += pinning(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(text) + "\n")
+    text += foot("benchmarks.engines", f"models: {', '.join(folder.id for folder in folders)}")
+    out.write_text("\n".join(text))
     print(f"wrote {out}")
 
 
@@ -192,32 +189,14 @@ def replica(path: Path, pinned: bool, start: Any, said: Any) -> None:
 
 
 def head(rounds: int) -> str:
-    """Say what the numbers were measured with."""
+    """Say what the numbers are."""
     return "\n".join(
         [
             "# Engines\n",
-            f"`python {' '.join(sys.argv)}`, {datetime.now(UTC):%Y-%m-%d}\n",
-            f"{cpu_name()}, {len(os.sched_getaffinity(0))} CPUs; Python {platform.python_version()}, "
-            + ", ".join(f"{name} {version_of(name)}" for name in ("torch", "openvino", "nncf"))
-            + ".",
             f"Slices a second, medians of {rounds} interleaved rounds; in brackets the ratio to eager-fp32 of the same",
             "run. The error is the largest difference of a logit on made-up slices, over the largest logit.",
         ]
     )
-
-
-def cpu_name() -> str:
-    """Name the processor as Linux does."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def version_of(name: str) -> str:
-    """Say a package's version, or that it is not there."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

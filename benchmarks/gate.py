@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks import not_slices
+from benchmarks.machine import foot
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
@@ -35,7 +36,7 @@ BATCH = 32
 VIEWS = ("axial", "coronal", "sagittal")
 HEADER = """# The gate: what is refused
 
-`{command}`, with {model} ({trained}). Held-out slices are those of the test part, whose patients neither trained the
+Model {model}, {trained}. Held-out slices are those of the test part, whose patients neither trained the
 network nor set a limit. Limits are set so that each of six checks of the pixels refuses {rate:.2%} of the training and
 validation slices, and the distance of the features {distance_rate:.1%} of the {fitted} validation slices; together they
 refuse {refused:.1%} of validation. AUROC is of
@@ -101,9 +102,7 @@ def main() -> None:
         rows.append(row(name, measure(pictures), held_out))
         print(rows[-1], flush=True)
     gate = folder.calibration["gate"]
-    more = "".join(f" --kind '{kind.partition('=')[0]}=FOLDER'" for kind in given.kind)
     page = HEADER.format(
-        command=f"python -m benchmarks.gate RUN DATASET --each {given.each}{more}",
         model=folder.id,
         trained=f"trained on folds {folder.split['parts']['train']['folds']}, tested on "
         f"{folder.split['parts']['test']['folds']}",
@@ -113,9 +112,8 @@ def main() -> None:
         refused=gate["refused"],
         count=len(rows),
     )
-    page += (
-        "\n".join(rows) + f"\n\nThe checks of the pixels took {milliseconds(measure, some):.2f} ms a slice (median).\n"
-    )
+    took = f"The checks of the pixels took {milliseconds(measure, some):.2f} ms a slice (median)."
+    page += "\n".join([*rows, "", took, *foot("benchmarks.gate", f"model: {folder.id}")])
     if given.out:
         given.out.write_text(page, "utf-8")
         print(f"wrote {given.out}")

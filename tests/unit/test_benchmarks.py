@@ -319,7 +319,7 @@ def test_services_that_cannot_hold_so_many_clients_are_left_out():
     assert plan.cells_of(service) == [Cell("jpeg", 8)]
 
 
-@pytest.mark.parametrize("name", ["serve", "autoscale", "evaluate", "drift", "train", "bulk"])
+@pytest.mark.parametrize("name", ["serve", "autoscale", "evaluate", "drift", "train", "bulk", "engines"])
 def test_every_command_explains_itself(name):
     app = typer.Typer()
     app.command()(importlib.import_module(f"benchmarks.{name}").main)
