@@ -109,7 +109,7 @@ def write_production(folder, registry, *, port):
     application["args"] |= {"decoders": 1, "engine": "eager-fp32", "deadline_s": 100}
     http["request_timeout_s"] = 120
     (folder / "edited.yaml").write_text(yaml.safe_dump(content))
-    write_resolved(folder / "edited.yaml", folder / "production.yaml", registry=registry, port=port)
+    write_resolved(folder / "edited.yaml", folder / "production.yaml", registry=registry, host="127.0.0.1", port=port)
     return folder / "production.yaml"
 
 

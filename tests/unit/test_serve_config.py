@@ -45,7 +45,7 @@ def test_the_alias_becomes_a_model_and_its_hash_that_rays_own_schema_takes(name,
     config = yaml.safe_load((tmp_path / "out" / name).read_text())
     args = config["applications"][0]["args"]
     assert (args["model"], args["hash"], args["registry"]) == (MODEL_ID, HASH, str(registry.resolve()))
-    assert config["http_options"]["host"] == "127.0.0.1"
+    assert config["http_options"]["host"] == yaml.safe_load((CONFIGS / name).read_text())["http_options"]["host"]
     check_schema(config, where=name)
     with pytest.raises(InputError, match=r"^/proc: found a folder in which none can be made"):
         write_resolved(CONFIGS / name, Path("/proc/below") / name, registry=registry)
@@ -84,6 +84,33 @@ def test_only_the_local_service_answers_without_a_token_and_only_on_loopback():
     assert local["applications"][0]["args"]["anonymous"] is True
     assert local["http_options"]["host"] == "127.0.0.1"
     assert "anonymous" not in production["applications"][0]["args"]
+
+
+def test_a_clusters_proxy_reaches_replicas_on_other_nodes_whichever_command_is_copied(registry, tmp_path):
+    from ray._common.network_utils import get_all_interfaces_ip
+
+    out = tmp_path / "out.yaml"
+    write_resolved(CONFIGS / "production.yaml", out, registry=registry)  # as SERVE_ANEW and the file's header say it
+
+    assert yaml.safe_load(out.read_text())["http_options"]["host"] == get_all_interfaces_ip()
+
+
+@pytest.mark.parametrize(
+    ("change", "host", "said"),
+    [
+        ({}, None, "http_options host 127.0.0.1 is one machine's alone: for a cluster of several say --host 0.0.0.0"),
+        ({}, "127.0.0.1", None),
+        ({}, "0.0.0.0", "whoever reaches 0.0.0.0 may ask, where the nodes have no NEURALBLACK_TOKEN"),
+        ({"anonymous": False}, "0.0.0.0", None),
+    ],
+    ids=["loopback by the file", "loopback by choice", "everywhere, anonymous", "everywhere, with a token"],
+)
+def test_it_is_said_who_does_not_reach_what_is_deployed_and_who_does(change, host, said, registry, tmp_path, caplog):
+    path = changed(tmp_path, lambda app: app["args"].update(change))
+
+    write_resolved(path, tmp_path / "out.yaml", registry=registry, host=host)
+
+    assert [message.startswith(said or "never") for message in caplog.messages] == [True] * bool(said)
 
 
 def test_production_has_more_replicas_than_one_request_can_kill(tmp_path):

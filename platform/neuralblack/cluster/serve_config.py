@@ -16,6 +16,7 @@ from neuralblack.inference.engines import ENGINES
 from neuralblack.registry.aliases import resolve
 from neuralblack.registry.model_folder import ModelFolder
 from neuralblack.registry.promotion import refuse_unlike
+from neuralblack.service.auth import VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ def write_resolved(
     config = resolve_config(path, registry=registry, host=host, port=port)
     check_schema(config, where=path)
     _compare_with_haproxy(config)
+    _say_who_reaches(config, chosen=host is not None)
     header = f"# Made from {path.name} by `neuralblack serve --resolved`. Deploy it with: serve deploy {out.name}\n"
     make_folder(out.parent)
     write_bytes(out, (header + yaml.safe_dump(config, sort_keys=False)).encode())
@@ -218,6 +220,23 @@ def _compare_with_haproxy(config: dict[str, Any]) -> None:
         if most and most != str(own):
             words = "max_pending is %d, but HAProxy has %s=%s: make them one number (cluster.yaml, run_options)"
             log.warning(words, own, MAX_PENDING, most)
+
+
+def _say_who_reaches(config: dict[str, Any], *, chosen: bool) -> None:
+    """Say where HAProxy would not reach replicas on other machines, and where whoever reaches the service may ask."""
+    host = config["http_options"]["host"]
+    if is_loopback(host):
+        if not chosen:
+            words = "http_options host %s is one machine's alone: for a cluster of several say --host 0.0.0.0"
+            log.warning(words, host)
+    elif any(application["args"].get("anonymous") for application in config["applications"]):
+        words = "whoever reaches %s may ask, where the nodes have no %s: the configuration says anonymous"
+        log.warning(words, host, VARIABLE)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only programs of the same machine can connect to what listens there."""
+    return host in (LOOPBACK, "localhost")
 
 
 def _refuse_unknown(block: dict[str, Any], schema: type[BaseModel], *, where: object) -> None:

@@ -18,7 +18,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from neuralblack.cluster.environment import refuse_ray_imported_first
-from neuralblack.cluster.serve_config import LOOPBACK, ServeArgs, check_schema, resolve_config
+from neuralblack.cluster.serve_config import LOOPBACK, ServeArgs, check_schema, is_loopback, resolve_config
 from neuralblack.cluster.serve_environment import QUIET, environment, free_block, own_folder, refuse_taken
 from neuralblack.config import checked
 from neuralblack.data.feedback import check_key
@@ -63,7 +63,7 @@ def serve_here(
     _need_secrets(resolved, host or LOOPBACK)
     max_pending = max(checked(ServeArgs, each["args"], where=config).max_pending for each in resolved["applications"])
     http = resolved["http_options"]
-    if host is None and http["host"] not in (LOOPBACK, "localhost"):
+    if host is None and not is_loopback(http["host"]):
         words = "listening on loopback only: http_options host %s counts with --resolved; here say --host %s"
         log.warning(words, http["host"], http["host"])
     http["host"] = LOOPBACK  # of replicas and Serve's own proxy; HAProxy alone listens where `host` says
