@@ -213,3 +213,28 @@ def test_two_threads_call_the_model_at_once_and_every_question_gets_its_own_answ
 
     assert answers == [number * 10 for number in range(50)]
     assert sum(calls) == 50 and max(calls) <= 4
+
+
+def test_it_says_for_how_long_the_oldest_batch_runs():
+    async def run():
+        model = Model()
+        batcher = Batcher(model, max_size=1, threads=2)
+        before = batcher.running_s
+        first = await busy(batcher, model)
+        alone = batcher.running_s
+        model.entered.clear()
+        (second,) = await waiting(batcher, 1)
+        assert await asyncio.to_thread(model.entered.wait, 10)
+        both = batcher.running_s
+        model.gate.set()
+        await asyncio.gather(first, second)
+        with pytest.raises(ValueError, match="minus one"):
+            await batcher(-1)
+        after = batcher.running_s
+        await batcher.close()
+        return before, alone, both, after
+
+    before, alone, both, after = asyncio.run(run())
+
+    assert before == after == 0
+    assert 0 < alone < both  # the second is younger

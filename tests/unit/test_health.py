@@ -2,13 +2,14 @@
 
 import asyncio
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tests.service import Service, assert_problem, png
 
-from neuralblack.cluster.serve import BROKEN, Classifier
+from neuralblack.cluster.serve import BROKEN, HUNG, Classifier
 from neuralblack.config import TrainConfig
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.slices import Prepared
@@ -49,7 +50,8 @@ def decoder():
 def replica(predictor, decoder):
     """The class that Serve runs, without Serve and without its constructor."""
     made = object.__new__(Classifier.func_or_class.__mro__[1])  # without what Serve wraps around it
-    made.predictor, made.decoder = predictor, decoder
+    made.predictor, made.decoder, made.batcher = predictor, decoder, None
+    made.args = SimpleNamespace(deadline_s=60)
     return made
 
 
@@ -127,3 +129,41 @@ def test_clients_of_such_a_replica_hear_that_it_is_not_ready(predictor, dataset)
     for answer in answers:
         assert_problem(answer, 503, "not_ready")
         assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_forward_pass_that_hangs_costs_the_replica_and_one_that_is_slow_does_not(predictor, dataset):
+    made, gate = replica(predictor, SimpleNamespace(failed=0)), threading.Event()
+    predictor._run.broken, run_slices = False, predictor._run.engine
+    predictor._run.engine = lambda images: gate.wait(60) and run_slices(images)
+
+    async def run():
+        async def decode(data):
+            return Prepared(np.array(dataset.images[0]))
+
+        made.batcher = Batcher(predictor, max_size=8)
+        service = Service(
+            decode=decode, classify=made.batcher, ready=lambda: made.trouble() is None, deadline_s=made.args.deadline_s
+        )
+        async with service.client() as client:
+            asked = asyncio.create_task(client.post("/predict", content=png()))
+            while not made.batcher.running_s:
+                await asyncio.sleep(0.01)
+            slow = (await client.get("/ready")).status_code
+            made.check_health()
+            made.args.deadline_s = 0.01
+            while made.batcher.running_s <= HUNG * made.args.deadline_s:
+                await asyncio.sleep(0.01)
+            answers = [await client.get("/ready"), await client.post("/predict", content=png())]
+            with pytest.raises(RuntimeError, match="a forward pass has not ended for 0 s"):
+                made.check_health()
+            gate.set()
+            late = await asked
+        await made.batcher.close()
+        return slow, answers, late
+
+    slow, answers, late = asyncio.run(run())
+
+    assert (slow, late.status_code) == (200, 200)
+    for answer in answers:
+        assert_problem(answer, 503, "not_ready")
+    made.check_health()  # it has ended after all

@@ -41,6 +41,7 @@ from neuralblack.service.shadow import Shadow
 log = logging.getLogger(__name__)
 
 BROKEN = 3  # failures in a row, with no success between: a GPU in a sticky error, no process to be had
+HUNG = 3  # deadlines in one forward pass: all that was waited for is over. What compiles does so in the constructor
 
 
 # A model that does not load will not load at the twentieth time either (Serve's own limit).
@@ -100,6 +101,8 @@ class Classifier:
         for what, failed in (("forward passes", self.predictor.failed), ("decoder starts", self.decoder.failed)):
             if failed >= BROKEN:
                 return f"the last {failed} {what} failed"
+        if self.batcher and (running_s := self.batcher.running_s) > HUNG * self.args.deadline_s:
+            return f"a forward pass has not ended for {running_s:.0f} s"
         return None
 
     def check_health(self) -> None:

@@ -43,6 +43,7 @@ class Batcher(Generic[Question, Answer]):
         self._open: set[asyncio.Future[Answer]] = set()
         self._closed = False
         self._threads = threads
+        self._began: dict[int, float] = {}  # thread -> when the batch in it did
         for _ in range(threads):  # daemons, or a process that forgets to close its batcher would never end
             threading.Thread(target=self._work, name="model", daemon=True).start()
 
@@ -57,6 +58,12 @@ class Batcher(Generic[Question, Answer]):
             return await future
         finally:
             self._open.discard(future)
+
+    @property
+    def running_s(self) -> float:
+        """Seconds since the oldest batch in the model began; 0 where none is."""
+        began = [*self._began.values()]
+        return perf_counter() - min(began) if began else 0.0
 
     async def close(self) -> None:
         """Stop: whoever still waits hears that the service is closing. A batch that runs is left to end."""
@@ -88,7 +95,7 @@ class Batcher(Generic[Question, Answer]):
         return None  # closed: everybody who waits has been told
 
     def _answer(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
-        began = perf_counter()
+        began = self._began[threading.get_ident()] = perf_counter()
         outcome: list[Answer] | Exception
         try:
             outcome = self._model([question for question, _ in batch])
@@ -98,6 +105,8 @@ class Batcher(Generic[Question, Answer]):
                 self._observe(len(batch), perf_counter() - began)
         except Exception as error:  # everyone in this batch hears of it; the next batch goes on
             outcome = error
+        finally:
+            del self._began[threading.get_ident()]
         with suppress(RuntimeError):  # the loop has ended and nobody listens
             self._loop.call_soon_threadsafe(_tell, [future for _, future in batch], outcome)
 
