@@ -271,6 +271,7 @@ def test_a_token_that_cannot_be_sent_is_said_and_not_repeated(token):
     assert "secret" not in str(error.value)
 
 
-def test_a_key_that_cannot_be_sent_is_said():
-    with pytest.raises(InputError, match=r"^key: found 'bad.*letters and digits"):
-        Client("http://127.0.0.1:9").feedback(png(), "glioma", key="bad\nkey")
+@pytest.mark.parametrize("key", ["bad\nkey1", "short-1", "k" * 65, "two words", "with/slash", "", "schlüssel"])
+def test_a_key_that_the_service_would_not_take_is_said_before_anything_is_sent(key):
+    with pytest.raises(InputError, match=r"^key: found '.*; expected 8 to 64 letters, digits, dots, - or _"):
+        Client("http://127.0.0.1:9").feedback(png(), "glioma", key=key)

@@ -15,6 +15,7 @@ from uuid import uuid4
 from neuralblack.errors import InputError
 from neuralblack.files import is_address
 from neuralblack.service.auth import VARIABLE, bearer, is_plain
+from neuralblack.service.idempotency import KEY, KEY_WORDS
 
 TRY_AGAIN = (429, 503)  # overloaded; being loaded, or too slow this time
 IF_ASKED_TO = (502, 504)  # with Retry-After: our proxy lost a replica, or its patience; without: something in between
@@ -122,17 +123,15 @@ class Client:
             slice_: the slice again, because the service has not kept it: a file or its bytes.
             label: one of the model's classes.
             patient: whose it is; the service keeps only a keyed hash, and trains and tests on different patients by it.
-            key: the same for a repetition by your program, 8 to 64 letters and digits; none given: a new one, under
-                which this call repeats itself.
+            key: the same for a repetition by your program, 8 to 64 letters, digits, dots, - or _; none given: a new
+                one, under which this call repeats itself.
 
         Raises:
-            InputError: no such file, or a key that cannot be sent.
+            InputError: no such file, or another key.
             ServiceError: the service does not collect feedback, or does not take this.
         """
-        if key and not is_plain(key):
-            raise InputError(
-                "key", found=repr(key[:80]), expected="8 to 64 letters and digits", fix="give another one, or none"
-            )
+        if key is not None and not KEY.fullmatch(key):
+            raise InputError("key", found=repr(key[:80]), expected=KEY_WORDS, fix="give another one, or none")
         fields = [("file", _content(slice_)), ("label", label.encode())]
         body, kind = _form(fields + ([("patient", patient.encode())] if patient else []))
         return self._ask("POST", "/feedback", body, {"Content-Type": kind, "Idempotency-Key": key or uuid4().hex})

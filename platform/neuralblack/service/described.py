@@ -11,6 +11,7 @@ from neuralblack.service.answers import Answer, Facts, FeedbackAnswer, Health, R
 from neuralblack.service.auth import SCHEME
 from neuralblack.service.examples import add_examples
 from neuralblack.service.feedback import LABEL, PATIENT
+from neuralblack.service.idempotency import KEY
 from neuralblack.service.inference_messages import (
     InferAnswer,
     InferRequest,
@@ -171,7 +172,7 @@ DESCRIBED: dict[str, dict[str, Any]] = {
                     "name": "Idempotency-Key",
                     "in": "header",
                     "required": True,
-                    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{8,64}$"},
+                    "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"},
                     "description": "Made by the client for what it says; a repetition under it is kept once.",
                 }
             ],

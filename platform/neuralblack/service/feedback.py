@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,12 +20,12 @@ from neuralblack.files import NO_SPACE
 from neuralblack.service.answers import Prediction, pixels_of
 from neuralblack.service.auth import READERS, readers_from
 from neuralblack.service.example_slices import is_example
+from neuralblack.service.idempotency import KEY, KEY_WORDS
 from neuralblack.service.problems import Problem
 from neuralblack.service.uploads import FIELD, checked_upload, is_form, read_form
 
 log = logging.getLogger(__name__)
 
-IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9._-]{8,64}")
 LABEL, PATIENT = "label", "patient"
 LONGEST_PATIENT = 128  # characters
 NO_ROOM = "There is no room to keep it, and nothing was. Tell the operator."
@@ -151,9 +150,8 @@ def need_secrets(environ: Mapping[str, str]) -> tuple[dict[str, str], bytes]:
 def key_of(request: Request) -> str:
     """Read the Idempotency-Key, under which a repeated request is kept once; raises Problem 422 without a good one."""
     key = request.headers.get("idempotency-key", "")
-    if not IDEMPOTENCY_KEY.fullmatch(key):
-        sentence = "Send a header Idempotency-Key of 8 to 64 letters, digits, dots, - or _, the same for a repetition."
-        raise Problem(422, "no_key", sentence)
+    if not KEY.fullmatch(key):
+        raise Problem(422, "no_key", f"Send a header Idempotency-Key of {KEY_WORDS}, the same for a repetition.")
     return key
 
 
