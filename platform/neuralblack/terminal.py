@@ -186,11 +186,13 @@ def print_status(found: Mapping[str, Any]) -> None:
     if counted:
         replicas = ", ".join(f"{count} with {model}" for model, count in counted["models"].items())
         requests = ", ".join(f"{name} {count:,}" for name, count in sorted(counted["requests"].items()))
+        answers = ", ".join(f"{status} {count:,}" for status, count in sorted(counted["answers"].items()))
         failure = counted["last_failure"]
         rows += [
             ("replicas that say", replicas),
             ("at work", f"{counted['pending']} slices"),
             ("requests", requests or "none yet"),
+            *([("answers of the proxy", answers)] if answers else []),
             (
                 "last failure",
                 f"{failure['code']} at {failure['route']}, {failure['time'][:19]} UTC" if failure else "none",

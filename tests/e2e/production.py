@@ -118,6 +118,7 @@ def prometheus_beside(cluster, folder, *, program):
     """Run Prometheus for a block, with our file but for where this head lists its nodes and how long a test waits."""
     content = yaml.safe_load((CONFIGS / "prometheus.yaml").read_text())
     content["global"]["scrape_interval"] = "1s"
+    content["rule_files"] = [str(CONFIGS / file) for file in content["rule_files"]]
     (job,) = content["scrape_configs"]
     (discovery,) = job["file_sd_configs"]
     (listed,) = discovery["files"]

@@ -148,7 +148,8 @@ def test_prometheus_gives_grafana_a_number_for_every_panel(cluster, deployed, pr
         cluster.await_that(lambda: all(np.isfinite(found(each) or np.nan).all() for each in wanted))
         cluster.await_that(lambda: found(replicas) == [3])
 
-    assert len(wanted) > 10
+    rules = httpx.get(f"{prometheus}/api/v1/rules", timeout=30).json()["data"]["groups"][0]["rules"]
+    assert len(wanted) > 10 and {rule["health"] for rule in rules} == {"ok"}
     assert [found(each) for each in asked - set(wanted)] == [[]] * 3
 
 

@@ -68,6 +68,17 @@ def replica(model, *, requests=1, failing=False):
     return meter.text().decode()
 
 
+# What a head says of its HAProxy: a replica knows nothing of the 502 and the 503.
+PROXY = """\
+# TYPE ray_serve_num_http_requests_total counter
+ray_serve_num_http_requests_total{application="neuralblack",method="POST",route="/",status_code="200"} 5.0
+ray_serve_num_http_requests_total{application="neuralblack",method="POST",route="/",status_code="502"} 1.0
+ray_serve_num_http_requests_total{application="neuralblack",method="POST",route="/",status_code="503"} 1.0
+ray_serve_num_http_requests_total{application="",method="POST",route="",status_code="503"} 2.0
+ray_serve_num_http_requests_total{application="neuralblack",method="GET",route="/",status_code="503"} 40.0
+"""
+
+
 def ready(model):
     return {"/ready": json.dumps({"status": "ready", "model": {"name": model}}).encode()}
 
@@ -81,7 +92,7 @@ def test_a_service_that_answers_with_the_champion_is_no_trouble(serving, registr
     assert found["registry"]["champion"]["model"] == found["service"]["model"] == NEW
     assert found["registry"]["champion"]["since"] and found["registry"]["challenger"] is None
     assert found["counted"]["models"] == {NEW: 1} and found["counted"]["pending"] == 2
-    assert found["counted"]["requests"] == {"ok": 3, "decoder_down": 1}
+    assert found["counted"]["requests"] == {"ok": 3, "decoder_down": 1} and found["counted"]["answers"] == {}
     assert (found["counted"]["last_failure"]["route"], found["counted"]["last_failure"]["code"]) == (
         "study",
         "decoder_down",
@@ -178,9 +189,10 @@ def test_only_an_application_that_is_not_well_has_a_cause(status, cause, serving
 
 
 def test_with_a_dashboard_every_replica_of_every_node_counts_and_serves_own_trouble_is_said(
-    serving, registry, monkeypatch
+    serving, registry, monkeypatch, capsys
 ):
     nodes = [serving({"/metrics": replica(NEW, requests=count).encode()}) for count in (1, 4)]
+    nodes.append(serving({"/metrics": PROXY.encode()}))
     application = {
         "status": "DEPLOY_FAILED",
         "message": "neuralblack.errors.InputError: weights: found x",
@@ -202,5 +214,8 @@ def test_with_a_dashboard_every_replica_of_every_node_counts_and_serves_own_trou
     found = status_of(registry=registry, service=serving(ready(NEW)), dashboard=dashboard)
 
     assert found["counted"]["models"] == {NEW: 2} and found["counted"]["requests"] == {"ok": 5}
+    assert found["counted"]["answers"] == {"200": 5, "502": 1, "503": 3}
+    print_status(found)
+    assert re.search(r"answers of the proxy\W+200 5, 502 1, 503 3", capsys.readouterr().out)
     assert found["applications"]["neuralblack"]["replicas"] == {"RUNNING": 2, "STARTING": 1}
     assert found["troubles"] == ["application neuralblack is DEPLOY_FAILED: weights: found x"]

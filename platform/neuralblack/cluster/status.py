@@ -26,6 +26,7 @@ Seen = TypeVar("Seen")
 PATIENCE_S = 10.0  # for one answer
 RAY_TOKEN = Path("~/.ray/auth_token")  # where Ray looks for one by itself
 WELL = ("RUNNING", "DEPLOYING")  # states of an application in which there is nothing to be done
+PROXY_COUNTS = "serve_num_http_requests_total"  # Serve's own number
 RAYS_OWN = (":44217", ":44227")  # metrics of Ray's autoscaler and dashboard, among a cluster's; no replica is in them
 
 
@@ -45,7 +46,8 @@ def status_of(
         JSON: registry (alias -> model, since, by; None where it was not seen), service (address, and the model that
         answers), applications (name -> status, replicas by state, and the cause where it is not well; of the
         dashboard), counted (models: replicas of each, pending: slices, requests by outcome, last_failure: route, code,
-        time; None where no replica says), and troubles, a sentence each.
+        time, answers: what a cluster's proxy counted by status, its own among them; None where nobody says), and
+        troubles, a sentence each.
 
     """
     troubles: list[str] = []
@@ -108,12 +110,14 @@ def names_of(registry: Path) -> dict[str, dict[str, str] | None]:
 
 def counted(numbers: Sequence[Number]) -> dict[str, Any]:
     """Add up what replicas say of themselves, as `status_of` returns it."""
-    models, requests, pending, last = Counter[str](), Counter[str](), 0, None
+    models, requests, answers, pending, last = Counter[str](), Counter[str](), Counter[str](), 0, None
     for name, labels, value in numbers:
         if name == "neuralblack_model_info":
             models[labels["name"]] += int(value)
         elif name == "neuralblack_requests_total":
             requests[labels["outcome"]] += int(value)
+        elif name == PROXY_COUNTS and labels["method"] == "POST":  # not what asks whether it is ready
+            answers[labels["status_code"]] += int(value)
         elif name == "neuralblack_pending":
             pending += int(value)
         elif name == "neuralblack_last_failure_timestamp_seconds" and (last is None or value > last[0]):
@@ -123,7 +127,13 @@ def counted(numbers: Sequence[Number]) -> dict[str, Any]:
         "code": last[1]["outcome"],
         "time": datetime.fromtimestamp(last[0], UTC).isoformat(timespec="seconds"),
     }
-    return {"models": dict(models), "pending": pending, "requests": dict(requests), "last_failure": failure}
+    return {
+        "models": dict(models),
+        "pending": pending,
+        "requests": dict(requests),
+        "answers": dict(answers),
+        "last_failure": failure,
+    }
 
 
 def _applications(dashboard: str) -> dict[str, Any]:
