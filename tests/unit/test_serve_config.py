@@ -136,6 +136,18 @@ def test_replicas_can_be_spread_over_machines_while_a_new_version_starts_beside_
     assert f"max_replicas: {each * machines}" in text
 
 
+def test_replicas_logs_can_be_kept_on_the_shared_file_system(registry, tmp_path):
+    text = (CONFIGS / "production.yaml").read_text()
+    (kept,) = re.findall(r"(?m)^    # (logging_config: {.*})", text)
+    path = tmp_path / "kept.yaml"
+    path.write_text(re.sub(r"(?m)^    logging_config: {.*?}", f"    {kept}", text))
+
+    write_resolved(path, tmp_path / "out.yaml", registry=registry)  # checked by Ray's schema and ours
+
+    (application,) = yaml.safe_load((tmp_path / "out.yaml").read_text())["applications"]
+    assert application["logging_config"] == {"encoding": "JSON", "logs_dir": "/mnt/shared/serve_logs"}
+
+
 def test_host_and_port_are_taken_from_the_command_line(registry):
     http = resolve_config(CONFIGS / "local.yaml", registry=registry, host="192.0.2.1", port=81)["http_options"]
 
