@@ -13,16 +13,29 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive the way from a worker process, where exceptions are pickled."""
-        return _input_error, (self.where, self.found, self.expected, self.fix)
+        return _input_error, (type(self), self.where, self.found, self.expected, self.fix)
 
     def at(self, where: object) -> "InputError":
         """Say the same of another place: a server names no file of its user."""
-        return InputError(where, found=self.found, expected=self.expected, fix=self.fix)
+        return type(self)(where, found=self.found, expected=self.expected, fix=self.fix)
+
+
+class PassingError(InputError):
+    """An InputError that may pass by itself, such as a full disk or a server that does not answer."""
 
 
 class RunError(RuntimeError):
     """A run that was set up well ended without its result: a worker died or its code raised."""
 
 
-def _input_error(where: str, found: str, expected: str, fix: str) -> InputError:
-    return InputError(where, found=found, expected=expected, fix=fix)
+def is_final(error: BaseException) -> bool:
+    """Tell whether the same work would end with this error again, however often it is tried.
+
+    >>> is_final(RunError("the loss is nan")), is_final(ConnectionError())
+    (True, False)
+    """
+    return isinstance(error, RunError | InputError) and not isinstance(error, PassingError)
+
+
+def _input_error(kind: type[InputError], where: str, found: str, expected: str, fix: str) -> InputError:
+    return kind(where, found=found, expected=expected, fix=fix)

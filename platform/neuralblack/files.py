@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, PassingError
 
 MANIFEST = "manifest.json"
 DESKTOP = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
@@ -50,9 +50,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         found = "nothing" if isinstance(error, FileNotFoundError) else f"no readable JSON ({type(error).__name__})"
-        raise InputError(
-            path, found=found, expected="a JSON file", fix="make the folder again; it is not whole"
-        ) from None
+        kind = PassingError if isinstance(error, OSError) else InputError  # a network disk may be out of reach
+        raise kind(path, found=found, expected="a JSON file", fix="make the folder again; it is not whole") from None
 
 
 def is_json(path: Path) -> bool:
@@ -280,7 +279,7 @@ def no_space_is_said(path: Path, *, fix: str = "free some space or choose anothe
     except Exception as error:
         if getattr(error, "errno", None) not in NO_SPACE and "os error 28" not in str(error):
             raise
-        raise InputError(
+        raise PassingError(
             path,
             found="no space left on the disk",
             expected="room to write",

@@ -14,7 +14,7 @@ from neuralblack.cluster.space import DEFAULT_SPACE, check_space, drawn, schedul
 from neuralblack.cluster.trials import TRIAL, TRIAL_JSON, standard_error, table_of
 from neuralblack.cluster.tune import at_a_time, tune_on_cluster
 from neuralblack.config import TrainConfig
-from neuralblack.errors import InputError, RunError
+from neuralblack.errors import InputError, PassingError, RunError
 from neuralblack.evaluation.search_pictures import importance, scale
 from neuralblack.evaluation.search_report import outcome, saved, write_search_report
 from neuralblack.files import write_json, write_manifest
@@ -302,9 +302,15 @@ def test_a_trial_that_failed_is_not_trained_again_by_the_same_command_but_by_the
     assert starts == ["first"]
     trial("second", None)
     assert starts == ["first", "second"]
-    with pytest.raises(ZeroDivisionError):
-        trial("third", ZeroDivisionError())  # a bug is tried again, and shown as it is
+    full = PassingError("run", found="no space left", expected="room", fix="free some")
+    for error in (ZeroDivisionError(), full):  # a bug, and what may pass, are tried again, and shown as they are
+        with pytest.raises(type(error)):
+            trial("third", error)
     trial("third", None)
+    for _ in range(2):
+        with pytest.raises((InputError, RunError), match="no such file"):
+            trial("fourth", InputError("weights", found="no such file", expected="a file", fix="check the path"))
+    assert starts == ["first", "second", *["third"] * 3, "fourth"]
 
 
 def test_a_search_needs_something_to_choose_on(dataset, tmp_path):

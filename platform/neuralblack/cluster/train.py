@@ -18,6 +18,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from neuralblack.cluster.environment import device_here, shared_dataset, shared_path
 from neuralblack.cluster.resume import clean_up, registered_checkpoints, start_of
+from neuralblack.cluster.retries import Retries, cause_of, said
 from neuralblack.cluster.session import (
     await_resources,
     beside,
@@ -51,7 +52,7 @@ from neuralblack.training.tracking import Tracking, check_trackers
 log = logging.getLogger(__name__)
 
 START_S = 60.0  # how long the workers may take to find room in the cluster ...
-START_LIMIT = 2  # ... and how often Ray Train asks for it again
+START_LIMIT = 2  # ... and how often Ray Train asks for it again, behind each checkpoint
 
 
 def train_on_cluster(
@@ -78,7 +79,8 @@ def train_on_cluster(
             it waits for room for all of them.
         gpus: one GPU for each worker, or for this process; without, all compute on the CPU.
         wait_s: how long the autoscaler may take to bring nodes, also in place of a lost one.
-        max_failures: times that the workers are started again after one died.
+        max_failures: times that the workers are started again after one died, without a newer checkpoint in between;
+            an error that would come again, such as a loss that is no number, ends the run at once.
         track: keys of TRACKERS that show the epochs, too.
         checked: what `check_run` said of this run to who asked it already; none given: it is asked here.
 
@@ -140,7 +142,7 @@ def fit_workers(
     max_failures: int,
     min_workers: int | None = None,
     start_s: float = START_S,
-    callbacks: list[Any] | None = None,
+    callbacks: Sequence[Any] = (),
     share: dict[str, Any] | None = None,
     track: Sequence[str] = (),
 ) -> ray.train.Result:
@@ -150,7 +152,7 @@ def fit_workers(
         config, data, run: as in `train_on_cluster`, checked already.
         workers: how many.
         each: what each takes, such as {"CPU": 2, "GPU": 1}.
-        max_failures: times that the group is started again.
+        max_failures: as in `train_on_cluster`.
         min_workers: with so many it goes on where a node is lost; none given: with `workers` only.
         start_s: how long the group may take to find room, START_LIMIT + 1 times.
         callbacks: Ray Train's, for a search's reports.
@@ -179,30 +181,34 @@ def fit_workers(
             name="checkpoints",
             storage_path=str(run),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2, checkpoint_score_attribute=MERIT),
-            # A negative limit, Ray's default, would try for ever and say nothing.
-            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=START_LIMIT),
+            failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),  # `Retries` ends it
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            callbacks=callbacks,
+            callbacks=[*callbacks, Retries(run / "log.txt", losses=max_failures, starts=START_LIMIT)],
         ),
     )
     try:
         with said_when_nodes_are_lost(each, fewest, patience_s=start_s * (START_LIMIT + 1)), _ctrl_c_is_said():
             return trainer.fit()
-    except ray.train.WorkerGroupError as error:
-        rank, cause = min(error.worker_failures.items())
+    except ray.train.TrainingFailedError as error:
+        failure = error.controller_failure if isinstance(error, ray.train.ControllerError) else error
+        if isinstance(failure, ray.train.WorkerGroupError):
+            rank, cause = cause_of(failure)
+            where = f"rank {rank}: "
+        else:
+            cause, where = failure, ""
         if isinstance(cause, InputError):
             raise cause from None
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             with no_space_is_said(run):
                 raise cause from None
-        raise RunError(f"training stopped: rank {rank}: {_said(cause)}") from error
-    except ray.train.ControllerError as error:
-        if type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError":
+        if isinstance(cause, RunError):
+            raise RunError(f"training stopped: {cause}") from error
+        if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
             raise RunError(
                 f"training stopped: no room for {fewest} workers within {start_s * (START_LIMIT + 1):g} s; the same "
                 "command goes on behind the last epoch when there is"
             ) from error
-        raise RunError(f"training did not start: {_said(error.controller_failure)}") from error
+        raise RunError(f"training {'stopped' if where else 'did not start'}: {where}{said(cause)}") from error
 
 
 @contextmanager
@@ -253,14 +259,14 @@ def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking, pa
     record_epoch(run, metrics)  # first: an epoch that is done again after a failure overwrites it
     clock.lap(state["epoch"])
     tracking.epoch(metrics)
-    said = metrics | {MERIT: merit(metrics)}
+    shown = metrics | {MERIT: merit(metrics)}
     if pace.due(metrics, history_of(run)):
         with tempfile.TemporaryDirectory() as folder:
             save_state(state, metrics, Path(folder))
             checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(said, checkpoint=checkpoint, checkpoint_dir_name=name)
+            ray.train.report(shown, checkpoint=checkpoint, checkpoint_dir_name=name)
     else:
-        ray.train.report(said, checkpoint_dir_name=name)
+        ray.train.report(shown, checkpoint_dir_name=name)
     log.info("%s", epoch_line(metrics))
 
 
@@ -291,10 +297,3 @@ def lines_of(path: Path) -> Iterator[None]:
 
     with beside(follow):
         yield
-
-
-def _said(error: BaseException) -> str:
-    if type(error).__name__ == "WorkerHealthCheckFailedError":
-        return "its process died (killed, or out of memory)"
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"

@@ -17,7 +17,7 @@ from neuralblack.cluster.train import fit_workers, log_to
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import load_split
-from neuralblack.errors import InputError, RunError
+from neuralblack.errors import InputError, RunError, is_final
 from neuralblack.files import read_json, write_json
 from neuralblack.registry.cost import Clock
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
@@ -50,8 +50,9 @@ def failing_once(note: Path, *, command: str) -> Iterator[None]:
         raise RunError(read_json(note)["error"])
     try:
         yield
-    except RunError as error:
-        write_json(note, {"command": command, "error": str(error)})
+    except Exception as error:
+        if is_final(error):
+            write_json(note, {"command": command, "error": str(error)})
         raise
 
 

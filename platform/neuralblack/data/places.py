@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, PassingError
 from neuralblack.files import is_address, make_folder, no_space_is_said, passing_lock, replacing
 
 BLOCK = 1 << 22  # bytes that are copied at a time
@@ -144,6 +144,6 @@ class Place:
 
     def _wrong(self, where: str, error: Exception) -> InputError:
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        return InputError(
+        return PassingError(
             where, found=said, expected="a file that can be reached", fix="check the address and the credentials"
         )

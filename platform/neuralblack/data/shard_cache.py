@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from neuralblack.data.node_cache import ROOM_LOCK, begin_in_use, folder_on_this_node, open_in_use
 from neuralblack.data.places import Place
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, PassingError
 from neuralblack.files import lock, no_space_is_said
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class ShardCache:
     def _alone(self, shard: Shard) -> BufferedReader:
         """Fetch a shard into a file without a name, which nobody else finds and which goes with this process."""
         if shard.bytes > min(self._max_bytes, shutil.disk_usage(self._folder).free):
-            raise InputError(
+            raise PassingError(
                 self._folder,
                 found=f"no room for a shard of {shard.bytes / 2**20:.0f} MiB",
                 expected="room for some shards on this node",

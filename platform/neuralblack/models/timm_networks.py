@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralblack.config import TIMM
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, PassingError
 from neuralblack.models import torchvision_cpu
 from neuralblack.models.network import Network, Stages, one_channel
 
@@ -213,7 +213,7 @@ def _pretrained(name: str) -> Mapping[str, Tensor]:
         with redirect_stdout(sys.stderr):
             state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the edge: hub, cache and connection raise anything
-        raise InputError(
+        raise PassingError(
             where,
             found=f"no download ({type(error).__name__})",
             expected="timm's file of these weights",

@@ -10,7 +10,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
-from neuralblack.errors import InputError
+from neuralblack.errors import InputError, PassingError
 from neuralblack.models import torchvision_cpu
 
 
@@ -23,7 +23,7 @@ def resnet50_imagenet() -> Mapping[str, Tensor]:
         with redirect_stdout(sys.stderr):  # torch announces the download on stdout
             state: dict[str, Tensor] = ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError) as error:
-        raise InputError(
+        raise PassingError(
             "weights imagenet of resnet50",
             found=f"no download ({type(error).__name__})",
             expected="torchvision's resnet50-11ad3fa6.pth",
