@@ -1,6 +1,7 @@
 """A run's workers are started again for what may pass, so often behind each epoch, and never for what cannot."""
 
 import pickle
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -8,13 +9,16 @@ import ray.train
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState, RunningState
 
+from neuralblack.cluster import train
 from neuralblack.cluster.retries import Retries
+from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError, PassingError, RunError, is_final
 
 MISTAKE = InputError("batch_norm", found="1 slice", expected="more", fix="--set batch_norm=eval")
 FULL = PassingError("run", found="no space left on the disk", expected="room to write", fix="free some space")
 DEAD = WorkerHealthCheckFailedError("the actor died", RuntimeError("killed"))
 BROKEN = RuntimeError("Connection closed by peer")
+EACH = {"CPU": 1.0, "GPU": 1.0}
 
 
 @pytest.fixture
@@ -83,3 +87,33 @@ def test_an_error_stays_what_it_is_on_its_way_from_a_worker_and_at_another_place
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again)) == (type(error), str(error))
     assert [is_final(error) for error in (MISTAKE, FULL, FULL.at("elsewhere"))] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (ray.train.ControllerError(MISTAKE), InputError, r"^batch_norm: found 1 slice"),
+        (ray.train.ControllerError(RunError("the loss is nan")), RunError, r"^training stopped: the loss is nan$"),
+        (
+            ray.train.ControllerError(ray.train.WorkerGroupError("failed", {0: BROKEN, 1: DEAD})),
+            RunError,
+            r"^training stopped: rank 1: its process died \(killed, or out of memory\)$",
+        ),
+        (
+            ray.train.ControllerError(WorkerGroupStartupTimeoutError(4)),
+            RunError,
+            r"^training stopped: no room for 4 workers within 180 s \(3\.25 GPU free\); the same command goes on",
+        ),
+        (ray.train.ControllerError(ValueError("other")), RunError, r"^training did not start: ValueError: other$"),
+    ],
+    ids=["a mistake", "a failed run", "too many losses", "no room", "another"],
+)
+def test_what_ended_a_run_in_the_controller_is_one_line(raised, kind, said, tmp_path, monkeypatch):
+    def fit():
+        raise pickle.loads(pickle.dumps(raised))
+
+    monkeypatch.setattr(train, "TorchTrainer", lambda *_, **__: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(train, "said_while_others_hold", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(train, "held_by_others", lambda *_: "3.25 GPU free")
+    with pytest.raises(kind, match=said):
+        train.fit_workers(TrainConfig(), data="data", run=tmp_path, workers=4, each=EACH, max_failures=3)

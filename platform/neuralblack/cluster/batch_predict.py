@@ -14,6 +14,7 @@ import ray.data
 
 from neuralblack.cluster.batch_stages import CPU_BATCH, GPU_BATCH, Classifying, Reading, to_row
 from neuralblack.cluster.environment import device_here, shared_dataset, shared_path
+from neuralblack.cluster.others import CLASSIFIES, actor_placed, said_while_others_hold
 from neuralblack.cluster.session import await_resources, ray_session
 from neuralblack.data.bulk import Shard, Survey, survey
 from neuralblack.errors import InputError, RunError
@@ -173,9 +174,11 @@ def _on_ray(
             num_gpus=1 if gpus else 0,
             **_pool(models),
         )
+        takes: dict[str, float] = {"CPU": 1 if gpus else HALF, "GPU": float(gpus)}
         try:
-            for batch in classified.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-                yield batch["items"][0].as_py()
+            with said_while_others_hold(takes, 1, placed=partial(actor_placed, CLASSIFIES)):
+                for batch in classified.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+                    yield batch["items"][0].as_py()
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
 

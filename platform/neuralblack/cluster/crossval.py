@@ -8,6 +8,7 @@ import ray
 import torch
 
 from neuralblack.cluster.environment import shared_dataset, shared_path
+from neuralblack.cluster.others import said_while_others_hold
 from neuralblack.cluster.session import await_resources, ray_session
 from neuralblack.cluster.train import on_every_node
 from neuralblack.cluster.trials import last_line
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 LEAST_FOLDS = 3  # one to test on, one to choose on, one to learn from
 RETRIES = 3  # of a run whose process died; it goes on from its checkpoint
 TABLE, PAGE = "crossval.json", "crossval.md"
+PLACED = ".placed"  # in the folder of all runs, since the first one of this command has begun
 REFIT = "refit-"  # before a run's name: the same configuration on every fold but the tested one
 
 
@@ -85,7 +87,9 @@ def cross_validate(
         await_resources(each, 1, wait_s=wait_s)
         with hold_run(run):
             start_run(run, config=config, split=split.manifest, crossval={"seeds": seeds, "runs": sorted(plan)})
-            _run_all(plan, data=data, run=run, each=each, refit=refit)
+            (run / PLACED).unlink(missing_ok=True)
+            with said_while_others_hold(each, 1, placed=(run / PLACED).exists):
+                _run_all(plan, data=data, run=run, each=each, refit=refit)
     table = table_of(_rounds(plan, run), split.classes)
     title = f"{config.model}, {len(plan)} runs on {len(dataset):,} slices"
     page = markdown(table, title=title)
@@ -163,6 +167,7 @@ def _run_all(plan: dict[str, TrainConfig], *, data: str, run: Path, each: dict[s
 
 def _round(config: dict[str, Any], data: str, run: str, name: str, refit: bool, device: str) -> dict[str, Any]:
     """Train and test one run, and its refitted one; what is there already is not done again."""
+    (Path(run) / PLACED).touch()
     torch.set_num_threads(1)
     chosen = TrainConfig.model_validate(config)
     found = _tested(chosen, Path(data), Path(run) / name, calibrate=calibrate, device=device)

@@ -125,7 +125,7 @@ def await_resources(each: Resources, count: int, *, wait_s: float, driver_cpu: f
         most = math.inf if most_of is None else most_of.get(name, 0)
         if value > most:
             raise InputError(
-                f"{count} x {_words(each)}",
+                f"{count} x {words(each)}",
                 found=f"{most:g} {name} at most in this cluster",
                 expected=f"{value:g} {name}",
                 fix="ask for fewer workers or GPUs, or raise max_workers in cluster.yaml",
@@ -136,13 +136,13 @@ def await_resources(each: Resources, count: int, *, wait_s: float, driver_cpu: f
         while missing := {n: value for n, value in needed.items() if ray.cluster_resources().get(n, 0) < value}:
             if time.monotonic() >= deadline:
                 raise InputError(
-                    f"{count} x {_words(each)}",
+                    f"{count} x {words(each)}",
                     found=", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in missing),
-                    expected=_words(missing),
+                    expected=words(missing),
                     fix=f"--wait-for-nodes SECONDS, more than {wait_s:g}; {hope}",
                 )
             if time.monotonic() - said > 10:
-                log.info("waiting for %s, up to %.0f s more", _words(missing), deadline - time.monotonic())
+                log.info("waiting for %s, up to %.0f s more", words(missing), deadline - time.monotonic())
                 request_resources(bundles=[each] * count)
                 said = time.monotonic()
             time.sleep(0.5)
@@ -172,10 +172,10 @@ def said_when_nodes_are_lost(each: Resources, count: int, *, patience_s: float) 
                 left = " and ".join(f"{have.get(name, 0):g} {name}" for name in missing)
                 log.warning(
                     "a node was lost: %s left where %d x %s are needed; waiting up to %.0f s for another",
-                    *(left, count, _words(each), patience_s),
+                    *(left, count, words(each), patience_s),
                 )
             if lost and not missing:
-                log.info("there is room again for %d x %s", count, _words(each))
+                log.info("there is room again for %d x %s", count, words(each))
             lost = bool(missing)
 
     with beside(watch):
@@ -223,5 +223,6 @@ def cpus_per_worker(workers: int, *, gpus: bool) -> int:
     return max(1, int(min(nodes) // -(-workers // len(nodes))))
 
 
-def _words(resources: Resources) -> str:
+def words(resources: Resources) -> str:
+    """Say resources, such as 2 CPU and 1 GPU."""
     return " and ".join(f"{value:g} {name}" for name, value in resources.items() if value)

@@ -17,6 +17,7 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from neuralblack.cluster.environment import device_here, shared_dataset, shared_path
+from neuralblack.cluster.others import TRAINS, actor_placed, held_by_others, said_while_others_hold
 from neuralblack.cluster.resume import clean_up, registered_checkpoints, start_of
 from neuralblack.cluster.retries import Retries, cause_of, said
 from neuralblack.cluster.session import (
@@ -187,7 +188,11 @@ def fit_workers(
         ),
     )
     try:
-        with said_when_nodes_are_lost(each, fewest, patience_s=start_s * (START_LIMIT + 1)), _ctrl_c_is_said():
+        with (
+            said_when_nodes_are_lost(each, fewest, patience_s=start_s * (START_LIMIT + 1)),
+            said_while_others_hold(each, fewest, placed=partial(actor_placed, TRAINS)),
+            _ctrl_c_is_said(),
+        ):
             return trainer.fit()
     except ray.train.TrainingFailedError as error:
         failure = error.controller_failure if isinstance(error, ray.train.ControllerError) else error
@@ -204,9 +209,10 @@ def fit_workers(
         if isinstance(cause, RunError):
             raise RunError(f"training stopped: {cause}") from error
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+            held = held_by_others(each, fewest)
             raise RunError(
-                f"training stopped: no room for {fewest} workers within {start_s * (START_LIMIT + 1):g} s; the same "
-                "command goes on behind the last epoch when there is"
+                f"training stopped: no room for {fewest} workers within {start_s * (START_LIMIT + 1):g} s"
+                f"{f' ({held})' if held else ''}; the same command goes on behind the last epoch when there is"
             ) from error
         raise RunError(f"training {'stopped' if where else 'did not start'}: {where}{said(cause)}") from error
 

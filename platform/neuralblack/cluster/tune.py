@@ -5,6 +5,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray import tune
 
 from neuralblack.cluster.environment import shared_dataset, shared_path
 from neuralblack.cluster.halving import Halving, rungs_of
+from neuralblack.cluster.others import TRAINS, TRIES, actor_placed, said_while_others_hold
 from neuralblack.cluster.progress import TRACK, Progress, Tracked
 from neuralblack.cluster.search_plan import DRIVER_CPU, Plan, planned
 from neuralblack.cluster.search_state import SEARCH, StateKept, can_go_on
@@ -163,7 +165,12 @@ def _search(run: Path, plan: Plan, settings: dict[str, Any], *, concurrent: int)
             run_config=_what_tune_keeps(run, plan),
         )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failed trial is a line of ours and a row of the table
-    with (run / "log.txt").open("a") as file, redirect_stdout(file):  # Tune's own tables; ours go through logging
+    placed = partial(actor_placed, TRAINS if plan.of_workers else TRIES)
+    with (
+        said_while_others_hold(plan.each, plan.workers, placed=placed),
+        (run / "log.txt").open("a") as file,
+        redirect_stdout(file),  # Tune's own tables; ours go through logging
+    ):
         return tuner.fit()
 
 
