@@ -30,7 +30,12 @@ def predict(
     engine: Engine = "auto",
     column: Annotated[str | None, typer.Option(help="A table's column with the bytes of files.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Models at work; none given: one a CPU or GPU; 0: in this process.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Models at work; none given: one a CPU or GPU there is, or with --wait-for-nodes that cluster.yaml "
+            "allows; 0: in this process.",
+        ),
     ] = None,
     gpus: Gpus = False,
     wait_for_nodes: Wait = 0,

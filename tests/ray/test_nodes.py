@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from ray._private import state
 from tests.ray.test_cluster import CONFIG, ROOT, eventually, weights_of
 from tests.tiny import save_untrained
 
 from neuralblack.cluster.batch_predict import classify_all
+from neuralblack.cluster.others import CLASSIFIES
 from neuralblack.cluster.session import await_resources
 from neuralblack.cluster.train import train_on_cluster
 from neuralblack.errors import RunError
@@ -159,13 +161,34 @@ def test_without_another_node_a_run_ends_in_one_line_and_goes_on_with_fewer(
     assert [row["epoch"] for row in history_of(run)] == list(range(EPOCHS))
 
 
-@pytest.mark.soak
-def test_a_bulk_run_goes_over_all_nodes_and_loses_no_slice_with_one(two_nodes, dataset, tiny, tmp_path):
-    source, out, model = tmp_path / "source", tmp_path / "out", save_untrained(tmp_path / "model")
+@pytest.fixture
+def bulk(dataset, tiny, tmp_path):
+    """Six hundred slices in a folder, where answers go, and a model."""
+    source = tmp_path / "source"
     source.mkdir()
     for number in range(600):
         Image.fromarray(dataset.images[number % len(dataset)]).save(source / f"{number:04d}.png")
+    return source, tmp_path / "out", save_untrained(tmp_path / "model")
 
+
+@pytest.mark.soak
+def test_a_bulk_run_that_waits_for_nodes_asks_for_all_that_may_come_and_goes_on_without_them(
+    two_nodes, bulk, monkeypatch
+):
+    monkeypatch.setattr("neuralblack.cluster.batch_predict.reachable_resources", lambda: {"CPU": 3.0})
+    source, out, model = bulk
+    models = lambda: sum(CLASSIFIES in each["ActorClassName"] for each in state.actors().values())  # noqa: E731
+    before = models()
+
+    classify_all(source, out, model=model, engine="eager-fp32", wait_s=60)
+
+    assert models() - before == 3, "two have room, and one is what the autoscaler hears of"
+    assert read_json(out / "summary.json")["statuses"]["ok"] == 600
+
+
+@pytest.mark.soak
+def test_a_bulk_run_goes_over_all_nodes_and_loses_no_slice_with_one(two_nodes, bulk):
+    source, out, model = bulk
     in_background(
         lambda: classify_all(source, out, model=model, engine="eager-fp32"),
         until=lambda: any((out / "parts").glob("0*.parquet")),

@@ -14,7 +14,8 @@ from jobs.predict import predict as job
 from PIL import Image
 from tests.tiny import save_untrained
 
-from neuralblack.cluster.batch_predict import classify_all
+from neuralblack.cluster import batch_predict
+from neuralblack.cluster.batch_predict import classify_all, pools
 from neuralblack.cluster.batch_stages import Classifying
 from neuralblack.data.bulk import reader_of, survey
 from neuralblack.data.phantoms import write_phantoms
@@ -389,3 +390,24 @@ def test_what_a_lost_worker_leaves_is_done_by_the_next_ones_and_a_worker_that_ca
     unable = ray.exceptions.ActorDiedError()
     unable._actor_init_failed = True
     assert isinstance(batch_predict._cause(unable), RunError)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"workers": None, "gpus": True, "nodes_may_come": False}, ((1, 1, 1), (7, 7, 7))),
+        ({"workers": None, "gpus": True, "nodes_may_come": True}, ((1, 4, 4), (1, 7, 28))),
+        ({"workers": 1, "gpus": True, "nodes_may_come": True}, ((1, 1, 1), (7, 7, 7))),
+        ({"workers": None, "gpus": False, "nodes_may_come": True}, ((1, 32, 32), (1, 8, 32))),
+        ({"workers": None, "gpus": False, "nodes_may_come": False}, ((8, 8, 8), (8, 8, 8))),
+    ],
+    ids=["one node", "of four", "as many as asked for", "CPUs of four", "CPUs of one"],
+)
+def test_a_bulk_run_that_waits_for_nodes_takes_all_that_the_autoscaler_can_bring(asked, expected, monkeypatch):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    monkeypatch.setattr(batch_predict, "reachable_resources", lambda: {"CPU": 32.0, "GPU": 4.0})
+
+    assert tuple((pool.least, pool.first, pool.most) for pool in pools(shards=100, **asked)) == expected
+    assert [pool.most for pool in pools(shards=3, **asked)] == [min(3, pool[2]) for pool in expected]
+    monkeypatch.setattr(batch_predict, "reachable_resources", lambda: None)
+    assert pools(shards=100, **asked)[0].most == (asked["workers"] or (1 if asked["gpus"] else 8)), "nobody knows more"

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import ray.data
 from neuralblack.cluster.batch_stages import CPU_BATCH, GPU_BATCH, Classifying, Reading, to_row
 from neuralblack.cluster.environment import device_here, shared_dataset, shared_path
 from neuralblack.cluster.others import CLASSIFIES, actor_placed, said_while_others_hold
-from neuralblack.cluster.session import await_resources, ray_session
+from neuralblack.cluster.session import await_resources, ray_session, reachable_resources
 from neuralblack.data.bulk import Shard, Survey, survey
 from neuralblack.errors import InputError, RunError
 from neuralblack.inference.engines import ENGINES
@@ -54,9 +55,10 @@ def classify_all(
         model: a model folder or a run, on every node.
         engine: a key of ENGINES.
         column: of a table: where the files' bytes are.
-        workers: models that work at once; None: one for each CPU or GPU there is; 0: in this process, to debug.
+        workers: models that work at once; None: one for each CPU or GPU that there is, or that the autoscaler can bring
+            where it has time; 0: in this process, to debug.
         gpus: one GPU for each of them, or for this process; without, all compute on the CPU.
-        wait_s: how long the autoscaler may bring nodes for `workers`.
+        wait_s: how long the autoscaler may take to bring nodes for `workers`, or a first one.
         progress: called with slices done and all slices.
 
     Raises:
@@ -149,11 +151,8 @@ def _on_ray(
     with _quiet(), ray_session():
         each: dict[str, float] = {"CPU": 1, "GPU": float(gpus)}
         await_resources(each, workers or 1, wait_s=wait_s)
-        have = ray.cluster_resources()
-        models = min(workers or int(have["GPU" if gpus else "CPU"]), len(missing))
-        # A GPU waits for its slices, so every CPU that no model needs reads them.
-        readers = max(1, min(int(have["CPU"]) - models, len(missing))) if gpus else models
-        log.info("%d models and %d readers at work", models, readers)
+        models, readers = pools(workers, gpus=gpus, shards=len(missing), nodes_may_come=wait_s > 0)
+        log.info("%s models and %s readers at work", models, readers)
         shards = ray.data.from_items([to_row(shard) for shard in missing], override_num_blocks=len(missing))
         read = shards.map_batches(
             Reading,
@@ -183,10 +182,46 @@ def _on_ray(
             raise _cause(error) from error
 
 
-def _pool(size: int) -> dict[str, Any]:
-    """Say how many actors take shards, one after the other; the next one's slices are on their way meanwhile."""
+@dataclass(frozen=True)
+class Pool:
+    """How many actors take shards: so many are asked for at once, and Ray Data may go down to `least`, up to `most`."""
+
+    least: int
+    first: int
+    most: int
+
+    def __str__(self) -> str:
+        return f"{self.most}" if self.least == self.most else f"up to {self.most}"
+
+
+def pools(workers: int | None, *, gpus: bool, shards: int, nodes_may_come: bool) -> tuple[Pool, Pool]:
+    """Say how many models and how many readers work.
+
+    Args:
+        workers: models; None: one for each CPU or GPU, also of nodes that the autoscaler can bring where they may come.
+        gpus: one for each model.
+        shards: that there are to do; more than one actor for each would wait.
+        nodes_may_come: whether the autoscaler has time to bring some.
+
+    """
+    have, kind = ray.cluster_resources(), "GPU" if gpus else "CPU"
+    most = (reachable_resources() or have) if nodes_may_come and not workers else have
+    count = min(workers or int(most[kind]), shards)
+    here = min(count, int(have[kind]))  # models that have room now
+    # A GPU waits for its slices, so every CPU that no model needs reads them.
+    now = max(1, min(int(have["CPU"]) - here, shards)) if gpus else here
+    then = max(now, min(int(most["CPU"]) - count, shards)) if gpus else count
+    # All models are asked for at once: the autoscaler brings nodes for actors that have no place. Of readers only those
+    # that there is room for now, or they would take it from the models.
+    return Pool(1 if here < count else count, count, count), Pool(1 if now < then else now, now, then)
+
+
+def _pool(pool: Pool) -> dict[str, Any]:
+    """Say how actors take shards, one after the other; the next one's slices are on their way meanwhile."""
     return {
-        "compute": ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+        "compute": ray.data.ActorPoolStrategy(
+            min_size=pool.least, initial_size=pool.first, max_size=pool.most, max_tasks_in_flight_per_actor=2
+        ),
         "batch_size": 1,
         "batch_format": "pyarrow",
         "max_restarts": RETRIES,
