@@ -315,7 +315,7 @@ def test_a_search_over_trials_of_two_workers_frees_the_cpus_of_stopped_ones(clus
 def test_more_than_the_cluster_can_ever_have_is_refused_at_once(cluster, dataset, tiny, tmp_path):
     with pytest.raises(InputError, match=r"found 0 GPU at most in this cluster; expected 2 GPU"):
         train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=2, gpus=True)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "run.json").exists()
     with pytest.raises(InputError, match=rf"found {CPUS} CPU at most in this cluster; expected 9 CPU"):
         train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=9)
     with pytest.raises(InputError, match=rf"found {CPUS} CPU at most in this cluster; expected {CPUS}\.01 CPU"):

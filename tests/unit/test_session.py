@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import ray
 
+from neuralblack.cluster import crossval, train, tune
 from neuralblack.cluster.session import ray_session
+from neuralblack.config import TrainConfig
 from neuralblack.errors import InputError
+from neuralblack.registry.run_folder import hold_run
 
 
 @pytest.mark.parametrize("late", ["", "os.environ['RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'] = '0'; "])
@@ -74,3 +78,20 @@ def test_an_error_of_what_runs_in_a_session_stays_what_it_is(monkeypatch):
 
     with pytest.raises(ValueError, match="mine"), ray_session():
         raise ValueError("mine")
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [(train, train.train_on_cluster), (tune, tune.tune_on_cluster), (crossval, crossval.cross_validate)],
+    ids=["train", "tune", "crossval"],
+)
+def test_a_run_that_somebody_works_on_is_said_before_anybody_waits_for_machines(
+    module, command, dataset, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "ray_session", lambda **_: nullcontext())
+    monkeypatch.setattr(module, "await_resources", lambda *_, **__: pytest.fail("it waits, and asks for machines"))
+    monkeypatch.setattr("ray.nodes", lambda: [])
+    config = TrainConfig(model="tiny", weights="none")
+
+    with hold_run(tmp_path / "run"), pytest.raises(InputError, match="found a process that works on it now"):
+        command(config, data=dataset.path, run=tmp_path / "run", wait_s=900)

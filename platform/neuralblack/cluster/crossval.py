@@ -83,13 +83,12 @@ def cross_validate(
                 fix="prepare it with more patients of each class",
             )
     each = {"CPU": 1.0, "GPU": float(gpus)}
-    with ray_session():
+    with ray_session(), hold_run(run):  # before anybody waits for machines, or asks for them
         await_resources(each, 1, wait_s=wait_s)
-        with hold_run(run):
-            start_run(run, config=config, split=split.manifest, crossval={"seeds": seeds, "runs": sorted(plan)})
-            (run / PLACED).unlink(missing_ok=True)
-            with said_while_others_hold(each, 1, placed=(run / PLACED).exists):
-                _run_all(plan, data=data, run=run, each=each, refit=refit)
+        start_run(run, config=config, split=split.manifest, crossval={"seeds": seeds, "runs": sorted(plan)})
+        (run / PLACED).unlink(missing_ok=True)
+        with said_while_others_hold(each, 1, placed=(run / PLACED).exists):
+            _run_all(plan, data=data, run=run, each=each, refit=refit)
     table = table_of(_rounds(plan, run), split.classes)
     title = f"{config.model}, {len(plan)} runs on {len(dataset):,} slices"
     page = markdown(table, title=title)

@@ -103,27 +103,26 @@ def train_on_cluster(
     through = earlier_model(run, config, split)
     if through:
         return through
-    with ray_session():
+    with ray_session(), hold_run(run):  # before anybody waits for machines, or asks for them
         each: dict[str, float] = {"CPU": cpus_per_worker(workers, gpus=gpus), "GPU": float(gpus)}
         await_resources(each, min_workers or workers, wait_s=wait_s)
-        with hold_run(run):
-            start_run(run, config=config, split=split.manifest)
-            clean_up(run / "checkpoints")
-            with lines_of(run / "log.txt"):
-                fit_workers(
-                    config,
-                    data=data,
-                    run=run,
-                    workers=workers,
-                    min_workers=min_workers,
-                    each=each,
-                    start_s=max(START_S, wait_s),
-                    max_failures=max_failures,
-                    track=track,
-                )
-            best = best_checkpoint(sound(registered_checkpoints(run / "checkpoints")))
-            history = history_of(run)
-            return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
+        start_run(run, config=config, split=split.manifest)
+        clean_up(run / "checkpoints")
+        with lines_of(run / "log.txt"):
+            fit_workers(
+                config,
+                data=data,
+                run=run,
+                workers=workers,
+                min_workers=min_workers,
+                each=each,
+                start_s=max(START_S, wait_s),
+                max_failures=max_failures,
+                track=track,
+            )
+        best = best_checkpoint(sound(registered_checkpoints(run / "checkpoints")))
+        history = history_of(run)
+        return finish_run(run, config, dataset, split, best=best, history=history, calibrate=calibrate)
 
 
 def on_every_node(config: TrainConfig) -> TrainConfig:

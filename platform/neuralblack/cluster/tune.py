@@ -92,15 +92,14 @@ def tune_on_cluster(
     through = earlier_model(run, config, split, search=plan.facts)
     if through:
         return through, read_json(run / TABLE)
-    with ray_session(dashboard=plan.of_workers):
+    with ray_session(dashboard=plan.of_workers), hold_run(run):  # before anybody waits for machines, or asks for them
         concurrent = _await_room(plan, concurrent=concurrent, wait_s=wait_s)
-        with hold_run(run):
-            start_run(run, config=config, split=split.manifest, search=plan.facts)
-            settings = _settings(plan, data=data, run=run, wait_s=wait_s, share_gib=share_gib)
-            with Tracking(track, run, None) as tracking:
-                write_json(run / TRACK, tracking.names)
-                results = _search(run, plan, settings, concurrent=concurrent)
-                return _finish(run, plan, dataset, split, results, tracking)
+        start_run(run, config=config, split=split.manifest, search=plan.facts)
+        settings = _settings(plan, data=data, run=run, wait_s=wait_s, share_gib=share_gib)
+        with Tracking(track, run, None) as tracking:
+            write_json(run / TRACK, tracking.names)
+            results = _search(run, plan, settings, concurrent=concurrent)
+            return _finish(run, plan, dataset, split, results, tracking)
 
 
 def _await_room(plan: Plan, *, concurrent: int, wait_s: float) -> int:
