@@ -18,9 +18,10 @@ import ray
 import torch
 
 from neuralblack.cluster.crossval import cross_validate
+from neuralblack.cluster.others import TRAINS, actor_placed
 from neuralblack.cluster.resume import registered_checkpoints
 from neuralblack.cluster.search_state import keep_state
-from neuralblack.cluster.session import await_resources, ray_session
+from neuralblack.cluster.session import await_resources, beside, ray_session
 from neuralblack.cluster.train import fit_workers, train_on_cluster
 from neuralblack.cluster.tune import tune_on_cluster
 from neuralblack.config import TrainConfig
@@ -320,6 +321,32 @@ def test_more_than_the_cluster_can_ever_have_is_refused_at_once(cluster, dataset
         train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=9)
     with pytest.raises(InputError, match=rf"found {CPUS} CPU at most in this cluster; expected {CPUS}\.01 CPU"):
         tune_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "search", workers=CPUS)
+
+
+@pytest.mark.soak
+def test_a_run_that_waits_for_what_others_hold_says_so_until_its_workers_have_room(
+    cluster, dataset, tiny, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", logger="neuralblack")
+    monkeypatch.setattr("neuralblack.cluster.train.START_S", 3.0)
+    other = ray.remote(num_cpus=CPUS - 1)(dict).remote()
+    eventually(lambda: ray.available_resources().get("CPU") == 1, within_s=60, what="somebody else")
+
+    held = "2 x 1 CPU: 1 CPU free, with room for 1; others hold the rest"
+    with pytest.raises(RunError, match=rf"no room for 2 workers within 9 s \({held}\); the same command goes on"):
+        train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=2)
+    assert f"waiting for {held}" in caplog.text and not actor_placed(TRAINS)
+    ray.kill(other)
+    seen = []
+
+    def look(_):
+        eventually(lambda: actor_placed(TRAINS), within_s=60, what="workers with room")
+        seen.append(True)
+
+    with beside(look):
+        train_on_cluster(CONFIG, data=dataset.path, run=tmp_path / "run", workers=2)
+
+    assert seen == [True]
 
 
 @pytest.fixture

@@ -70,14 +70,16 @@ def test_a_line_says_it_until_something_is_placed(nodes, monkeypatch, caplog):
     assert [record.message for record in caplog.records] == [line] * 2
 
 
-def test_an_actor_has_its_place_once_a_node_was_found_for_it(monkeypatch):
+def test_an_actor_has_room_where_it_is_made_in_it_or_once_a_node_was_found(monkeypatch):
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01000000"))
-    here, nowhere = {"IPAddress": "127.0.0.1"}, {"IPAddress": ""}
-    table = {
-        "1": {"ActorClassName": "RayTrainWorker", "State": "DEAD", "Address": here},
-        "2": {"ActorClassName": "RayTrainWorker", "State": "PENDING_CREATION", "Address": nowhere},
-        "3": {"ActorClassName": "MapWorker(MapBatches(Classifying))", "State": "PENDING_CREATION", "Address": here},
-    }
-    monkeypatch.setattr(others.state, "actors", lambda job_id: table)
 
-    assert [actor_placed(each) for each in (others.TRAINS, others.CLASSIFIES)] == [False, True]
+    def placed(called, name, state, address):
+        table = {"1": {"ActorClassName": name, "State": state, "Address": {"IPAddress": address}}}
+        monkeypatch.setattr(others.state, "actors", lambda job_id: table)
+        return bool(actor_placed(called))
+
+    assert not placed(others.TRAINS, "RayTrainWorker", "DEAD", "127.0.0.1")
+    assert placed(others.TRAINS, "RayTrainWorker", "PENDING_CREATION", "")
+    assert not placed(others.TRAINS, "ImplicitFunc", "ALIVE", "127.0.0.1")
+    assert not placed(others.CLASSIFIES, "MapWorker(MapBatches(Classifying))", "PENDING_CREATION", "")
+    assert placed(others.CLASSIFIES, "MapWorker(MapBatches(Classifying))", "PENDING_CREATION", "127.0.0.1")

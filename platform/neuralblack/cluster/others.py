@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 60.0  # between two lines
 SURE_S = 2.0  # what an earlier command has let go of is free a moment later
-TRAINS, TRIES, CLASSIFIES = "RayTrainWorker", "ImplicitFunc", "Classifying"  # Ray's names of who works for us
+TRAINS, TRIES = "RayTrainWorker", "ImplicitFunc"  # Ray's names of actors that it makes where room was found before,
+CLASSIFIES = "Classifying"  # and of one that it makes first; it has an address once it has room
 
 
 @contextmanager
@@ -62,10 +63,12 @@ def held_by_others(each: Resources, count: int) -> str | None:
 
 
 def actor_placed(called: str) -> bool:
-    """Tell whether an actor of this job, of a class of this name, has its place on a node, if only to start there."""
+    """Tell whether an actor of this job, of a class of one of these names, has room, if only to start there."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     return any(
-        called in actor["ActorClassName"] and actor["State"] != "DEAD" and actor["Address"]["IPAddress"]
+        called in actor["ActorClassName"]
+        and actor["State"] != "DEAD"
+        and (called != CLASSIFIES or actor["Address"]["IPAddress"])
         for actor in state.actors(job_id=job).values()
     )
 
