@@ -215,6 +215,7 @@ def train(
     from neuralblack.config import TrainConfig, with_overrides
 
     config = with_overrides(TrainConfig(), set_)
+    _check_run_folder(run, config)
     model = train_on_cluster(
         config,
         data=data,
@@ -346,6 +347,7 @@ def tune_over(space: Mapping[str, Any] | None = None) -> Callable[..., None]:
         from neuralblack.cluster.tune import tune_on_cluster
 
         config, searched = with_fixed(set_, DEFAULT_SPACE if space is None else space)
+        _check_run_folder(run, config)
         model, rows = tune_on_cluster(
             config,
             data=data,
@@ -389,6 +391,7 @@ def crossval(
     from neuralblack.config import TrainConfig, with_overrides
 
     config = with_overrides(TrainConfig(), set_)
+    _check_run_folder(run, config)
     table = cross_validate(config, data=data, run=run, seeds=seeds, refit=refit, gpus=gpus, wait_s=wait_for_nodes)
     print_crossval(table)
     typer.echo(f"table {Path(run) / PAGE}")
@@ -426,10 +429,12 @@ def evaluate(
 
     Example: neuralblack evaluate runs/first data/slices --out reports/first
     """
+    from neuralblack.evaluation.evaluate import check_out
     from neuralblack.evaluation.held_out import evaluate_held_out
     from neuralblack.inference.predictor import Predictor
     from neuralblack.registry.aliases import named_model
 
+    check_out(out)  # before an engine is built, which takes a minute
     predictor = Predictor.load(named_model(model, registry), engine=engine)
     with progress_bar("classifying") as progress:
         result = evaluate_held_out(
@@ -752,6 +757,14 @@ def _ask_gate(
     print_checks(judgement.as_json())
     typer.echo(f"{alias_for(model)} {model.id} in {model.path}")
     typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")
+
+
+def _check_run_folder(run: str, config: Any) -> None:
+    """Refuse a folder of something else, or of another run, before weights are downloaded; `config`: a TrainConfig."""
+    from neuralblack.cluster.train import on_every_node
+    from neuralblack.registry.run_folder import check_run_folder
+
+    check_run_folder(Path(run), config=on_every_node(config))
 
 
 def run_verb(verb: Callable[[], object]) -> None:

@@ -18,6 +18,7 @@ from neuralblack.config import TrainConfig
 from neuralblack.errors import RunError
 from neuralblack.registry.aliases import SERVE_ANEW
 from neuralblack.registry.gate import Judgement, Rule
+from neuralblack.registry.run_folder import start_run
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = sorted(get_command(app).commands)
@@ -196,6 +197,40 @@ def test_a_gpu_that_is_not_there_is_said_before_weights_are_looked_for(neuralbla
 
     assert status == 2 and "device: found no usable GPU for this process" in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "/nowhere", "/nowhere", "--out", "mine"),
+        *((verb, "slices", "mine", "--set", "weights=/nowhere.pth") for verb in ("train", "tune", "crossval")),
+        ("train", "slices", "mine", "--workers", 0, "--set", "weights=/nowhere.pth"),
+    ],
+    ids=["evaluate", "train", "tune", "crossval", "train in this process"],
+)
+def test_a_folder_with_other_files_is_refused_before_a_model_or_weights_are_looked_for(
+    words, dataset, neuralblack, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letters.txt").write_text("mine")
+
+    status, _, err = neuralblack(*(dataset.path if word == "slices" else word for word in words))
+
+    assert status == 2 and err.startswith("neuralblack: mine: found ") and err.count("\n") == 1
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letters.txt"]
+
+
+def test_another_runs_folder_is_refused_before_weights_are_looked_for(dataset, neuralblack, tmp_path):
+    run, split = tmp_path / "run", {"classes": ["glioma"], "dataset": "0" * 64, "parts": {}}
+    start_run(run, config=TrainConfig(weights="/nowhere.pth"), split=split)
+    weights = ("--set", "weights=/nowhere.pth")
+
+    status, _, err = neuralblack("train", dataset.path, run, *weights, "--set", "lr=0.01")
+    assert status == 2 and f"{run}: found a run with lr 0.001 where this command says 0.01" in err
+
+    status, _, err = neuralblack("train", dataset.path, run, *weights)
+    assert status == 2 and "weights /nowhere.pth: found no such file" in err
 
 
 @pytest.mark.parametrize(("words", "device"), [((), "cpu"), (("--gpus",), "cuda")])

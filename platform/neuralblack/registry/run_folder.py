@@ -61,22 +61,28 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
     _make(run)
     with lock(run / ".lock"):
         if (run / "run.json").exists():
-            before = read_run(run)
-            # Fields that came later than the run: it was trained as their defaults say.
-            before["config"] = TrainConfig().model_dump(mode="json") | before["config"]
-            changed, parts = _changes(before, facts), read_json(run / "split.json")
+            changed, parts = _changes(_facts_before(run), facts), read_json(run / "split.json")
             # What later versions write beside the parts follows from them and from the weights.
             if changed or parts != {name: split[name] for name in split if name not in LATER or name in parts}:
-                raise InputError(
-                    run,
-                    found="a run with " + "; ".join(changed or ["another split"]),
-                    expected="the same command as before, to go on",
-                    fix="choose another folder for another run",
-                )
+                raise _another_run(run, changed or ["another split"])
             return
         write_bytes(run / "split.json", split_text)
         write_json(run / "environment.json", environment())
         write_bytes(run / "run.json", run_text)
+
+
+def check_run_folder(run: Path, *, config: TrainConfig) -> None:
+    """Refuse a folder that `start_run` would refuse whatever the slices are; best asked before weights are fetched.
+
+    Raises:
+        InputError: a run of another configuration is there, or other files. Nothing is written.
+
+    """
+    _refuse_other_files(run)
+    if (run / "run.json").exists():
+        now = {"config": config.model_dump(mode="json")}
+        if changed := _changes({"config": _facts_before(run)["config"]}, now):
+            raise _another_run(run, changed)
 
 
 @contextmanager
@@ -148,15 +154,34 @@ def _run_json(run: Path) -> dict[str, Any]:
     return dict(values)
 
 
+def _facts_before(run: Path) -> dict[str, Any]:
+    """Read what a run was asked for, with fields that came later than the run: it was trained as their defaults say."""
+    facts = read_run(run)
+    return {**facts, "config": TrainConfig().model_dump(mode="json") | facts["config"]}
+
+
+def _another_run(run: Path, changed: list[str]) -> InputError:
+    return InputError(
+        run,
+        found="a run with " + "; ".join(changed),
+        expected="the same command as before, to go on",
+        fix="choose another folder for another run",
+    )
+
+
 def _make(run: Path) -> None:
     """Make a run's folder where it is missing; a folder of something else is refused before it is touched."""
+    _refuse_other_files(run)
+    make_folder(run)
+
+
+def _refuse_other_files(run: Path) -> None:
     if run.is_dir() and not (run / "run.json").exists():
         others = [path for path in run.iterdir() if not path.name.startswith(".") and path.name not in UNFINISHED]
         if others and not (run / "run.json").exists():  # not one that another process has begun meanwhile
             raise InputError(
                 run, found="other files", expected="an empty folder or an earlier run", fix="choose another folder"
             )
-    make_folder(run)
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
