@@ -174,10 +174,36 @@ def test_the_command_line_has_a_line_for_each_file_also_for_what_it_cannot_read(
 
     lines = [line.split("\t") for line in plain.stdout.splitlines()]
     assert [line[0] for line in lines] == files and plain.exit_code == as_json.exit_code == 2
-    assert [line[1] for line in lines[:2]] == ["unreadable"] * 2 and "name the files in it" in lines[1][2]
+    assert [line[1] for line in lines[:2]] == ["unreadable"] * 2
+    assert f"name the files in it, or python jobs/predict.py {tmp_path / 'folder'} OUT" in lines[1][2]
     rows = [json.loads(line) for line in as_json.stdout.splitlines()]
     assert [row["status"] for row in rows[:2]] == ["unreadable"] * 2 and rows[2]["status"] in ("ok", "refused")
     assert lines[2][1] in (*dataset.classes, "refused")
+
+
+def test_no_engine_is_built_for_files_that_cannot_be_read(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("neuralblack.inference.predictor.build_engine", None)
+
+    ended = CliRunner().invoke(app, ["predict", str(tmp_path), str(tmp_path / "nowhere.png"), "--model", str(run)])
+
+    assert ended.exit_code == 2 and ended.stdout.count("\tunreadable\t") == 2
+
+
+def test_the_command_line_reads_a_slice_from_standard_input(run, dataset, tmp_path, monkeypatch):
+    Image.fromarray(dataset.images[0]).save(tmp_path / "slice.png")
+    data = (tmp_path / "slice.png").read_bytes()
+    command = ["--model", str(run), "--engine", "eager-fp32", "--json"]
+
+    (named, piped, nothing) = (
+        CliRunner().invoke(app, ["predict", file, *command], input=sent)
+        for file, sent in ((str(tmp_path / "slice.png"), None), ("-", data), ("-", b""))
+    )
+    monkeypatch.setattr("neuralblack.data.readers.MAX_BYTES", len(data) - 1)
+    long = CliRunner().invoke(app, ["predict", "-", *command], input=data)
+
+    assert json.loads(piped.stdout) == json.loads(named.stdout) | {"file": "-"} and piped.exit_code == 0
+    assert "-: found an empty file" in nothing.stdout and nothing.exit_code == 2
+    assert "-: found more than 0 MiB; expected one slice" in long.stdout and long.exit_code == 2
 
 
 def test_a_box_that_the_command_line_cannot_use_is_refused(run, dataset, tmp_path):

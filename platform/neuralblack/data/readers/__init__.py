@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from neuralblack.data.readers import dicom, figshare, images, nifti
 from neuralblack.data.slices import Slice
@@ -127,9 +128,21 @@ def file_bytes(path: Path, *, where: object) -> bytes:
             expected="a readable file",
             fix="check that it exists and that you may read it",
         ) from error
-    raise InputError(
+    raise _too_large(where, f"{size / 2**20:.0f} MiB")
+
+
+def stream_bytes(stream: BinaryIO, *, where: object) -> bytes:
+    """Read a stream to its end; raises InputError where it is far too large to be a slice."""
+    data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise _too_large(where, f"more than {MAX_BYTES / 2**20:.0f} MiB")
+    return data
+
+
+def _too_large(where: object, found: str) -> InputError:
+    return InputError(
         where,
-        found=f"{size / 2**20:.0f} MiB",
+        found=found,
         expected=f"one slice, at most {MAX_BYTES / 2**20:.0f} MiB",
         fix="split volumes into slices first",
     )
