@@ -485,6 +485,9 @@ def predict(
 ) -> None:
     """Classify image files, a line for each: file, class, probability; or file, "refused" or "unreadable", why.
 
+    Where its prediction set holds other classes, too, they are a fourth column: or glioma, pituitary (95%). So often
+    the true class of a new patient's slice is among all that are named.
+
     Status 2 where one could not be read. A whole folder: python jobs/predict.py FOLDER OUT
 
     Example: neuralblack predict scan.png --model runs/first
@@ -532,7 +535,7 @@ def predict(
         elif answer.label is None:
             typer.echo(f"{image}\t{answer.status}\t{' '.join(reason.sentence for reason in answer.reasons)}")
         else:
-            typer.echo(f"{image}\t{answer.label}\t{answer.probability:.3f}")
+            typer.echo("\t".join([str(image), answer.label, f"{answer.probability:.3f}", *_or_others(answer)]))
     if unreadable:
         raise SystemExit(2)
 
@@ -776,6 +779,13 @@ def _read_named(image: Path) -> Any:
         fix = f"name the files in it, or python jobs/predict.py {image} OUT"
         raise InputError(image, found="a folder", expected="a file", fix=fix)
     return read_slice(image, where=image, labelled=False)
+
+
+def _or_others(answer: Any) -> list[str]:
+    """Name the other classes of a `Prediction`'s set, with the share of slices whose true class is in such a set."""
+    others = [name for name in answer.prediction_set if name != answer.label]
+    sure = "not calibrated" if answer.coverage is None else f"{answer.coverage:.0%}"
+    return [f"or {', '.join(others)} ({sure})"] if others else []
 
 
 def _check_run_folder(run: str, config: Any) -> None:

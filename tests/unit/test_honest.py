@@ -181,6 +181,27 @@ def test_the_command_line_has_a_line_for_each_file_also_for_what_it_cannot_read(
     assert lines[2][1] in (*dataset.classes, "refused")
 
 
+@pytest.mark.parametrize(
+    ("members", "coverage", "columns"),
+    [
+        (("glioma",), 0.95, ["glioma", "0.600"]),
+        (("glioma", "no tumour", "pituitary"), 0.95, ["glioma", "0.600", "or no tumour, pituitary (95%)"]),
+        (("glioma", "no tumour"), None, ["glioma", "0.600", "or no tumour (not calibrated)"]),
+    ],
+    ids=["alone", "several", "not calibrated"],
+)
+def test_the_command_line_names_the_other_classes_of_a_prediction_set(
+    members, coverage, columns, run, dataset, tmp_path, monkeypatch
+):
+    Image.fromarray(dataset.images[0]).save(tmp_path / "slice.png")
+    answer = Prediction("ok", "glioma", 0.6, {}, members, coverage)
+    monkeypatch.setattr(Predictor, "__call__", lambda *_: [answer])
+
+    command = ["predict", str(tmp_path / "slice.png"), "--model", str(run), "--engine", "eager-fp32"]
+
+    assert CliRunner().invoke(app, command).stdout == "\t".join([str(tmp_path / "slice.png"), *columns]) + "\n"
+
+
 def test_no_engine_is_built_for_files_that_cannot_be_read(run, tmp_path, monkeypatch):
     monkeypatch.setattr("neuralblack.inference.predictor.build_engine", None)
 
