@@ -16,7 +16,7 @@ from neuralblack.errors import InputError
 from neuralblack.registry.aliases import CHAMPION, resolve
 from neuralblack.registry.describe import describe
 from neuralblack.registry.gate import Judgement
-from neuralblack.registry.model_folder import open_model
+from neuralblack.registry.model_folder import model_path, open_model
 from neuralblack.registry.promotion import check_audit, promote, roll_back
 from neuralblack.registry.run_folder import history_of, hold_run, read_run, record_epoch, start_run
 from neuralblack.training.runs import train_here
@@ -50,7 +50,7 @@ def test_a_promoted_run_is_the_champion_and_the_same_model(run, tmp_path):
         (lambda model: (model / "weights.safetensors").write_bytes(b"x"), ["weights.safetensors", "SHA-256"]),
         (lambda model: (model / "card.json").unlink(), ["card.json", "found nothing"]),
         (lambda model: (model / "manifest.json").unlink(), ["no manifest.json"]),
-        (lambda model: shutil.rmtree(model), ["found nothing"]),
+        (lambda model: shutil.rmtree(model), ["found a run without a model"]),
         (lambda model: (model / "manifest.json").write_text('{"files": {"../x": "0"}}'), ["../x"]),
         (lambda model: (model / "manifest.json").write_text('{"files": {}}'), ["card.json"]),
         (lambda model: (model / "manifest.json").write_text("{"), ["no readable JSON"]),
@@ -291,6 +291,28 @@ def test_describe_says_what_a_dataset_a_run_and_a_model_are(run, dataset):
     assert any("slices" in name for name, _ in describe(dataset.path))
     with pytest.raises(InputError, match="a dataset, a model folder or a run"):
         describe(run / "epochs")
+
+
+def test_what_is_no_model_is_called_what_it_is(run, dataset, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "scan.png").write_bytes(b"")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+
+    for path, words in (
+        (tmp_path / "nowhere", "found nothing; expected a run or a model folder. Fix: check the path"),
+        (tmp_path / "scan.png", "found a file; expected a run or a model folder"),
+        (tmp_path, "found a folder of runs; expected a run or a model folder. Fix: name one of them, such as "),
+        (dataset.path, "found a prepared dataset; expected a run or a model folder"),
+        (tmp_path / "letters", "found a folder of another kind; expected a run or a model folder"),
+        (tmp_path / "begun", "found a run without a model; expected one that is through. Fix: the same command"),
+    ):
+        with pytest.raises(InputError) as error:
+            open_model(model_path(path))
+        assert str(error.value).startswith(f"{path}: {words}")
+
+    with pytest.raises(InputError, match="found a folder of runs; expected a dataset, a model folder or a run"):
+        describe(tmp_path)
 
 
 def test_a_three_class_dataset_gives_a_three_class_model(dataset, tiny, tmp_path):

@@ -10,7 +10,7 @@ from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.errors import InputError
 from neuralblack.files import is_address, read_json
 from neuralblack.registry.cost import cost_of, said
-from neuralblack.registry.model_folder import ModelFolder, open_model
+from neuralblack.registry.model_folder import ModelFolder, open_model, what_is_at
 from neuralblack.registry.run_folder import history_of, read_run
 
 Rows = list[tuple[str, str]]
@@ -29,7 +29,7 @@ def describe(path: str | Path) -> Rows:
         return describe_dataset(open_dataset(path))
     raise InputError(
         path,
-        found="nothing" if not path.exists() else "a folder of another kind" if path.is_dir() else "a file",
+        found=what_is_at(path),
         expected="a dataset, a model folder or a run",
         fix="check the path",
     )

@@ -18,7 +18,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from neuralblack.config import TrainConfig, checked
+from neuralblack.data.dataset import is_dataset
 from neuralblack.data.preprocessing import Preprocessing
+from neuralblack.data.shards import MANIFEST as SHARDS
 from neuralblack.errors import InputError
 from neuralblack.files import MANIFEST, check_manifest, new_folder, read_json, write_json, write_manifest
 from neuralblack.models.heads import scoring
@@ -104,7 +106,11 @@ def save_model(
 
 
 def open_model(path: Path) -> ModelFolder:
-    """Check a model folder and read all but its weights; raises InputError naming a file that is missing or differs."""
+    """Check a model folder and read all but its weights.
+
+    Raises InputError where something else is there, naming it, or a file that is missing or differs.
+    """
+    _refuse_another_kind(path)
     hash_ = check_manifest(path)
     wanted = {WEIGHTS, *(f"{name}.json" for name in ("card", "preprocessing", "calibration", "split", "history"))}
     files = read_json(path / MANIFEST)["files"]
@@ -117,6 +123,34 @@ def open_model(path: Path) -> ModelFolder:
     spec = checked(Preprocessing, read_json(path / "preprocessing.json"), where=path / "preprocessing.json")
     calibration, split, history = (read_json(path / f"{name}.json") for name in ("calibration", "split", "history"))
     return ModelFolder(path, hash_, card, spec, calibration, split, history, files)
+
+
+def what_is_at(path: Path) -> str:
+    """Say for a message what lies at a path where something else was expected."""
+    if not path.exists():
+        return "nothing"
+    if not path.is_dir():
+        return "a file"
+    if is_dataset(path) or (path / SHARDS).is_file():
+        return "a prepared dataset"
+    return "a folder of runs" if _runs_in(path) else "a folder of another kind"
+
+
+def _refuse_another_kind(path: Path) -> None:
+    """Raise InputError where a path is no model folder, not even one that a kill or a damage left incomplete."""
+    ours = path.is_dir() and any((path / name).is_file() for name in (MANIFEST, "card.json", WEIGHTS))
+    if ours and not is_dataset(path):
+        return
+    if path.name == "model" and not path.exists() and (path.parent / "run.json").is_file():
+        fix = "the same command again goes on with it; of a cross-validation, name one of the runs in it"
+        raise InputError(path.parent, found="a run without a model", expected="one that is through", fix=fix)
+    runs = _runs_in(path)
+    fix = f"name one of them, such as {runs[0]}" if runs else "check the path"
+    raise InputError(path, found=what_is_at(path), expected="a run or a model folder", fix=fix)
+
+
+def _runs_in(path: Path) -> list[Path]:
+    return sorted(each.parent for each in path.glob("*/run.json"))
 
 
 def load_weights(folder: ModelFolder) -> nn.Sequential:
