@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from neuralblack.cli import app
 from neuralblack.data.export import export
 from neuralblack.data.prepare import prepare
+from neuralblack.data.write_shards import write_shards
 from neuralblack.errors import InputError
 
 
@@ -86,3 +87,16 @@ def test_a_folder_that_is_there_is_not_touched_and_nothing_to_cut_to_is_said(dat
         export(without, tmp_path / "out", roi=True)
 
     assert not any((tmp_path / "kept").iterdir()) and not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_into_the_datasets_own_folder(dataset, tmp_path):
+    (tmp_path / "link").symlink_to(dataset.path)
+    before = sorted(dataset.path.iterdir())
+
+    for place in (dataset.path / "out", tmp_path / "link" / "out"):
+        with pytest.raises(InputError, match=f"{place}: found a place in the dataset .*; expected a folder apart"):
+            export(dataset, place)
+        with pytest.raises(InputError, match="expected a folder apart"):
+            write_shards(dataset, str(place))
+
+    assert sorted(dataset.path.iterdir()) == before

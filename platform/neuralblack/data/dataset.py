@@ -197,6 +197,14 @@ def is_dataset(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("kind") == KIND
 
 
+def refuse_inside(out: Path, dataset: Dataset) -> None:
+    """Raise InputError for a place in a dataset's own folder: with other files in it, it could not be renewed."""
+    if isinstance(dataset.path, Path) and out.resolve().is_relative_to(dataset.path.resolve()):
+        raise InputError(
+            out, found=f"a place in the dataset {dataset.path}", expected="a folder apart", fix="choose another place"
+        )
+
+
 def write_dataset(
     folder: Path,
     rows: Sequence[Row],

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from neuralblack.data.crops import MARGIN, around
-from neuralblack.data.dataset import Dataset
+from neuralblack.data.dataset import Dataset, refuse_inside
 from neuralblack.data.shards import by_shard
 from neuralblack.errors import InputError
 from neuralblack.files import new_folder
@@ -42,9 +42,10 @@ def export(
         How many slices were written of each class.
 
     Raises:
-        InputError: `out` is there already, or no slice has a box to cut to.
+        InputError: `out` is there already, or lies in the dataset's folder; or no slice has a box to cut to.
 
     """
+    refuse_inside(out, dataset)
     if out.exists():
         raise InputError(out, found="something there already", expected="a new folder", fix="choose another name")
     rows = np.flatnonzero(dataset.boxes[:, 0] >= (0 if roi else -1))

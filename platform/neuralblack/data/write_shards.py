@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from neuralblack.data.dataset import NAMES, Dataset, is_dataset, names_batch, write_batch
+from neuralblack.data.dataset import NAMES, Dataset, is_dataset, names_batch, refuse_inside, write_batch
 from neuralblack.data.places import Place
 from neuralblack.data.shards import FORMAT, INDEX, KIND, MANIFEST, parsed, places_of, read_manifest, scattered
 from neuralblack.errors import InputError
@@ -32,7 +32,8 @@ def write_shards(
         progress: called with slices written and all slices.
 
     Raises:
-        InputError: shards of another dataset are there, or a dataset; nothing can be written there, or a disk is full.
+        InputError: shards of another dataset are there, or a dataset; it lies in the dataset's folder; nothing can be
+            written there, or a disk is full.
 
     """
     place = Place(out)
@@ -43,6 +44,8 @@ def write_shards(
             expected="an empty place, or shards of this dataset",
             fix="choose another place; nothing of it was touched",
         )
+    if place.folder:
+        refuse_inside(place.folder, dataset)
     with place.writing() as path:
         _write(dataset, place, path, slices, progress)
 
