@@ -180,7 +180,9 @@ def runs(folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of
 
 @app.command()
 def phantoms(
-    out: Annotated[Path, typer.Argument(help="A new folder.", callback=_outlives_job)],
+    out: Annotated[
+        Path, typer.Argument(help="A new folder, or one of phantoms, which it replaces.", callback=_outlives_job)
+    ],
     patients: Annotated[int, typer.Option(min=4, help="Made-up heads.")] = 40,
     slices: Annotated[int, typer.Option(min=1, help="Neighbouring slices of each head and view.")] = 3,
     size: Annotated[int, typer.Option(min=64, max=2048, help="Pixels a side.")] = 512,  # MAX_SIDE of data/slices.py

@@ -193,10 +193,12 @@ def test_the_command_draws_nothing_larger_than_prepare_reads(size, status, tmp_p
     assert (done.exit_code, drawn) == (status, [size] * (status == 0))
 
 
-def test_phantoms_take_the_place_of_phantoms_and_of_nothing_else(tmp_path):
+def test_phantoms_take_the_place_of_phantoms_and_of_nothing_else(tmp_path, caplog):
+    caplog.set_level("INFO")
     out, scans = tmp_path / "out", tmp_path / "out" / "figshare"
-    for _ in range(2):
+    for said in ([], [f"the phantoms that were in {out} before are replaced"]):
         write_phantoms(out, patients=4, slices=1, size=64)
+        assert caplog.messages == said
 
     def refused():
         with pytest.raises(InputError, match="found something that is no phantoms; expected a new folder"):

@@ -7,6 +7,7 @@ views at neighbouring places. No person was scanned; a result on phantoms says t
 nothing about medicine.
 """
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from neuralblack.data.readers import read_slice
 from neuralblack.errors import InputError
 from neuralblack.files import files_in, new_folder
 from neuralblack.labels import CLASSES, FIGSHARE_CODES
+
+log = logging.getLogger(__name__)
 
 VIEWS = {"axial": 2, "coronal": 1, "sagittal": 0}  # view -> the axis it is cut across
 FOLDS = 5
@@ -121,6 +124,7 @@ def write_phantoms(
         progress: called with slices done and slices in all.
     """
     _check(out, patients, slices, size)
+    replaced = out.is_dir() and any(out.iterdir())
     offsets = np.linspace(-1, 1, slices) if slices > 1 else np.zeros(1)
     codes = {label: code for code, label in FIGSHARE_CODES.items()}
     folds: list[int] = []
@@ -152,6 +156,8 @@ def write_phantoms(
                     if progress:
                         progress(done, total)
         write_cvind(scans / "cvind.mat", np.array(folds))
+    if replaced:
+        log.info("the phantoms that were in %s before are replaced", out)
     return total
 
 
