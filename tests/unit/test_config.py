@@ -25,6 +25,7 @@ def test_overrides_reach_plain_fields_lists_nested_fields_and_schedules():
     [
         ("lr=0", ["--set lr", "found 0", "expected a value greater than 0. Fix: give another", "Peak learning rate"]),
         ("lr=fast", ["--set lr", "'fast'", "number"]),
+        ("lr=nan", ["--set lr: found nan; expected a number. Fix: give another"]),
         ("epochs=0", ["--set epochs", "greater than or equal to 1"]),
         ("rate=1", ["'rate'", "one of", "lr_decay", "Fix: take one of these names"]),
         ("augmentation.twist=1", ["'augmentation.twist'", "rotate_degrees"]),
