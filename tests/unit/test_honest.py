@@ -47,6 +47,21 @@ def test_a_run_ends_with_calibration_in_its_model_and_on_its_card(run, dataset):
     assert [path.name for path in run.iterdir() if path.name.startswith(".calibrating")] == []
 
 
+def test_what_was_taken_of_published_weights_is_said_once_where_a_run_begins_with_them(dataset, tiny, tmp_path, caplog):
+    caplog.set_level("INFO")
+
+    def said():
+        caplog.clear()
+        config = SHORT.model_copy(update={"weights": "imagenet", "epochs": 2})
+        train_here(config, data=dataset.path, run=tmp_path / "run")
+        return caplog.text.count("tensors of the backbone")
+
+    assert said() == 1
+    assert said() == 0 and "this run is through" in caplog.text
+    shutil.rmtree(tmp_path / "run" / "model")
+    assert said() == 0, "it goes on from a checkpoint"
+
+
 def test_golden_slices_give_the_golden_logits_in_eager_fp32(run):
     model = open_model(run / "model")
     reference = load_reference(model)

@@ -64,7 +64,7 @@ def test_resnet50_takes_a_file_in_the_layouts_that_go_round_and_says_what_it_too
     state = {rename(key): value for key, value in published.items() if rename(key)}
     torch.save({"state_dict": state}, tmp_path / "weights.pth")
 
-    model = build_model("resnet50", classes=2, weights=str(tmp_path / "weights.pth"))
+    model = build_model("resnet50", classes=2, weights=str(tmp_path / "weights.pth"), say=True)
 
     assert torch.equal(model.layer1[0].conv1.weight, published["layer1.0.conv1.weight"])
     assert torch.equal(model.stem[0].weight, published["conv1.weight"].sum(1, keepdim=True))

@@ -100,7 +100,7 @@ def network_for(config: TrainConfig) -> Network:
     return network if config.size is None else replace(network, size=config.size)
 
 
-def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0) -> nn.Sequential:
+def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0, say: bool = False) -> nn.Sequential:
     """Build a network's stages for one-channel slices.
 
     Args:
@@ -109,6 +109,7 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
         weights: `imagenet`, `none`, or the path of a file in the published network's layout, or of the weights of a
             model folder; of those the head counts as well where it has as many classes.
         seed: of everything random in it.
+        say: log what was taken of published weights: for who trains on from them.
 
     Returns:
         (B, 1, size, size) float32 -> (B, classes) logits, in channels_last; its children are the stages, first to last.
@@ -124,7 +125,7 @@ def build_model(name: str, *, classes: int, weights: str = "none", seed: int = 0
     state = {} if weights == "none" else network.imagenet() if weights == "imagenet" else read_weights(weights)
     ours = _is_ours(state, network, published, head)
     if state and not ours:
-        _load(published, state, network, where=weights)
+        _load(published, state, network, where=weights, say=say)
     one_channel(published, network.stem)
     model = nn.Sequential(network.stages(published, head))
     if ours:
@@ -140,7 +141,7 @@ def is_ours(name: str, weights: str) -> bool:
     return _is_ours(read_weights(weights), network, published, head)
 
 
-def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *, where: str) -> None:
+def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *, where: str, say: bool) -> None:
     """Load the backbone; the classifier of the file is not used. Anything missing or misshapen is refused.
 
     A file may number the published network's children in their order instead of naming them, as RadImageNet's
@@ -159,8 +160,9 @@ def _load(published: nn.Module, state: Mapping[str, Tensor], network: Network, *
             expected="all of them, by the published network's names",
             fix="give a file of this network, or --set weights=none",
         )
-    others = sorted(key for key in state if key not in taken and "num_batches_tracked" not in key)
-    log.info("weights %s: all %d tensors of the backbone; left: %s", where, len(taken), ", ".join(others) or "none")
+    if say:
+        left = ", ".join(sorted(key for key in state if key not in taken and "num_batches_tracked" not in key))
+        log.info("weights %s: all %d tensors of the backbone; left: %s", where, len(taken), left or "none")
     published.load_state_dict(taken, strict=False)
 
 

@@ -105,8 +105,13 @@ def train(
     network = network_for(config)
     if network.size > dataset.spec.size:
         log.warning("slices of %d pixels a side are enlarged to %d: no more to see", dataset.spec.size, network.size)
-    model = build_model(config.model, classes=len(split.classes), weights=config.weights, seed=config.seed)
-    model = model.to(execution.device)
+    model = build_model(
+        config.model,
+        classes=len(split.classes),
+        weights=config.weights,
+        seed=config.seed,
+        say=start is None,  # else they are overwritten
+    ).to(execution.device)
     pixels = Pixels(as_shown(dataset, config.input).images, execution)
     part = part_of(config.batch_size, len(split.train), group.size)
     behind = FrozenStages(execution, size=part)
