@@ -32,6 +32,9 @@ app = typer.Typer(
 )
 
 
+INTERRUPTED = 130  # the status that typer ends with at Ctrl-C, without a word
+
+
 def _say_version(asked: bool) -> None:
     """Print the version, where it is asked for, and end."""
     if asked:
@@ -799,7 +802,10 @@ def _check_run_folder(run: str, config: Any) -> None:
 
 
 def run_verb(verb: Callable[[], object]) -> None:
-    """Run a command line. What people can mend is one line on stderr: status 2 for input, 1 for a failed run."""
+    """Run a command line. What people can mend is one line on stderr: status 2 for input, 1 for a failed run.
+
+    Ctrl-C is a line as well, and status 130 where a verb does not say more of it.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("neuralblack").setLevel(logging.INFO)
     try:
@@ -807,6 +813,11 @@ def run_verb(verb: Callable[[], object]) -> None:
     except (InputError, RunError) as error:
         typer.secho(f"neuralblack: {error}", fg="red", err=True)
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
+        typer.secho("neuralblack: interrupted", fg="red", err=True)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def main() -> None:

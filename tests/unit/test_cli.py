@@ -300,6 +300,17 @@ def test_a_run_that_failed_is_one_line_and_status_1(neuralblack, monkeypatch, da
     assert (status, err) == (1, "neuralblack: training stopped: rank 1: its process died (killed, or out of memory)\n")
 
 
+def test_ctrl_c_is_one_line_and_status_130(neuralblack, monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neuralblack.data.prepare.prepare", interrupted)
+
+    assert neuralblack("prepare", tmp_path, "--out", tmp_path / "out") == (130, "", "neuralblack: interrupted\n")
+    with pytest.raises(SystemExit, match="130"):
+        cli.run_verb(interrupted)
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     def bug() -> None:
         raise KeyError("ours")
