@@ -678,6 +678,36 @@ def test_killed_run_leaves_no_half_dataset_and_no_workers_and_the_next_one_clean
     assert not hidden(tmp_path)
 
 
+def test_ctrl_c_while_workers_start_is_one_line_and_leaves_nothing(tmp_path, figshare):
+    script = """
+        import pathlib, sys, time
+        from neuralblack.cli import run_verb
+        from neuralblack.data.prepare import prepare
+
+        def verb():
+            prepare(
+                [pathlib.Path(sys.argv[1])], pathlib.Path(sys.argv[2]), size=64, workers=2,
+                progress=lambda done, total: time.sleep(600),
+            )
+
+        if __name__ == "__main__":
+            run_verb(verb)
+    """
+    (tmp_path / "run.py").write_text(textwrap.dedent(script))
+    command = [sys.executable, tmp_path / "run.py", figshare, tmp_path / "out"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    try:
+        wait_until(lambda: any(map(has_its_own_ctrl_c, children.read_text().split())))
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        said = run.communicate(timeout=60)[1]
+    finally:
+        run.kill()
+
+    assert (run.returncode, said) == (130, "neuralblack: interrupted\n")
+    assert not (tmp_path / "out").exists() and not hidden(tmp_path)
+
+
 def test_dataset_moved_aside_by_a_killed_run_is_put_back(prepared, figshare):
     prepared.rename(prepared.with_name(".out.0123abcd.old"))
     (prepared.with_name(".out.0123abcd")).mkdir()
@@ -689,6 +719,12 @@ def test_dataset_moved_aside_by_a_killed_run_is_put_back(prepared, figshare):
 
     assert len(open_dataset(prepared)) == 6
     assert hidden(prepared.parent) == [other.name]
+
+
+def has_its_own_ctrl_c(pid):
+    """Whether a process catches or blocks it, as a Python program does or a worker of ours; a helper ignores it."""
+    facts = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool((int(facts["SigCgt"], 16) | int(facts["SigBlk"], 16)) & 1 << signal.SIGINT - 1)
 
 
 def wait_until(condition, deadline_s=60):

@@ -76,7 +76,9 @@ def _in_workers(read: partial[Read], files: Iterable[File], workers: int) -> Ite
     with _one_thread_each():
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
         try:
-            yield from pool.map(read, files, chunksize=8)
+            with _ctrl_c_kept_back():
+                results = pool.map(read, files, chunksize=8)  # which starts the workers
+            yield from results
         except BrokenProcessPool as error:
             raise RunError("a process reading scans died, perhaps of too little memory") from error
         finally:
@@ -98,9 +100,18 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _ctrl_c_kept_back() -> Iterator[None]:
+    """Have processes that are started in here leave Ctrl-C to this one for good, which hears of it behind the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it: killed, it would leave its workers waiting for work for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End with the parent: killed, it would leave its workers waiting for work for ever."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
