@@ -117,7 +117,7 @@ def check_replaceable(path: Path, own: Sequence[str], *, what: str) -> None:
         raise InputError(
             path,
             found=f"something that is no {what}: {(others or sorted(names))[0]}",
-            expected=f"a new folder, or one with nothing but such a {what} in it",
+            expected=f"a new folder, or one with nothing but an earlier {what} in it",
             fix="move it away, or choose another folder; nothing of it was touched",
         )
 
