@@ -26,7 +26,7 @@ from benchmarks.machine import describe_now
 from neuralblack.config import TrainConfig, with_overrides
 from neuralblack.data.crops import box_at
 from neuralblack.data.dataset import Dataset, hashed, open_dataset
-from neuralblack.data.splits import FILE, folds_of, load_split, make_split
+from neuralblack.data.splits import SPLIT_JSON, folds_of, load_split, make_split
 from neuralblack.errors import InputError, RunError
 from neuralblack.evaluation.baselines import BASELINES, known_part
 from neuralblack.evaluation.held_out import linear_probe
@@ -227,7 +227,7 @@ def _set(overrides: Sequence[str]) -> list[str]:
 def _judged(run: Path, dataset: Dataset, *, name: str, block: str, temperature: float | None = None) -> dict[str, Any]:
     """Ask a run's model of its test part; `temperature` is one that is borrowed, for a model that has none."""
     predictor = Predictor.load(run, engine=ENGINE)
-    split = load_split(predictor.folder.split, dataset, where=predictor.folder.path / FILE)
+    split = load_split(predictor.folder.split, dataset, where=predictor.folder.path / SPLIT_JSON)
     part = known_part(dataset, split.test, predictor.classes)
     shares = predictor.probabilities(dataset.images[part.rows], dataset.boxes[part.rows])
     said = Slices(part.labels, shares, _patients(dataset, part.rows))

@@ -26,7 +26,7 @@ from neuralblack.data.phantoms import Patient, draw_phantom
 from neuralblack.data.preprocessing import Preprocessing, prepared
 from neuralblack.data.readers import read_slice
 from neuralblack.data.slices import Prepared, Slice
-from neuralblack.data.splits import FILE, load_split
+from neuralblack.data.splits import SPLIT_JSON, load_split
 from neuralblack.inference.engines import build_engine
 from neuralblack.inference.reference import load_gate
 from neuralblack.labels import CLASSES
@@ -92,7 +92,7 @@ def main() -> None:
     measure = Measurer(given.model, given.engine)
     folder = measure.folder
     dataset = open_dataset(given.dataset)
-    split = load_split(folder.split, dataset, where=folder.path / FILE)
+    split = load_split(folder.split, dataset, where=folder.path / SPLIT_JSON)
     slices = [Prepared(np.array(dataset.images[row])) for row in split.test]
     some = slices[:: max(1, len(slices) // given.each)][: given.each]
     held_out = measure(slices)

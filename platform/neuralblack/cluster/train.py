@@ -29,7 +29,7 @@ from neuralblack.cluster.session import (
 )
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, open_dataset
-from neuralblack.data.splits import FILE, Split, load_split
+from neuralblack.data.splits import SPLIT_JSON, Split, load_split
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import no_space_is_said, read_json
 from neuralblack.inference.reference import calibrate
@@ -238,7 +238,7 @@ def _worker(settings: dict[str, Any]) -> None:
     if group.rank == 0:
         log_to(run / "log.txt")
     dataset = open_dataset(settings["data"])
-    split = load_split(read_json(run / FILE), dataset, where=run / FILE)
+    split = load_split(read_json(run / SPLIT_JSON), dataset, where=run / SPLIT_JSON)
     config = TrainConfig.model_validate(settings["config"])
     with Tracking(settings["track"] if group.rank == 0 else (), run, config) as tracking:
         train(

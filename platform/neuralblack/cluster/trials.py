@@ -16,7 +16,7 @@ from neuralblack.cluster.resume import clean_up, registered_checkpoints, start_o
 from neuralblack.cluster.train import fit_workers, log_to
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
-from neuralblack.data.splits import FILE, load_split
+from neuralblack.data.splits import SPLIT_JSON, load_split
 from neuralblack.errors import InputError, RunError, is_final
 from neuralblack.files import read_json, write_json
 from neuralblack.registry.cost import Clock
@@ -60,7 +60,7 @@ def _train_alone(run: Path, given: dict[str, Any], settings: dict[str, Any]) -> 
     log_to(Path(settings["run"]) / "log.txt")  # where it says why nothing is shared, if so
     torch.set_num_threads(max(1, int(settings["each"]["CPU"])))
     dataset = open_dataset(settings["data"])
-    split_file = Path(settings["run"]) / FILE
+    split_file = Path(settings["run"]) / SPLIT_JSON
     split = load_split(read_json(split_file), dataset, where=split_file)
 
     def report(metrics: Metrics, state: State) -> None:
@@ -91,7 +91,7 @@ def trial_of_workers(given: dict[str, Any], settings: dict[str, Any]) -> None:
     """One trial over several workers: Ray Train inside, with a run folder of its own."""
     run = _folder_of_this_trial(settings)
     config = TrainConfig.model_validate(settings["config"] | given[PARAMS])
-    start_run(run, config=config, split=read_json(Path(settings["run"]) / "split.json"))
+    start_run(run, config=config, split=read_json(Path(settings["run"]) / SPLIT_JSON))
     log_to(Path(settings["run"]) / "log.txt")
     clean_up(run / "checkpoints")
     fit_workers(

@@ -16,7 +16,7 @@ from neuralblack.labels import CLASSES
 VERSION = 1
 NO_PATIENTS = "if the folders below the class folders are no patients, put slices directly into the class folders"
 PARTS = ("train", "validation", "test")
-FILE = "split.json"  # in a run's folder and in a model's
+SPLIT_JSON = "split.json"  # in a run's folder and in a model's
 AGAIN = "train again in a new run folder: neuralblack train DATA RUN"
 
 
@@ -115,7 +115,7 @@ def make_split(
     return Split(kept["train"], kept["validation"], kept["test"], classes, manifest)
 
 
-def load_split(manifest: Mapping[str, Any], dataset: Dataset, *, where: object = FILE) -> Split:
+def load_split(manifest: Mapping[str, Any], dataset: Dataset, *, where: object = SPLIT_JSON) -> Split:
     """Rebuild a split from its manifest; `where` is its file, for errors.
 
     Raises InputError for another dataset, a shared patient, or a changed file.
@@ -180,7 +180,7 @@ def refuse_overlap(
     dataset: Dataset,
     rows: Sequence[int] | NDArray[np.int64],
     *,
-    where: object = FILE,
+    where: object = SPLIT_JSON,
 ) -> None:
     """Refuse to evaluate on patients a model was trained on or chosen by; raises InputError with how many.
 

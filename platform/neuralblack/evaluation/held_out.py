@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import LEARNT_ONLY, Dataset, open_dataset, sample_of
 from neuralblack.data.shards import by_shard
-from neuralblack.data.splits import FILE, Split, folds_of, load_split, refuse_overlap
+from neuralblack.data.splits import SPLIT_JSON, Split, folds_of, load_split, refuse_overlap
 from neuralblack.errors import InputError
 from neuralblack.evaluation.baselines import BASELINES, Baseline, Part, known_part, line
 from neuralblack.evaluation.copies import find_copies, refuse_copies
@@ -62,7 +62,7 @@ def evaluate_held_out(
     """
     check_out(out)
     dataset, manifest = open_dataset(data), predictor.folder.split
-    where = predictor.folder.path / FILE
+    where = predictor.folder.path / SPLIT_JSON
     rows = _rows(dataset, manifest, folds)
     refuse_overlap(manifest, dataset, rows, where=where)
     source = _trained_on(dataset, manifest, trained_on)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neuralblack.data.crops import as_shown
 from neuralblack.data.dataset import Dataset, class_numbers, open_dataset, sample_of
-from neuralblack.data.splits import FILE, Split, load_split
+from neuralblack.data.splits import SPLIT_JSON, Split, load_split
 from neuralblack.errors import InputError, RunError
 from neuralblack.files import new_folder, write_json, write_manifest
 from neuralblack.inference.eager import eager
@@ -58,7 +58,7 @@ def quantize(path: Path, data: str | Path, *, calibration: int = CALIBRATION) ->
         raise InputError(
             folder.path, found="a model in a registry", expected="a run", fix="quantise the run, then promote it"
         )
-    split = load_split(folder.split, dataset, where=folder.path / FILE)
+    split = load_split(folder.split, dataset, where=folder.path / SPLIT_JSON)
     if not len(split.validation):
         raise InputError(
             path, found="no validation part", expected="slices to compare int8 with fp32 on", fix="train with one"

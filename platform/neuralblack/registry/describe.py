@@ -7,6 +7,7 @@ from neuralblack.config import TrainConfig, checked
 from neuralblack.data.dataset import is_dataset, open_dataset
 from neuralblack.data.describe import describe_dataset
 from neuralblack.data.shards import MANIFEST as SHARDS
+from neuralblack.data.splits import SPLIT_JSON
 from neuralblack.errors import InputError
 from neuralblack.files import is_address, read_json
 from neuralblack.registry.cost import cost_of, said
@@ -59,7 +60,7 @@ def describe_model(model: ModelFolder) -> Rows:
 def describe_run(run: Path) -> Rows:
     """Describe a run, finished or not."""
     facts, epochs = read_run(run), history_of(run)
-    config, split = checked(TrainConfig, facts["config"], where=run / "run.json"), read_json(run / "split.json")
+    config, split = checked(TrainConfig, facts["config"], where=run / "run.json"), read_json(run / SPLIT_JSON)
     rows = [
         ("run", str(run)),
         ("network", _recipe(config)),

@@ -21,6 +21,7 @@ from neuralblack.config import TrainConfig, checked
 from neuralblack.data.dataset import is_dataset
 from neuralblack.data.preprocessing import Preprocessing
 from neuralblack.data.shards import MANIFEST as SHARDS
+from neuralblack.data.splits import SPLIT_JSON
 from neuralblack.errors import InputError
 from neuralblack.files import MANIFEST, check_manifest, new_folder, read_json, write_json, write_manifest
 from neuralblack.models.heads import scoring
@@ -99,7 +100,7 @@ def save_model(
         write_json(folder / "calibration.json", calibration or {})
         if reference:
             save_file(reference, folder / REFERENCE)
-        write_json(folder / "split.json", split)
+        write_json(folder / SPLIT_JSON, split)
         write_json(folder / "history.json", history)
         write_manifest(folder)
     return open_model(path)
@@ -208,14 +209,14 @@ def split_behind(config: TrainConfig) -> dict[str, Any] | None:
     InputError where a file of this platform has neither: then nobody can say whom the model has seen.
     """
     path = Path(config.weights)
-    if path.name == WEIGHTS and (path.parent / "split.json").exists():
+    if path.name == WEIGHTS and (path.parent / SPLIT_JSON).exists():
         return open_model(path.parent).split
     if config.weights in ("imagenet", "none") or not is_ours(config.model, config.weights):
         return None
     beside, *above = path.resolve().parents
     for folder in (beside, *(each for each in above if (each / "run.json").exists())):
-        if (folder / "split.json").exists():
-            split: dict[str, Any] = read_json(folder / "split.json")
+        if (folder / SPLIT_JSON).exists():
+            split: dict[str, Any] = read_json(folder / SPLIT_JSON)
             return split
     raise InputError(
         f"weights {path}",

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from neuralblack.config import TIMM, TrainConfig
+from neuralblack.data.splits import SPLIT_JSON
 from neuralblack.errors import InputError
 from neuralblack.files import canonical_json, lock, make_folder, read_json, write_bytes, write_json
 from neuralblack.registry.environment import environment
 
 UNFINISHED = (  # what a run that was killed while it started may have left, and what a search has put into a trial's
-    "split.json",
+    SPLIT_JSON,
     "environment.json",
     "log.txt",
     "trial.json",
@@ -61,12 +62,12 @@ def start_run(run: Path, *, config: TrainConfig, split: dict[str, Any], **more: 
     _make(run)
     with lock(run / ".lock"):
         if (run / "run.json").exists():
-            changed, parts = _changes(_facts_before(run), facts), read_json(run / "split.json")
+            changed, parts = _changes(_facts_before(run), facts), read_json(run / SPLIT_JSON)
             # What later versions write beside the parts follows from them and from the weights.
             if changed or parts != {name: split[name] for name in split if name not in LATER or name in parts}:
                 raise _another_run(run, changed or ["another split"])
             return
-        write_bytes(run / "split.json", split_text)
+        write_bytes(run / SPLIT_JSON, split_text)
         write_json(run / "environment.json", environment())
         write_bytes(run / "run.json", run_text)
 
