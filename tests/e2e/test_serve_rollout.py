@@ -148,8 +148,11 @@ def test_prometheus_gives_grafana_a_number_for_every_panel(cluster, deployed, pr
         cluster.await_that(lambda: all(np.isfinite(found(each) or np.nan).all() for each in wanted))
         cluster.await_that(lambda: found(replicas) == [3])
 
-    rules = httpx.get(f"{prometheus}/api/v1/rules", timeout=30).json()["data"]["groups"][0]["rules"]
-    assert len(wanted) > 10 and {rule["health"] for rule in rules} == {"ok"}
+    def rules():
+        return httpx.get(f"{prometheus}/api/v1/rules", timeout=30).json()["data"]["groups"][0]["rules"]
+
+    cluster.await_that(lambda: {rule["health"] for rule in rules()} == {"ok"})  # "unknown" until they were asked once
+    assert len(wanted) > 10
     assert [found(each) for each in asked - set(wanted)] == [[]] * 3
 
 

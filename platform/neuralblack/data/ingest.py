@@ -102,12 +102,24 @@ def _one_thread_each() -> Iterator[None]:
 
 @contextmanager
 def _ctrl_c_kept_back() -> Iterator[None]:
-    """Have processes that are started in here leave Ctrl-C to this one for good, which hears of it behind the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Have processes that are started in here leave Ctrl-C to this one for good, which hears of it behind the block.
+
+    They inherit what this thread blocks. Here another thread may take the signal, so its handler waits as well: raised
+    between two starts it would leave workers to whom nobody talks.
+    """
+    handler, held = signal.getsignal(signal.SIGINT), []
+    ours = callable(handler) and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+    if held:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _start_worker() -> None:
