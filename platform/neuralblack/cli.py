@@ -499,48 +499,28 @@ def predict(
     """
     from json import dumps
 
-    from neuralblack.data.crops import NEED_BOX
-    from neuralblack.data.preprocessing import marked, prepared
     from neuralblack.data.slices import box_from
-    from neuralblack.inference.predictor import Predictor
+    from neuralblack.inference.by_file import classify_files, words_of
     from neuralblack.registry.aliases import named_model
     from neuralblack.registry.model_folder import model_path, open_model
     from neuralblack.service.answers import NOTICE, named, result
 
     tumour, unreadable = box_from(box) if box is not None else None, 0
-    if tumour and len(images) > 1:
-        raise InputError(
-            "--box",
-            found=f"{len(images)} files",
-            expected="one, as the box is in its pixels",
-            fix="ask about each alone",
-        )
-    folder, predictor = open_model(model_path(named_model(model, registry))), None
-    if tumour and folder.config.input not in NEED_BOX:
-        raise InputError(
-            "--box",
-            found=f"a box for {folder.id}, which looks at whole slices",
-            expected="a model of input roi",
-            fix="leave out --box, or name such a model: --model",
-        )
-    for image in images:
-        try:
-            slice_ = prepared(_read_named(image), folder.spec, where=image)
-        except InputError as error:
+    folder = open_model(model_path(named_model(model, registry)))
+    facts = {
+        "model": named({"name": folder.id, "hash": folder.hash}),
+        "preprocessing": folder.spec.version,
+        "notice": NOTICE,
+    }
+    for image, answer in classify_files(images, folder, engine=engine, box=tumour):
+        if isinstance(answer, InputError):
             unreadable += 1
-            row = {"file": str(image), "status": "unreadable", "error": str(error)}
+            row = {"file": str(image), "status": "unreadable", "error": str(answer)}
             typer.echo(dumps(row) if json else "\t".join(row.values()))
-            continue
-        predictor = predictor or Predictor(folder, engine=engine)  # takes seconds: not for files that cannot be read
-        answer = predictor([marked(slice_, tumour, where=f"{image}, --box") if tumour else slice_])[0]
-        if json:
-            name = named({"name": folder.id, "hash": folder.hash})
-            facts = {"model": name, "preprocessing": folder.spec.version, "notice": NOTICE}
+        elif json:
             typer.echo(dumps({"file": str(image), **result(answer), **facts}))
-        elif answer.label is None:
-            typer.echo(f"{image}\t{answer.status}\t{' '.join(reason.sentence for reason in answer.reasons)}")
         else:
-            typer.echo("\t".join([str(image), answer.label, f"{answer.probability:.3f}", *_or_others(answer)]))
+            typer.echo("\t".join([str(image), *words_of(answer)]))
     if unreadable:
         raise SystemExit(2)
 
@@ -770,27 +750,6 @@ def _ask_gate(
     print_checks(judgement.as_json())
     typer.echo(f"{alias_for(model)} {model.id} in {model.path}")
     typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")
-
-
-def _read_named(image: Path) -> Any:
-    """Read the slice that a user names, - from standard input; raises InputError where it is none."""
-    import sys
-
-    from neuralblack.data.readers import read_slice, stream_bytes
-
-    if str(image) == "-":
-        return read_slice(stream_bytes(sys.stdin.buffer, where=image), where=image, labelled=False)
-    if image.is_dir():
-        fix = f"name the files in it, or python jobs/predict.py {image} OUT"
-        raise InputError(image, found="a folder", expected="a file", fix=fix)
-    return read_slice(image, where=image, labelled=False)
-
-
-def _or_others(answer: Any) -> list[str]:
-    """Name the other classes of a `Prediction`'s set, with the share of slices whose true class is in such a set."""
-    others = [name for name in answer.prediction_set if name != answer.label]
-    sure = "not calibrated" if answer.coverage is None else f"{answer.coverage:.0%}"
-    return [f"or {', '.join(others)} ({sure})"] if others else []
 
 
 def _check_run_folder(run: str, config: Any) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 from neuralblack.config import TrainConfig
 from neuralblack.data.mat_writer import write_mat
 from neuralblack.data.phantoms import Patient, draw_phantom
+from neuralblack.inference.by_file import read_prepared
 from neuralblack.inference.predictor import Predictor
 from neuralblack.training.runs import train_here
 
@@ -28,7 +29,7 @@ def image():
 
 
 def probabilities(predictor, path):
-    return list(predictor([predictor.read(path)])[0].probabilities.values())
+    return list(predictor([read_prepared(path, predictor.spec)])[0].probabilities.values())
 
 
 def test_the_scanners_gain_and_offset_do_not_change_the_answer(predictor, image, tmp_path):
@@ -46,7 +47,7 @@ def test_black_columns_at_the_sides_do_not_change_the_answer(predictor, image, t
     Image.fromarray(narrow).save(tmp_path / "narrow.png")
     Image.fromarray(np.pad(narrow, ((0, 0), (8, 8)))).save(tmp_path / "padded.png")
 
-    answers = [predictor([predictor.read(tmp_path / name)])[0] for name in ("narrow.png", "padded.png")]
+    answers = [predictor([read_prepared(tmp_path / name, predictor.spec)])[0] for name in ("narrow.png", "padded.png")]
 
     assert answers[0].label == answers[1].label
     first, second = (list(answer.probabilities.values()) for answer in answers)

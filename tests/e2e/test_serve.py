@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from neuralblack.cluster.serve_here import processes_of
 from neuralblack.data.feedback import list_feedback, read_feedback
 from neuralblack.evaluation.shadow import summarise_shadow
+from neuralblack.inference.by_file import read_prepared
 from neuralblack.inference.predictor import Predictor
 from neuralblack.registry.aliases import resolve
 
@@ -41,7 +42,7 @@ def ask(service, path):
 
 def test_one_request_gives_the_answer_of_the_predictor(service, predictor, slices):
     for path in slices:
-        answer, expected = ask(service, path), predictor([predictor.read(path)])[0]
+        answer, expected = ask(service, path), predictor([read_prepared(path, predictor.spec)])[0]
         assert answer["label"] == expected.label
         assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
         assert answer["model"] == {"name": predictor.name, "version": predictor.hash[:12], "hash": predictor.hash}
@@ -53,7 +54,7 @@ def test_a_hundred_and_twenty_eight_clients_at_once_get_the_answers_of_the_predi
     with ThreadPoolExecutor(128) as threads:
         answers = list(threads.map(lambda path: ask(service, path), asked))
 
-    expected = {path: predictor([predictor.read(path)])[0].probabilities for path in slices}
+    expected = {path: predictor([read_prepared(path, predictor.spec)])[0].probabilities for path in slices}
     for path, answer in zip(asked, answers, strict=True):
         assert answer["probabilities"] == pytest.approx(expected[path], abs=1e-4)
     assert len({answer["request_id"] for answer in answers}) == 128
@@ -102,7 +103,7 @@ def test_a_client_of_other_servers_gets_the_answers_of_the_predictor(
 
     result = inference_client.infer("neuralblack", [tensor], outputs=asked, request_id="mine-1")
 
-    expected = predictor([predictor.read(path) for path in slices])
+    expected = predictor([read_prepared(path, predictor.spec) for path in slices])
     shares = [[one.probabilities[name] for name in predictor.classes] for one in expected]
     assert result.as_numpy("probabilities") == pytest.approx(np.array(shares), abs=1e-4)
     labels = [each if isinstance(each, str) else each.decode() for each in result.as_numpy("label")]

@@ -24,6 +24,7 @@ from neuralblack.data.shards import scattered
 from neuralblack.data.write_shards import write_shards
 from neuralblack.errors import InputError
 from neuralblack.files import read_json
+from neuralblack.inference.by_file import read_prepared
 from neuralblack.inference.predictor import Predictor
 from neuralblack.labels import CLASSES
 from neuralblack.registry.aliases import CHALLENGER, CHAMPION, MARKED, point_alias
@@ -95,7 +96,7 @@ def test_every_file_of_a_folder_is_a_row_with_the_same_answer_as_by_itself(scans
     assert sorted(rows) == [str(path.relative_to(scans)) for path in files] and result["items"] == len(files)
     predictor = Predictor.load(model, engine="eager-fp32")
     for path in files[:3] + files[-3:]:
-        alone, row = predictor([predictor.read(path)])[0], rows[str(path.relative_to(scans))]
+        alone, row = predictor([read_prepared(path, predictor.spec)])[0], rows[str(path.relative_to(scans))]
         assert (row["status"], row["label"], row["model"]) == (alone.status, alone.label, predictor.name)
         assert {name: row[f"p({name})"] for name in CLASSES} == pytest.approx(alone.probabilities, abs=1e-2)
 

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from neuralblack.data.crops import NEED_BOX, REGIONS, WHOLE, box_at, crop, uncrop
-from neuralblack.data.preprocessing import prepared
-from neuralblack.data.readers import read_slice
 from neuralblack.data.slices import Box, Prepared
 from neuralblack.errors import InputError
 from neuralblack.inference.calibration import in_set, softmax
@@ -109,10 +107,6 @@ class Predictor:
             for index, row, members, reasons in zip(passed, shares, held, behind, strict=True):
                 answers[index] = self._refusal(reasons) or self._prediction(row, members)
         return [answer for answer in answers if answer is not None]
-
-    def read(self, path: Path) -> Prepared:
-        """Read and prepare one file; raises InputError where it is not a slice."""
-        return prepared(read_slice(path, where=path, labelled=False), self.spec, where=path)
 
     def explain(self, pixels: NDArray[np.uint8], label: str | None = None, box: Box | None = None) -> NDArray[np.uint8]:
         """Draw where the network found what speaks for a class: (S, S) uint8 -> (S, S) uint8, 255 where most.
