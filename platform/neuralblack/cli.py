@@ -220,7 +220,6 @@ def train(
     from neuralblack.config import TrainConfig, with_overrides
 
     config = with_overrides(TrainConfig(), set_)
-    _check_run_folder(run, config)
     model = train_on_cluster(
         config,
         data=data,
@@ -352,7 +351,6 @@ def tune_over(space: Mapping[str, Any] | None = None) -> Callable[..., None]:
         from neuralblack.cluster.tune import tune_on_cluster
 
         config, searched = with_fixed(set_, DEFAULT_SPACE if space is None else space)
-        _check_run_folder(run, config)
         model, rows = tune_on_cluster(
             config,
             data=data,
@@ -396,7 +394,6 @@ def crossval(
     from neuralblack.config import TrainConfig, with_overrides
 
     config = with_overrides(TrainConfig(), set_)
-    _check_run_folder(run, config)
     table = cross_validate(config, data=data, run=run, seeds=seeds, refit=refit, gpus=gpus, wait_s=wait_for_nodes)
     print_crossval(table)
     typer.echo(f"table {Path(run) / PAGE}")
@@ -752,19 +749,14 @@ def _ask_gate(
     typer.echo(f"a service that runs keeps its model: {SERVE_ANEW}")
 
 
-def _check_run_folder(run: str, config: Any) -> None:
-    """Refuse a folder of something else, or of another run, before weights are downloaded; `config`: a TrainConfig."""
-    from neuralblack.cluster.train import on_every_node
-    from neuralblack.registry.run_folder import check_run_folder
-
-    check_run_folder(Path(run), config=on_every_node(config))
-
-
 def run_verb(verb: Callable[[], object]) -> None:
     """Run a command line. What people can mend is one line on stderr: status 2 for input, 1 for a failed run.
 
     Ctrl-C is a line as well, and status 130 where a verb does not say more of it.
     """
+    from neuralblack.cluster.environment import set_environment
+
+    set_environment()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("neuralblack").setLevel(logging.INFO)
     try:

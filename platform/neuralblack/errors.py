@@ -1,5 +1,8 @@
 """The two errors people see: an InputError they can mend (status 2), a RunError of a run that failed (status 1)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Something outside the program is wrong and the reader of this message can fix it.
@@ -26,6 +29,15 @@ class PassingError(InputError):
 
 class RunError(RuntimeError):
     """A run that was set up well ended without its result: a worker died or its code raised."""
+
+
+@contextmanager
+def known_to_be_there() -> Iterator[None]:
+    """Turn an InputError into one that may pass: of what the driver has just read, and a node may not reach yet."""
+    try:
+        yield
+    except InputError as error:
+        raise PassingError(error.where, found=error.found, expected=error.expected, fix=error.fix) from None
 
 
 def is_final(error: BaseException) -> bool:

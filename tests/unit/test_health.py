@@ -146,13 +146,15 @@ def test_a_forward_pass_that_hangs_costs_the_replica_and_one_that_is_slow_does_n
         )
         async with service.client() as client:
             asked = asyncio.create_task(client.post("/predict", content=png()))
-            while not made.batcher.running_s:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(60):
+                while not made.batcher.running_s:
+                    await asyncio.sleep(0.01)
             slow = (await client.get("/ready")).status_code
             made.check_health()
             made.args.deadline_s = 0.01
-            while made.batcher.running_s <= HUNG * made.args.deadline_s:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(60):
+                while made.batcher.running_s <= HUNG * made.args.deadline_s:
+                    await asyncio.sleep(0.01)
             answers = [await client.get("/ready"), await client.post("/predict", content=png())]
             with pytest.raises(RuntimeError, match="a forward pass has not ended for 0 s"):
                 made.check_health()

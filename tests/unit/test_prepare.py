@@ -23,6 +23,7 @@ from neuralblack.data.mat_writer import write_cvind, write_mat
 from neuralblack.data.prepare import prepare
 from neuralblack.data.preprocessing import preprocess, stored_box
 from neuralblack.data.readers import read_slice
+from neuralblack.data.sources import NO_SITES
 from neuralblack.data.splits import folds_of, make_split
 from neuralblack.errors import InputError
 
@@ -344,32 +345,50 @@ def test_what_lies_above_a_class_folder_tells_no_patients_apart(tmp_path, halves
     assert several.startswith("names in several class folders, which count as a patient in each: 1; ")
 
 
-def test_folders_above_class_folders_are_patients_where_they_differ(tmp_path):
-    places = ["p 7/glioma", "p 7/no", "p 8/glioma", "set 2/p 7/Training/pituitary", "no", "Testing/no"]
+def patients_of(folder, places):
+    """Prepare a picture in each of some folders; the patients, groups of near-duplicates as None."""
     for number, place in enumerate(places):
-        folder = tmp_path / "scans" / place
-        folder.mkdir(parents=True)
-        Image.fromarray(picture(number)).save(folder / f"{number}.png")
+        (folder / "scans" / place).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(number)).save(folder / "scans" / place / f"{number}.png")
+    dataset = prepare([folder / "scans"], folder / "out", size=64)
+    of = {int(Path(identity).stem): patient for identity, patient in zip(dataset.ids, dataset.patients, strict=True)}
+    return dataset, [None if of[each].startswith("group-") else of[each] for each in range(len(places))]
 
-    dataset = prepare([tmp_path / "scans"], tmp_path / "out", size=64)
 
-    of = {identity[-5:-4]: patient for identity, patient in zip(dataset.ids, dataset.patients, strict=True)}
-    assert of["0"] == of["1"] == of["3"] == "folder-scans/../p 7" and of["2"] == "folder-scans/../p 8"
-    assert of["4"].startswith("group-") and of["5"].startswith("group-")
+@pytest.mark.parametrize(
+    ("places", "patients"),
+    [
+        (
+            ["p 7/glioma", "p 7/no", "p 8/glioma", "set 2/p 7/Training/pituitary", "no"],
+            ["p 7", "p 7", "p 8", "p 7", None],
+        ),
+        (["p7/2020-01/glioma", "p7/2021-05/glioma", "p8/2020-01/no"], ["p7", "p7", "p8"]),
+        (["all/p7/glioma", "all/p7/glioma/series 1", "all/p8/glioma/series 1"], ["p7", "p7", "p8"]),
+        (["axial/p7/glioma", "coronal/p7/glioma"], ["axial", "coronal"]),  # no patients, and no patient in two of them
+    ],
+)
+def test_folders_above_class_folders_are_patients_where_they_differ(places, patients, tmp_path):
+    dataset, found = patients_of(tmp_path, places)
+
+    assert found == [name and f"folder-scans/../{name}" for name in patients]
     (above,) = (said for name, said in describe_dataset(dataset) if name == "patients by folder")
-    assert above.startswith("2, named by folders above class folders")
+    assert above.startswith("2, named by folders above class folders") and NO_SITES in above
+    with pytest.raises(InputError, match=r"found . patients; .* give each as a source of its own"):
+        folds_of(dataset)
 
 
-@pytest.mark.parametrize("place", ["archive/glioma", "Training/glioma", "fold 1/glioma", "test_set/glioma"])
-def test_a_folder_above_class_folders_that_parts_a_collection_is_no_patient(tmp_path, place):
-    for number, each in enumerate([place, place.replace("ing", "").replace("1", "2"), "glioma"]):
-        folder = tmp_path / "scans" / each
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(number)).save(folder / f"{number}.png")
-
-    dataset = prepare([tmp_path / "scans"], tmp_path / "out", size=64)
-
-    assert all(patient.startswith("group-") for patient in dataset.patients)
+@pytest.mark.parametrize(
+    "places",
+    [
+        ["Training/glioma", "Testing/glioma"],
+        ["fold 1/no", "fold 2/no"],
+        ["train_images/no", "test_images/no", "Cross-Val/no"],
+        ["archive/test set/no", "archive/Training Images/no"],
+        ["archive/glioma", "no"],
+    ],
+)
+def test_folders_above_class_folders_that_part_a_collection_are_no_patients(places, tmp_path):
+    assert patients_of(tmp_path, places)[1] == [None] * len(places)
 
 
 def test_a_dataset_of_other_sources_is_not_replaced(tmp_path, figshare, images):

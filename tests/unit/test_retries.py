@@ -12,12 +12,17 @@ from ray.train.v2._internal.execution.controller.state import ReschedulingState,
 from neuralblack.cluster import train
 from neuralblack.cluster.retries import Retries
 from neuralblack.config import TrainConfig
-from neuralblack.errors import InputError, PassingError, RunError, is_final
+from neuralblack.errors import InputError, PassingError, RunError, is_final, known_to_be_there
 
 MISTAKE = InputError("batch_norm", found="1 slice", expected="more", fix="--set batch_norm=eval")
 FULL = PassingError("run", found="no space left on the disk", expected="room to write", fix="free some space")
 DEAD = WorkerHealthCheckFailedError("the actor died", RuntimeError("killed"))
 BROKEN = RuntimeError("Connection closed by peer")
+try:
+    with known_to_be_there():
+        raise InputError("slices", found="nothing", expected="a dataset", fix="check the path")
+except PassingError as unmounted:
+    UNMOUNTED = unmounted
 EACH = {"CPU": 1.0, "GPU": 1.0}
 
 
@@ -54,7 +59,7 @@ def test_what_cannot_pass_ends_the_run_at_once_whatever_the_other_workers_saw_of
 
 
 def test_what_may_pass_is_tried_again_with_a_line_and_a_limit(retries, tmp_path):
-    lose(retries, BROKEN, DEAD)
+    lose(retries, UNMOUNTED, DEAD)
     lose(retries, FULL)
     with pytest.raises(ray.train.WorkerGroupError):
         lose(retries, BROKEN)

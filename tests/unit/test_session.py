@@ -39,7 +39,8 @@ def test_ray_that_was_imported_first_is_not_started_where_others_reach_it(late):
     ids=["a job's entrypoint", "one that was told how many", "no job"],
 )
 def test_what_a_job_computes_by_itself_has_all_cores(environment, threads):
-    code = "import neuralblack.cluster, os, torch; print(os.environ['OMP_NUM_THREADS'], torch.get_num_threads())"
+    say = "lambda: print(os.environ['OMP_NUM_THREADS'], __import__('torch').get_num_threads())"
+    code = f"import os; from neuralblack.cli import run_verb; run_verb({say})"
 
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
 

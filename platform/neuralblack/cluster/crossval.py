@@ -23,7 +23,7 @@ from neuralblack.files import make_folder, read_json, write_bytes, write_json
 from neuralblack.inference.predictor import Predictor
 from neuralblack.inference.reference import borrow, calibrate
 from neuralblack.registry.model_folder import open_model
-from neuralblack.registry.run_folder import hold_run, start_run
+from neuralblack.registry.run_folder import check_run_folder, hold_run, start_run
 from neuralblack.training.runs import Calibrate, check_run, train_here
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ def cross_validate(
 
     """
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
+    check_run_folder(run, config=config)  # before weights are downloaded
     _refuse_its_own(config)
     plan = plan_of(config, data, seeds=seeds)
     checked = {name: check_run(each, data=data) for name, each in plan.items()}

@@ -34,10 +34,20 @@ def set_environment() -> None:
     But for a job's entrypoint: Ray gives it one thread, and it calibrates, judges finalists and evaluates by itself.
     """
     if within_job() and os.environ.get(_THREADS) == "1":
-        os.environ[_THREADS] = str(len(os.sched_getaffinity(0)))  # torch reads it when it is imported, which is later
+        os.environ[_THREADS] = str(_cores())  # torch reads it when it is imported, which is later
     if not joins_cluster():
         for name, value in LOCAL.items():
             os.environ.setdefault(name, value)
+
+
+def _cores() -> int:
+    """Count the processors that this process may use; a container may have a share of their time (cgroup v2)."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def refuse_ray_imported_first() -> None:

@@ -30,12 +30,12 @@ from neuralblack.cluster.session import (
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import Dataset, open_dataset
 from neuralblack.data.splits import SPLIT_JSON, Split, load_split
-from neuralblack.errors import InputError, RunError
+from neuralblack.errors import InputError, RunError, known_to_be_there
 from neuralblack.files import no_space_is_said, read_json
 from neuralblack.inference.reference import calibrate
 from neuralblack.registry.cost import Clock
 from neuralblack.registry.model_folder import ModelFolder
-from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
+from neuralblack.registry.run_folder import check_run_folder, history_of, hold_run, record_epoch, start_run
 from neuralblack.training.checkpoints import MERIT, Pace, best_checkpoint, checkpoint_name, merit, save_state, sound
 from neuralblack.training.feature_cache import Sharing
 from neuralblack.training.group import Workers
@@ -96,6 +96,7 @@ def train_on_cluster(
         )
     device = device_here(gpus=gpus) if workers == 0 else None
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
+    check_run_folder(run, config=config)  # before weights are downloaded
     check_trackers(track)
     if workers == 0:
         return train_here(config, data=data, run=run, calibrate=calibrate, track=track, device=device, checked=checked)
@@ -237,8 +238,9 @@ def _worker(settings: dict[str, Any]) -> None:
     run, group = Path(settings["run"]), Workers(context.get_world_rank(), context.get_world_size())
     if group.rank == 0:
         log_to(run / "log.txt")
-    dataset = open_dataset(settings["data"])
-    split = load_split(read_json(run / SPLIT_JSON), dataset, where=run / SPLIT_JSON)
+    with known_to_be_there():
+        dataset = open_dataset(settings["data"])
+        split = load_split(read_json(run / SPLIT_JSON), dataset, where=run / SPLIT_JSON)
     config = TrainConfig.model_validate(settings["config"])
     with Tracking(settings["track"] if group.rank == 0 else (), run, config) as tracking:
         train(

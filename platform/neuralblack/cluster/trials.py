@@ -17,7 +17,7 @@ from neuralblack.cluster.train import fit_workers, log_to
 from neuralblack.config import TrainConfig
 from neuralblack.data.dataset import open_dataset
 from neuralblack.data.splits import SPLIT_JSON, load_split
-from neuralblack.errors import InputError, RunError, is_final
+from neuralblack.errors import InputError, RunError, is_final, known_to_be_there
 from neuralblack.files import read_json, write_json
 from neuralblack.registry.cost import Clock
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
@@ -59,9 +59,10 @@ def failing_once(note: Path, *, command: str) -> Iterator[None]:
 def _train_alone(run: Path, given: dict[str, Any], settings: dict[str, Any]) -> None:
     log_to(Path(settings["run"]) / "log.txt")  # where it says why nothing is shared, if so
     torch.set_num_threads(max(1, int(settings["each"]["CPU"])))
-    dataset = open_dataset(settings["data"])
     split_file = Path(settings["run"]) / SPLIT_JSON
-    split = load_split(read_json(split_file), dataset, where=split_file)
+    with known_to_be_there():
+        dataset = open_dataset(settings["data"])
+        split = load_split(read_json(split_file), dataset, where=split_file)
 
     def report(metrics: Metrics, state: State) -> None:
         record_epoch(run, metrics)

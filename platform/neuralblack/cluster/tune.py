@@ -31,7 +31,7 @@ from neuralblack.evaluation.search_report import write_search_report
 from neuralblack.files import read_json, write_json
 from neuralblack.inference.reference import calibrate
 from neuralblack.registry.model_folder import ModelFolder
-from neuralblack.registry.run_folder import history_of, hold_run, record_epoch, start_run
+from neuralblack.registry.run_folder import check_run_folder, history_of, hold_run, record_epoch, start_run
 from neuralblack.training.checkpoints import MERIT, SCORE
 from neuralblack.training.runs import check_run, earlier_model, finish_run
 from neuralblack.training.tracking import Tracking, check_trackers
@@ -81,6 +81,7 @@ def tune_on_cluster(
         RunError: no trial came to a result, or Ctrl-C ended the search before all trials were through.
     """
     config, data, run = on_every_node(config), shared_dataset(data), shared_path(run, name="run")
+    check_run_folder(run, config=config)  # before weights are downloaded
     space = dict(DEFAULT_SPACE if space is None else space)
     check_trackers(track)
     if not config.validation_folds:

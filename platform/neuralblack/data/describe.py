@@ -5,8 +5,7 @@ from collections import Counter
 import numpy as np
 
 from neuralblack.data.dataset import LEARNT_ONLY, Dataset
-from neuralblack.data.sources import ABOVE, FOLDER, in_several_classes
-from neuralblack.data.splits import NO_PATIENTS
+from neuralblack.data.sources import ABOVE, FOLDER, NO_PATIENTS, NO_SITES, in_several_classes
 
 
 def describe_dataset(dataset: Dataset) -> list[tuple[str, str]]:
@@ -63,10 +62,7 @@ def _by_folder(dataset: Dataset) -> list[tuple[str, str]]:
     if below := len(named) - above:
         said.append(f"{below:,}, named by folders below class folders; {NO_PATIENTS}")
     if above:
-        said.append(
-            f"{above:,}, named by folders above class folders; if these are no patients (sites, scanners), give each "
-            "as a source of its own"
-        )
+        said.append(f"{above:,}, named by folders above class folders; {NO_SITES}")
     if several := in_several_classes(named):
         said.append(
             f"names in several class folders, which count as a patient in each: {several:,}; if these are the same "

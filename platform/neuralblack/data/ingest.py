@@ -104,8 +104,9 @@ def _one_thread_each() -> Iterator[None]:
 def _ctrl_c_kept_back() -> Iterator[None]:
     """Have processes that are started in here leave Ctrl-C to this one for good, which hears of it behind the block.
 
-    They inherit what this thread blocks. Here another thread may take the signal, so its handler waits as well: raised
-    between two starts it would leave workers to whom nobody talks.
+    They inherit what this thread blocks; the start of the pool's helper, which unblocks it, lies before. Here another
+    thread may take the signal, so its handler waits as well: raised between two starts it would leave workers to whom
+    nobody talks.
     """
     handler, held = signal.getsignal(signal.SIGINT), []
     ours = callable(handler) and threading.current_thread() is threading.main_thread()
@@ -118,8 +119,8 @@ def _ctrl_c_kept_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if ours:
             signal.signal(signal.SIGINT, handler)
-    if held:
-        signal.raise_signal(signal.SIGINT)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _start_worker() -> None:

@@ -18,7 +18,14 @@ FOLDER = "folder-"  # opens the name of a patient whom a folder says
 ABOVE = "/../"  # in the name of one whom a folder above the class folders says; no folder is called ".."
 NAMING = 3  # of such patients; a dataset that names them otherwise is prepared again
 SPLIT = re.compile(  # folders that tell parts of a collection apart
-    r"(train|test|val|valid|dev|eval|fold|split|part|set)(ing|idation|uation)?[ _-]?(set|data)?[ _-]?\d*", re.IGNORECASE
+    r"(cross[ _-]?)?(train|test|val|valid|dev|eval|fold|split|part|set)(ing|idation|uation)?"
+    r"([ _-]?(set|data|image|img|slice))*s?[ _-]?\d*",
+    re.IGNORECASE,
+)
+NO_PATIENTS = "if the folders below the class folders are no patients, put slices directly into the class folders"
+NO_SITES = (
+    "if the folders above the class folders are no patients but sites, give each as a source of its own; else have "
+    "patients on top: PATIENT/CLASS/slice.png"
 )
 
 
@@ -26,9 +33,9 @@ SPLIT = re.compile(  # folders that tell parts of a collection apart
 class File:
     """One scan to read. `id` is the source's name and the path below it; `label` is None where the file has its own.
 
-    `patient` is the folder directly below the class's, where the scan lies in one, named with its source and class
-    folder; else the folders above the class's, but for Training, Testing and the like (SPLIT), where they differ within
-    the source. Of places that are no patients too few come out that way, and no patient is ever two.
+    `patient` is the first folder above the class's in which scans of the source differ, but for Training, Testing and
+    the like (SPLIT); where there is none, the folder directly below the class's, named with source and class folder.
+    Folders above that are no patients, such as sites, make too few patients, which is seen, and none is in two of them.
     """
 
     id: str
@@ -161,7 +168,7 @@ def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ..
     """Give each image the class of the nearest folder that names one, and a patient where folders say whose it is."""
     found: list[File] = []
     unknown: set[Path] = set()
-    above: dict[str, str] = {}  # of those that lie in the class folder itself
+    above: list[tuple[str, ...]] = []
     for file in images:
         parts = file.id.removeprefix(f"{name}/").split("/")[:-1]
         depth = max((depth for depth, part in enumerate(parts, start=1) if from_folder(part)), default=0)
@@ -169,13 +176,16 @@ def _labelled(images: Sequence[File], folder: Path, name: str) -> tuple[File, ..
             unknown.add(file.path.parent)
             continue
         below = "/".join([f"{FOLDER}{name}", *parts[depth - 1 : depth + 1]]) if len(parts) > depth else None
-        if below is None:
-            above[file.id] = "/".join(part for part in parts[: depth - 1] if not SPLIT.fullmatch(part))
+        above.append(tuple(part for part in parts[: depth - 1] if not SPLIT.fullmatch(part)))
         found.append(replace(file, label=from_folder(parts[depth - 1]), patient=below))
-    if len({*above.values(), ""}) > 2:
+    shared = 0  # levels in which all are the same
+    while len({each[shared : shared + 1] for each in above}) == 1 and above[0][shared:]:
+        shared += 1
+    heads = [each[shared] if len(each) > shared else None for each in above]
+    if len({*heads, None}) > 2:
         found = [
-            replace(file, patient=f"{FOLDER}{name}{ABOVE}{above[file.id]}") if above.get(file.id) else file
-            for file in found
+            replace(file, patient=f"{FOLDER}{name}{ABOVE}{head}") if head else file
+            for file, head in zip(found, heads, strict=True)
         ]
     if unknown:
         places = ", ".join(path.relative_to(folder).as_posix() for path in sorted(unknown))

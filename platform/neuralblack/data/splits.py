@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuralblack.data.dataset import LEARNT_ONLY, Dataset, hashed
-from neuralblack.data.sources import FOLDER
+from neuralblack.data.sources import ABOVE, FOLDER, NO_PATIENTS, NO_SITES
 from neuralblack.errors import InputError
 from neuralblack.labels import CLASSES
 
 VERSION = 1
-NO_PATIENTS = "if the folders below the class folders are no patients, put slices directly into the class folders"
 PARTS = ("train", "validation", "test")
 SPLIT_JSON = "split.json"  # in a run's folder and in a model's
 AGAIN = "train again in a new run folder: neuralblack train DATA RUN"
@@ -52,11 +51,13 @@ def folds_of(dataset: Dataset, *, seed: int = 0, count: int = 5) -> NDArray[np.i
     labels, names = ([values[row] for row in rows] for values in (dataset.labels, dataset.patients))
     patients = len(set(names))
     if patients < count:
+        by_folder = [name for name in names if name.startswith(FOLDER)]
+        why = [NO_SITES] if any(ABOVE in name for name in by_folder) else [NO_PATIENTS] if by_folder else []
         raise InputError(
             dataset.path,
             found=f"{patients} patients",
             expected=f"at least {count}, one for each fold",
-            fix="add scans" + (f"; {NO_PATIENTS}" if any(name.startswith(FOLDER) for name in names) else ""),
+            fix="; ".join(["add scans", *why]),
         )
     most = max(Counter(labels).values())
     if most < count:
