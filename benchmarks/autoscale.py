@@ -10,8 +10,6 @@ import asyncio
 import json
 import logging
 import os
-import shlex
-import sys
 import tempfile
 import threading
 import time
@@ -25,7 +23,7 @@ import yaml
 from benchmarks.autoscale_report import Record, markdown, plot
 from benchmarks.clients import crowd
 from benchmarks.contenders import ROOT, TOKEN, free_port
-from benchmarks.machine import describe_machine
+from benchmarks.machine import command, describe_machine
 from benchmarks.materials import PICTURES, untrained_registry, write_pictures
 
 from neuralblack.cli import run_verb
@@ -150,8 +148,7 @@ def finish(record: Record, out: Path, *, config: dict[str, Any], most: int, mode
     running = [count for _, count, _ in record.replicas]
     out.mkdir(parents=True, exist_ok=True)
     plot(record, out / "autoscale.svg")
-    command = shlex.join(["python", "-m", "benchmarks.autoscale", *sys.argv[1:]])
-    facts = [("date", date.today().isoformat()), ("command", f"`{command}`"), *describe_machine()]
+    facts = [("date", date.today().isoformat()), ("command", command("benchmarks.autoscale")), *describe_machine()]
     facts.append(("model", f"{model}, untrained"))
     (out / "autoscale.md").write_text(markdown(record, facts, config["applications"][0]["deployments"][0]), "utf-8")
     print(

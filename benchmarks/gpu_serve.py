@@ -8,8 +8,6 @@ The configuration is serve_configs/production.yaml's, with a fixed number of rep
 import json
 import logging
 import os
-import shlex
-import sys
 import tempfile
 from dataclasses import replace
 from datetime import date
@@ -21,7 +19,7 @@ import typer
 import yaml
 from benchmarks.contenders import ROOT, TOKEN, Service, Setting, environment
 from benchmarks.floor import Floor
-from benchmarks.machine import describe_machine
+from benchmarks.machine import command, describe_machine
 from benchmarks.materials import PICTURES, champion, untrained_registry, write_pictures
 from benchmarks.rounds import Cell, Plan, measure
 from benchmarks.wrk import find_wrk, run_wrk
@@ -45,7 +43,7 @@ def main(
     find_wrk()
     on_gpu = torch.cuda.is_available()
     unit = torch.cuda.get_device_name() if on_gpu else "no GPU"
-    facts = [("date", date.today().isoformat()), ("command", f"`{shlex.join(['python', '-m', *_words()])}`")]
+    facts = [("date", date.today().isoformat()), ("command", command("benchmarks.gpu_serve"))]
     facts += [("GPU", unit), *describe_machine()]
     with tempfile.TemporaryDirectory(prefix="nbb-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -124,10 +122,6 @@ def report(facts: list[tuple[str, str]], rows: list[Row]) -> str:
         if row["replicas"]
     ]
     return "\n".join(lines) + "\n"
-
-
-def _words() -> list[str]:
-    return ["benchmarks.gpu_serve", *sys.argv[1:]]
 
 
 if __name__ == "__main__":

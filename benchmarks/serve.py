@@ -7,7 +7,6 @@ python -m benchmarks.serve --registry registry --engine openvino-int8 --services
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from benchmarks.contenders import CONTENDERS, ROOT, Service, Setting, environmen
 from benchmarks.empty import EMPTY
 from benchmarks.extras import answers_to, measure_extras
 from benchmarks.floor import Floor
-from benchmarks.machine import Disturbance, busy_cores, describe_machine
+from benchmarks.machine import Disturbance, busy_cores, command, describe_machine
 from benchmarks.materials import MODELS, PICTURES, champion, untrained_registry, write_pictures
 from benchmarks.report import markdown
 from benchmarks.rounds import Cell, Plan, Records, run_rounds, warm
@@ -59,7 +58,7 @@ def main(
     names, wanted, wanted_empty = _names(services), _cells(cells), _cells(empty_cells) if empty else []
     stopped = sum(CONTENDERS[name].between == "stopped" for name in names)
     print(_estimate(names, stopped, wanted, wanted_empty, rounds, seconds, floor_seconds, extra))
-    facts = [("date", date.today().isoformat()), ("command", f"`{shlex.join(_command())}`"), *describe_machine()]
+    facts = [("date", date.today().isoformat()), ("command", command("benchmarks.serve")), *describe_machine()]
     facts.append(("before the start", f"{busy_cores(seconds=2):.2f} cores busy with other things"))
     disturbance = Disturbance()
     with tempfile.TemporaryDirectory(prefix="nbb-", ignore_cleanup_errors=True) as name:
@@ -201,10 +200,6 @@ def _cells(cells: str) -> list[Cell]:
             raise InputError("--cells", found=word, expected=expected, fix=f"--cells {CELLS}")
         found.append(Cell(kind, int(clients)))
     return found
-
-
-def _command() -> list[str]:
-    return ["python", "-m", "benchmarks.serve", *sys.argv[1:]]
 
 
 def _idle(extras: dict[str, Any]) -> str:

@@ -5,8 +5,6 @@ python -m benchmarks.train --out docs/benchmarks/train.md
 All of one run, or of one part of it: --only search.
 """
 
-import shlex
-import sys
 import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from benchmarks.machine import busy_cores, describe_machine
+from benchmarks.machine import busy_cores, command, describe_machine
 from benchmarks.train_cluster import checkpoint_cost, kill_cost, ray_beside_ddp, trial_starts
 from benchmarks.train_search import compare
 from benchmarks.train_steps import optimizer_cost, steps
@@ -40,8 +38,7 @@ def main(
     model: Annotated[str, typer.Option(help="Of the searches.")] = "efficientnet_lite0",
 ) -> None:
     """Measure and write."""
-    command = shlex.join(["python", "-m", "benchmarks.train", *sys.argv[1:]])
-    lines = ["# Training: measured", "", f"Made by one run of `{command}`; do not edit.", ""]
+    lines = ["# Training: measured", "", f"Made by one run of {command('benchmarks.train')}; do not edit.", ""]
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in describe_machine())]
     lines += [f"| before the start | {busy_cores(seconds=2):.2f} cores busy with other things |", ""]
     with tempfile.TemporaryDirectory(prefix="nbb-", ignore_cleanup_errors=True) as name:
