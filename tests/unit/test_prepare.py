@@ -699,7 +699,8 @@ def test_killed_run_leaves_no_half_dataset_and_no_workers_and_the_next_one_clean
 
 def test_ctrl_c_while_workers_start_is_one_line_and_leaves_nothing(tmp_path, figshare):
     script = """
-        import pathlib, sys, time
+        import pathlib, signal, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
         from neuralblack.cli import run_verb
         from neuralblack.data.prepare import prepare
 
