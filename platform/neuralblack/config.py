@@ -167,9 +167,9 @@ def checked(kind: type[Model], values: object, *, where: object) -> Model:
         wanted = message.removeprefix("input should be ")
         if wanted != message and not wanted.startswith(("a ", "an ")):
             wanted = f"a value {wanted}"
-        wanted = kinds.get(
-            first["type"], "a number" if first["input"] != first["input"] else wanted
-        )  # NaN is not itself
+        if first["input"] != first["input"]:  # NaN alone is not itself
+            wanted = "a number"
+        wanted = kinds.get(first["type"], wanted)
         described = field.description if field else None
         raise InputError(
             f"{where} {path}",

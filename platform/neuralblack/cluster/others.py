@@ -34,12 +34,9 @@ def said_while_others_hold(each: Resources, count: int, *, placed: Callable[[], 
         pause = SURE_S if held_by_others(each, count) else EVERY_S
         while not done.wait(pause):
             pause = EVERY_S
-            if not placed() and (found := held_by_others(each, count)):
+            if (found := held_by_others(each, count)) and not placed():
                 log.info("waiting for %s", found)
 
-    if ray.util.client.ray.is_connected():  # nothing of it is told through ray://
-        yield
-        return
     with beside(watch):
         yield
 
@@ -47,7 +44,8 @@ def said_while_others_hold(each: Resources, count: int, *, placed: Callable[[], 
 def held_by_others(each: Resources, count: int) -> str | None:
     """Say what is free where `count` bundles fit into the nodes, but not into what is free on them; else None.
 
-    A bundle is on one node: of four with 0.75 GPU free each, none has room for a whole one.
+    A bundle is on one node: of four with 0.75 GPU free each, none has room for a whole one. Through ray:// it is always
+    None, as nothing of it is told there.
     """
     if ray.util.client.ray.is_connected():
         return None
@@ -63,7 +61,7 @@ def held_by_others(each: Resources, count: int) -> str | None:
 
 
 def actor_placed(called: str) -> bool:
-    """Tell whether an actor of this job, of a class of one of these names, has room, if only to start there."""
+    """Tell whether an actor of this job, of a class of this name, has room, if only to start there."""
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     return any(
         called in actor["ActorClassName"]

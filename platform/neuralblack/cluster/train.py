@@ -238,9 +238,7 @@ def _worker(settings: dict[str, Any]) -> None:
     run, group = Path(settings["run"]), Workers(context.get_world_rank(), context.get_world_size())
     if group.rank == 0:
         log_to(run / "log.txt")
-    with known_to_be_there():
-        dataset = open_dataset(settings["data"])
-        split = load_split(read_json(run / SPLIT_JSON), dataset, where=run / SPLIT_JSON)
+    dataset, split = opened(settings["data"], run)
     config = TrainConfig.model_validate(settings["config"])
     with Tracking(settings["track"] if group.rank == 0 else (), run, config) as tracking:
         train(
@@ -255,6 +253,13 @@ def _worker(settings: dict[str, Any]) -> None:
             device=str(get_device()),
             sharing=Sharing.on_this_node(**settings["share"]) if settings["share"] else None,
         )
+
+
+def opened(data: str, run: Path) -> tuple[Dataset, Split]:
+    """Open a run's dataset and split on a worker's node; what the driver found there may not be in reach here yet."""
+    with known_to_be_there():
+        dataset = open_dataset(data)
+        return dataset, load_split(read_json(run / SPLIT_JSON), dataset, where=run / SPLIT_JSON)
 
 
 def _report(metrics: Metrics, state: State, *, run: Path, tracking: Tracking, pace: Pace, clock: Clock) -> None:

@@ -13,11 +13,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from neuralblack.cluster.halving import STOPPED
 from neuralblack.cluster.resume import clean_up, registered_checkpoints, start_of
-from neuralblack.cluster.train import fit_workers, log_to
+from neuralblack.cluster.train import fit_workers, log_to, opened
 from neuralblack.config import TrainConfig
-from neuralblack.data.dataset import open_dataset
-from neuralblack.data.splits import SPLIT_JSON, load_split
-from neuralblack.errors import InputError, RunError, is_final, known_to_be_there
+from neuralblack.data.splits import SPLIT_JSON
+from neuralblack.errors import InputError, RunError, is_final
 from neuralblack.files import read_json, write_json
 from neuralblack.registry.cost import Clock
 from neuralblack.registry.run_folder import history_of, record_epoch, start_run
@@ -59,10 +58,7 @@ def failing_once(note: Path, *, command: str) -> Iterator[None]:
 def _train_alone(run: Path, given: dict[str, Any], settings: dict[str, Any]) -> None:
     log_to(Path(settings["run"]) / "log.txt")  # where it says why nothing is shared, if so
     torch.set_num_threads(max(1, int(settings["each"]["CPU"])))
-    split_file = Path(settings["run"]) / SPLIT_JSON
-    with known_to_be_there():
-        dataset = open_dataset(settings["data"])
-        split = load_split(read_json(split_file), dataset, where=split_file)
+    dataset, split = opened(settings["data"], Path(settings["run"]))
 
     def report(metrics: Metrics, state: State) -> None:
         record_epoch(run, metrics)

@@ -102,9 +102,8 @@ def assign(slices: Sequence[Known], images: NDArray[np.uint8]) -> Assignment:
         "between_folds": sorted(between),
         "under_two_labels": _under_two_labels(slices, pairs),
     }
-    apart = all(
-        len(known) < 2 for known in resembled.values()
-    )  # else only their folds keep a group's patients together
+    # A group that resembles several patients is in the fold of all of them, or in none, of which a split knows nothing.
+    apart = all(len(known) < 2 for known in resembled.values())
     by_split = any(with_id) and apart and all(slice_.fold is None for slice_ in slices)
     folds = [0] * len(slices) if by_split else _folds(slices, patients, fold_of)
     return Assignment(patients, folds, notes, other_names)

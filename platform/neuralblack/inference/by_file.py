@@ -53,14 +53,12 @@ def classify_files(
 
 def read_prepared(file: Path, spec: Preprocessing) -> Prepared:
     """Read and prepare a file, `-` from standard input; raises InputError where it is not a slice."""
-    if str(file) == STANDARD_INPUT:
-        slice_ = read_slice(stream_bytes(sys.stdin.buffer, where=file), where=file, labelled=False)
-    elif file.is_dir():
+    named = str(file) != STANDARD_INPUT
+    if named and file.is_dir():
         fix = f"name the files in it, or python jobs/predict.py {file} OUT"
         raise InputError(file, found="a folder", expected="a file", fix=fix)
-    else:
-        slice_ = read_slice(file, where=file, labelled=False)
-    return prepared(slice_, spec, where=file)
+    source = file if named else stream_bytes(sys.stdin.buffer, where=file)
+    return prepared(read_slice(source, where=file, labelled=False), spec, where=file)
 
 
 def words_of(answer: Prediction) -> list[str]:
